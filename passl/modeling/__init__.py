@@ -1,0 +1,1 @@
+"""Models: layers, backbones, heads, and the architectures that join them."""

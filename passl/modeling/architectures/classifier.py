@@ -1,0 +1,50 @@
+"""A backbone with a classification head."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from passl.modeling.architectures.base import Architecture
+from passl.modeling.architectures.registry import ARCHITECTURES
+from passl.modeling.backbones import build_backbone
+from passl.modeling.heads import build_head
+from passl.utils.config import origin_of
+from passl.utils.errors import PasslError
+
+
+@ARCHITECTURES.register
+class Classifier(Architecture):
+    """Supervised image classification.
+
+    Args:
+        architecture: config of the backbone.
+        head: config of the head; its ``in_channels`` is the backbone's ``num_features`` where
+            it is not given.
+
+    Shape:
+        input: ``image`` ``[N, C, H, W]`` and, for a loss, ``label`` int64 ``[N]``;
+        output: ``logits`` ``[N, num_classes]`` and ``loss``, a scalar.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], head: Mapping[str, Any]):
+        super().__init__()
+        self.backbone = build_backbone(architecture)
+        width = self.backbone.num_features
+        if head.get("in_channels", width) != width:
+            raise PasslError(
+                f"the head's in_channels is {head['in_channels']} but the backbone gives {width} "
+                "features; leave in_channels out to follow the backbone",
+                place=origin_of(head, "in_channels"),
+            )
+        self.head = build_head(head, in_channels=width)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the logits speak of."""
+        return self.head.num_classes
+
+    def forward(self, batch):
+        outputs = {"logits": self.head(self.backbone(batch["image"]))}
+        if "label" in batch:
+            outputs["loss"] = self.head.loss(outputs, batch)
+        return outputs

@@ -1,0 +1,27 @@
+"""Heads: what turns features into an answer, and its loss. A new file here registers itself.
+
+A head is built from ``in_channels`` and its own arguments and has ``forward(features) ->
+logits`` and ``loss(outputs, batch) -> scalar``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from passl.modeling.heads.registry import HEADS
+from passl.utils.discovery import import_modules
+
+import_modules(__name__, __path__)
+
+
+def build_head(cfg: Mapping[str, Any], **context: Any):
+    """Builds the head that ``cfg`` describes.
+
+    Args:
+        cfg: ``name`` and keyword arguments.
+        **context: what the architecture knows (``in_channels``), used where ``cfg`` is silent.
+    """
+    return HEADS.build(cfg, **context)
+
+
+__all__ = ["HEADS", "build_head"]

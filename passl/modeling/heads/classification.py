@@ -1,0 +1,80 @@
+"""The linear classification head."""
+
+from __future__ import annotations
+
+import paddle.nn.functional as F
+from paddle import nn
+
+from passl.modeling.heads.registry import HEADS
+from passl.modeling.layers import lecun_normal_, zeros_
+from passl.utils.errors import PasslError
+
+
+@HEADS.register
+class ClassificationHead(nn.Layer):
+    """One linear layer over pooled features, with its loss.
+
+    Args:
+        in_channels: size of the features.
+        num_classes: number of classes.
+        loss: ``softmax`` for cross-entropy over exclusive classes, ``sigmoid`` for independent
+            binary cross-entropies summed over the classes (big_vision's ``sigmoid_xent``).
+        label_smoothing: ε of Szegedy et al. (arXiv 1512.00567, section 7), softmax only; applied
+            while training, so that an evaluation's loss is the plain cross-entropy.
+        init: ``zeros`` for the weights (MLP-Mixer and its fine-tuning), or ``lecun_normal``;
+            the bias starts at zero.
+
+    Shape:
+        input: ``[N, in_channels]``; output: logits ``[N, num_classes]``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int = 1000,
+        loss: str = "softmax",
+        label_smoothing: float = 0.0,
+        init: str = "zeros",
+    ):
+        super().__init__()
+        if num_classes < 1:
+            raise PasslError(f"num_classes must be at least 1, not {num_classes}")
+        if loss not in ("softmax", "sigmoid"):
+            raise PasslError(f"the head's loss is 'softmax' or 'sigmoid', not '{loss}'")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise PasslError(f"label_smoothing lies in [0, 1), not {label_smoothing}")
+        if label_smoothing and loss == "sigmoid":
+            raise PasslError("label_smoothing is for loss: softmax; leave it out with sigmoid")
+        self.num_classes = num_classes
+        self.loss_name = loss
+        self.label_smoothing = label_smoothing
+        self.fc = nn.Linear(in_channels, num_classes)
+        zeros_(self.fc.bias)
+        if init == "zeros":
+            zeros_(self.fc.weight)
+        elif init == "lecun_normal":
+            lecun_normal_(self.fc.weight, fan_in=in_channels)
+        else:
+            raise PasslError(f"the head's init is 'zeros' or 'lecun_normal', not '{init}'")
+
+    def forward(self, features):
+        return self.fc(features)
+
+    def loss(self, outputs, batch):
+        """Returns the mean loss of a batch, a scalar.
+
+        Args:
+            outputs: ``logits``, ``[N, num_classes]``.
+            batch: ``label``, int64 ``[N]``.
+        """
+        logits, label = outputs["logits"], batch["label"]
+        if self.loss_name == "sigmoid":
+            target = F.one_hot(label, self.num_classes)
+            elements = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            return elements.sum(axis=-1).mean()
+        if self.label_smoothing and self.training:
+            target = F.label_smooth(
+                F.one_hot(label, self.num_classes), epsilon=self.label_smoothing
+            )
+            return F.cross_entropy(logits, target, soft_label=True)
+        return F.cross_entropy(logits, label)

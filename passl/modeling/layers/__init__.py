@@ -1,0 +1,16 @@
+"""Small pieces that several backbones share."""
+
+from passl.modeling.layers.drop_path import DropPath, drop_path_rates
+from passl.modeling.layers.initializers import lecun_normal_, zeros_
+from passl.modeling.layers.mlp import Mlp
+from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
+
+__all__ = [
+    "DropPath",
+    "Mlp",
+    "PatchEmbed",
+    "drop_path_rates",
+    "lecun_normal_",
+    "to_pair",
+    "zeros_",
+]

@@ -1,0 +1,33 @@
+"""Weight initialisers that the papers use and Paddle lacks."""
+
+from __future__ import annotations
+
+import math
+
+import paddle
+from paddle import nn
+
+# The standard deviation of a unit normal truncated at ±2, and the mass within ±2.
+_TRUNCATED_STD = 0.87962566103423978
+_TRUNCATED_MASS = math.erf(math.sqrt(2.0))
+
+
+def lecun_normal_(parameter, fan_in: int) -> None:
+    """Fills with a normal of variance 1 / fan_in, truncated at two standard deviations.
+
+    The truncated distribution is rescaled so that its variance, not that of the normal it was
+    cut from, is 1 / fan_in: the default of Flax's Dense and Conv layers, which MLP-Mixer was
+    trained with (LeCun et al., "Efficient BackProp", section 4.6).
+    """
+    std = math.sqrt(1.0 / fan_in) / _TRUNCATED_STD
+    # By the inverse distribution function: Paddle's own TruncatedNormal cuts at two standard
+    # deviations in 2.6 and at fixed values in 3.x.
+    uniform = paddle.uniform(
+        parameter.shape, dtype="float32", min=-_TRUNCATED_MASS, max=_TRUNCATED_MASS
+    )
+    parameter.set_value((paddle.erfinv(uniform) * (math.sqrt(2.0) * std)).astype(parameter.dtype))
+
+
+def zeros_(parameter) -> None:
+    """Fills with zeros."""
+    nn.initializer.Constant(0.0)(parameter)

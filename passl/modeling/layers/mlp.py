@@ -1,0 +1,38 @@
+"""The two-layer perceptron of transformers and MLP models."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from paddle import nn
+
+
+class Mlp(nn.Layer):
+    """Linear, GELU, linear, over the last axis.
+
+    Args:
+        in_features: size of the last axis, of the input and of the output.
+        hidden_features: width between the two linear maps.
+        gelu_approximate: use the tanh approximation of GELU instead of the exact erf form.
+        dropout: probability of zeroing an element after each linear map.
+
+    Shape:
+        input and output: ``[..., in_features]``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: Optional[int] = None,
+        gelu_approximate: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        hidden_features = hidden_features or in_features
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.act = nn.GELU(approximate=gelu_approximate)
+        self.fc2 = nn.Linear(hidden_features, in_features)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x):
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))

@@ -1,0 +1,67 @@
+"""Cutting an image into patches and projecting each to a vector."""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple, Union
+
+from paddle import nn
+
+from passl.utils.errors import PasslError
+
+Size = Union[int, Sequence[int]]
+
+
+def to_pair(size: Size, name: str) -> Tuple[int, int]:
+    """Returns (height, width) of a size given as one number or as two."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise PasslError(f"{name} is one positive number or [height, width], not {size!r}")
+    return pair
+
+
+class PatchEmbed(nn.Layer):
+    """Non-overlapping patches through one linear map, as a strided convolution.
+
+    Args:
+        img_size: height and width of the images, in pixels; one number for a square.
+        patch_size: height and width of a patch; must divide ``img_size``.
+        in_channels: channels of the images.
+        embed_dim: size C of a token.
+
+    Shape:
+        input: ``[N, in_channels, H, W]``; output: ``[N, S, C]`` with S patches in raster order.
+
+    Raises:
+        PasslError: at construction, sizes that do not divide; in ``forward``, an image of
+            another size than the network was built for.
+    """
+
+    def __init__(
+        self,
+        img_size: Size = 224,
+        patch_size: Size = 16,
+        in_channels: int = 3,
+        embed_dim: int = 768,
+    ):
+        super().__init__()
+        self.img_size = to_pair(img_size, "img_size")
+        self.patch_size = to_pair(patch_size, "patch_size")
+        if any(image % patch for image, patch in zip(self.img_size, self.patch_size)):
+            raise PasslError(
+                f"patch_size {self.patch_size} must divide img_size {self.img_size} "
+                "without remainder"
+            )
+        self.grid = tuple(image // patch for image, patch in zip(self.img_size, self.patch_size))
+        self.num_patches = self.grid[0] * self.grid[1]
+        self.proj = nn.Conv2D(
+            in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size
+        )
+
+    def forward(self, x):
+        if tuple(x.shape[2:]) != self.img_size:
+            raise PasslError(
+                f"this network was built for images of {self.img_size[0]}×{self.img_size[1]} "
+                f"(height×width) but got {x.shape[2]}×{x.shape[3]}; change the transforms' size, "
+                "or build it with another img_size"
+            )
+        return self.proj(x).flatten(2).transpose([0, 2, 1])

@@ -1,0 +1,1 @@
+"""Config, registry, errors, logging, environment: nothing here knows of models or data."""

@@ -1,0 +1,426 @@
+"""Configs: YAML files with inheritance and overrides, checked, with attribute access.
+
+A config file is plain data. ``_base_`` names one file or a list of files, relative to the
+file itself, that it builds on; mappings are merged, lists and scalars replaced, and a mapping
+that gives another ``name`` replaces its base's altogether, because another component takes
+other arguments. Nothing in a file is ever evaluated as code.
+
+PyYAML reads (its parser knows line numbers, which messages need), OmegaConf merges, applies
+dotted overrides and checks the types of the fixed sections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import omegaconf
+import yaml
+from omegaconf import MISSING, OmegaConf
+
+from passl.utils.errors import PasslError, listing, suggest
+from passl.utils.migration import renamed_keys
+
+
+# ---------------------------------------------------------------- what a config may hold
+
+
+@dataclasses.dataclass
+class SamplerSection:
+    """``dataloader.*.sampler``."""
+
+    batch_size: int = MISSING  # images a process takes at a time
+
+
+@dataclasses.dataclass
+class LoaderSection:
+    """``dataloader.*.loader``."""
+
+    num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
+    use_shared_memory: bool = True  # hand batches over through /dev/shm
+    max_unreadable: int = 10  # different unreadable images that training skips before it stops
+
+
+@dataclasses.dataclass
+class SplitSection:
+    """``dataloader.train``, ``.val`` and ``.test``."""
+
+    dataset: Dict[str, Any] = MISSING  # name and arguments of a dataset, its transforms included
+    batch_transforms: List[Any] = dataclasses.field(default_factory=list)
+    sampler: SamplerSection = dataclasses.field(default_factory=SamplerSection)
+    loader: LoaderSection = dataclasses.field(default_factory=LoaderSection)
+
+
+@dataclasses.dataclass
+class DataloaderSection:
+    """``dataloader``."""
+
+    train: Optional[SplitSection] = None
+    val: Optional[SplitSection] = None  # chooses the best checkpoint
+    test: Optional[SplitSection] = None  # reported once, at the end of training
+
+
+@dataclasses.dataclass
+class LogSection:
+    """``log_config``."""
+
+    interval: int = 50  # steps between records of the loss
+
+
+@dataclasses.dataclass
+class CheckpointSection:
+    """``checkpoint``."""
+
+    interval_steps: Optional[int] = None
+    interval_epochs: Optional[int] = 1
+    keep: int = 0  # numbered checkpoints kept besides `latest` and `best`
+
+
+@dataclasses.dataclass
+class EvaluateSection:
+    """``evaluate``."""
+
+    interval_epochs: int = 1
+
+
+@dataclasses.dataclass
+class Schema:
+    """The top level of a config."""
+
+    epochs: int = 300
+    output_dir: Optional[str] = None  # default: output/<name of the config file>
+    seed: int = 0
+    device: str = "auto"  # auto, cpu or gpu
+    global_batch_size: Optional[int] = None  # images a step; default: batch_size × processes
+    model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head
+    dataloader: DataloaderSection = dataclasses.field(default_factory=DataloaderSection)
+    lr_scheduler: Optional[Dict[str, Any]] = None
+    optimizer: Optional[Dict[str, Any]] = None
+    log_config: LogSection = dataclasses.field(default_factory=LogSection)
+    checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
+    evaluate: EvaluateSection = dataclasses.field(default_factory=EvaluateSection)
+    hooks: List[Any] = dataclasses.field(default_factory=list)  # besides the built-in ones
+
+
+# ---------------------------------------------------------------- the config object
+
+
+class Config(dict):
+    """A mapping whose keys are also attributes, and which knows where each was written.
+
+    Example:
+        >>> cfg = get_config("configs/mlp_mixer/mlp-mixer_b16_224.yaml")
+        >>> cfg.model.head.num_classes
+        1000
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], path: str = "", origins: Optional[Dict[str, str]] = None
+    ):
+        self.__dict__["_path"] = path
+        self.__dict__["_origins"] = {} if origins is None else origins
+        super().__init__(
+            (key, _wrap(value, _join(path, key), self._origins)) for key, value in values.items()
+        )
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            raise AttributeError(
+                f"the config has no '{_join(self.__dict__.get('_path', ''), key)}'"
+                f"{suggest(key, self)}"
+            ) from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise AttributeError("a config is not changed after loading; use get_config(overrides=…)")
+
+    def to_yaml(self) -> str:
+        """Returns the config as YAML text that get_config reads back unchanged."""
+        return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+
+
+def plain(value: Any) -> Any:
+    """Returns a config (or part of one) as plain dicts, lists and scalars."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _wrap(value: Any, path: str, origins: Dict[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        return Config(value, path, origins)
+    if isinstance(value, list):
+        return [_wrap(item, _join(path, i), origins) for i, item in enumerate(value)]
+    return value
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def origin_of(cfg: Any, key: Optional[str] = None) -> str:
+    """Returns ``"file:line: "`` for a part of a config, or an empty string where unknown."""
+    if not isinstance(cfg, Config):
+        return ""
+    path = _join(cfg._path, key) if key is not None else cfg._path
+    return _origin(path, cfg._origins)
+
+
+def _origin(path: str, origins: Mapping[str, str]) -> str:
+    while path:
+        if path in origins:
+            return origins[path] + ": "
+        path = path.rpartition(".")[0]
+    return ""
+
+
+# ---------------------------------------------------------------- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, except that ``1e-3`` is a number as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _parse_yaml(text: str, name: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}: " if mark else f"{name}: "
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise PasslError(f"not valid YAML: {problem}", place) from None
+
+
+def _record_origins(node: yaml.Node, name: str, path: str, origins: Dict[str, str]) -> None:
+    """Notes the line of every key and list item below ``node``."""
+    if isinstance(node, yaml.MappingNode):
+        items: List[Tuple[str, yaml.Node, yaml.Node]] = [
+            (key.value, key, value) for key, value in node.value
+        ]
+    elif isinstance(node, yaml.SequenceNode):
+        items = [(str(i), value, value) for i, value in enumerate(node.value)]
+    else:
+        return
+    for key, key_node, value in items:
+        origins[_join(path, key)] = f"{name}:{key_node.start_mark.line + 1}"
+        _record_origins(value, name, _join(path, key), origins)
+
+
+def shipped_configs() -> Dict[str, Path]:
+    """Returns the configs that come with the package, by file name without ``.yaml``."""
+    package = Path(__file__).resolve().parent.parent
+    # In a checkout they stand beside the package; an installed wheel carries them inside it.
+    for root in (package / "configs", package.parent / "configs"):
+        if root.is_dir():
+            return {
+                path.stem: path
+                for path in sorted(root.rglob("*.yaml"))
+                if not path.stem.startswith("_")
+            }
+    return {}
+
+
+def _find(path: Union[str, os.PathLike]) -> Path:
+    """Returns the file that ``-c PATH`` means: a path, or the name of a shipped config."""
+    given = Path(path)
+    if given.is_file():
+        return given
+    if given.is_dir():
+        raise PasslError(f"{path}: is a folder; a config is a YAML file")
+    shipped = shipped_configs()
+    bare = given.parent == Path() or given.parts[0] == "configs"
+    if bare and given.stem in shipped and given.suffix in ("", ".yaml"):
+        return shipped[given.stem]
+    raise PasslError(
+        f"{path}: there is no such config file{suggest(given.stem, shipped)}; "
+        f"shipped configs, usable by name: {listing(shipped)}"
+    )
+
+
+def _load(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> Dict[str, Any]:
+    """Reads one file over its bases, base first, and notes where each key came from."""
+    if path.resolve() in seen:
+        raise PasslError(f"{path}: is its own _base_, through {seen[-1]}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PasslError(f"{path}: there is no such file, named as _base_ in {seen[-1]}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PasslError(f"{path}: cannot be read as text: {error}") from None
+    values = _parse_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise PasslError(f"{path}: a config is a mapping of keys to values; this is {values!r:.60}")
+    bases = values.pop("_base_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise PasslError(f"{path}: _base_ is a file name or a list of them, not {bases!r}")
+    merged: Dict[str, Any] = {}
+    for base in bases:
+        below = _load(path.parent / base, (*seen, path.resolve()), origins)
+        merged = _merge(merged, below)
+    merged = _merge(merged, values)
+    _record_origins(yaml.compose(text, Loader=_Loader), str(path), "", origins)
+    return merged
+
+
+def _merge(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:
+    _drop_replaced(base, over)
+    merged = OmegaConf.merge(OmegaConf.create(base), OmegaConf.create(over))
+    return OmegaConf.to_container(merged, resolve=False)
+
+
+def _drop_replaced(base: Dict[str, Any], over: Dict[str, Any]) -> None:
+    """Removes from ``base`` the mappings for which ``over`` names another component."""
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            if "name" in value and "name" in below and value["name"] != below["name"]:
+                del base[key]
+            else:
+                _drop_replaced(below, value)
+
+
+def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) -> Dict[str, Any]:
+    """Applies one ``a.b.1.c=value``."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    place = f"-o {override}: "
+    if not equals or not key:
+        raise PasslError("an override has the form key.key=value", place)
+    node: Any = values
+    parts = key.split(".")
+    for i, part in enumerate(parts):
+        at = ".".join(parts[:i]) or "the config"
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise PasslError(
+                    f"{at} is a list of {len(node)}: '{part}' is not one of 0 to {len(node) - 1}",
+                    place,
+                )
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            node = node.get(part, {})
+        elif node is None:
+            node = {}
+        else:
+            raise PasslError(f"{at} is the value {node!r}, it has no '{part}' inside", place)
+    cfg = OmegaConf.create(values)
+    OmegaConf.update(cfg, key, _parse_yaml(text, f"-o {override}"), merge=False, force_add=True)
+    for known in [known for known in origins if known.startswith(key + ".")]:
+        del origins[known]
+    for end in range(1, len(parts)):
+        origins.setdefault(".".join(parts[:end]), f"-o {override}")
+    origins[key] = f"-o {override}"
+    return OmegaConf.to_container(cfg, resolve=False)
+
+
+def get_config(
+    path: Union[str, os.PathLike], overrides: Optional[Sequence[str]] = None
+) -> Config:
+    """Reads a config file, its bases and the overrides, and checks the result.
+
+    Args:
+        path: a YAML file, or the bare name of a shipped config (``mlp-mixer_b16_224``).
+        overrides: ``"a.b.c=value"`` strings; a number in the key picks a list item
+            (``dataloader.train.dataset.transforms.1.size=128``); the value is YAML.
+
+    Returns:
+        The config with every default of the fixed sections filled in.
+
+    Raises:
+        PasslError: a missing file, bad YAML, an unknown key or a value of the wrong type, with
+            file, line and the nearest valid key. Arguments of components (a backbone's, a
+            transform's) are checked by the same rules when they are built.
+    """
+    file = _find(path)
+    origins: Dict[str, str] = {}
+    values = _load(file, (), origins)
+    for override in overrides or ():
+        values = _override(values, override, origins)
+    renames = renamed_keys(values)
+    if renames:
+        raise PasslError(
+            f"{file}: is written for PASSL v1; change these keys:\n"
+            + "\n".join(f"  {_origin(old, origins)}{old}  →  {new}" for old, new in renames)
+        )
+    checked = _check(values, file, origins)
+    if checked["output_dir"] is None:
+        checked["output_dir"] = os.path.join("output", file.stem)
+    return Config(checked, "", origins)
+
+
+def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Dict[str, Any]:
+    """Fills in the defaults of the fixed sections; refuses unknown keys and wrong types."""
+    _refuse_unknown(values, Schema, "", origins)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Schema), values)
+        checked = OmegaConf.to_container(
+            cfg, resolve=True, throw_on_missing=True, structured_config_mode="dict"
+        )
+    except omegaconf.errors.MissingMandatoryValue as error:
+        raise PasslError(f"{file}: the key '{error.full_key}' is missing") from None
+    except omegaconf.errors.OmegaConfBaseException as error:
+        key = error.full_key or ""
+        raise PasslError(
+            f"'{key}': {str(error).splitlines()[0]}", _origin(key, origins) or f"{file}: "
+        ) from None
+    if checked["device"] not in ("auto", "cpu", "gpu"):
+        raise PasslError(
+            f"'device' is auto, cpu or gpu, not {checked['device']!r}", _origin("device", origins)
+        )
+    for key, least in (("epochs", 1), ("seed", 0), ("log_config.interval", 1),
+                       ("evaluate.interval_epochs", 1), ("checkpoint.keep", 0)):
+        value: Any = checked
+        for part in key.split("."):
+            value = value[part]
+        if value < least:
+            raise PasslError(
+                f"'{key}' must be at least {least}, not {value}", _origin(key, origins)
+            )
+    return checked
+
+
+def _refuse_unknown(
+    values: Any, section: type, path: str, origins: Mapping[str, str]
+) -> None:
+    known = typing.get_type_hints(section)
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise PasslError(
+            f"'{path}' holds the keys {listing(known)}, not the value {values!r}",
+            _origin(path, origins),
+        )
+    for key, value in values.items():
+        if key not in known:
+            where = f"of '{path}'" if path else "at the top level"
+            raise PasslError(
+                f"unknown key '{key}' {where}{suggest(key, known)}; known: {listing(known)}",
+                _origin(_join(path, key), origins),
+            )
+        for hint in (known[key], *typing.get_args(known[key])):
+            if dataclasses.is_dataclass(hint):
+                _refuse_unknown(value, hint, _join(path, key), origins)

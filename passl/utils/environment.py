@@ -1,0 +1,145 @@
+"""What must be set before ``import paddle``, and what a run records about its machine.
+
+Paddle reads ``OMP_NUM_THREADS`` at import and sets it to 1 where it is unset, and its
+bundled MKL takes a slow code path on AMD processors unless ``MKL_DEBUG_CPU_TYPE=5`` is in
+the environment. Together they make Mixer on an AMD CPU about twice as fast (measured by
+``benchmarks/cpu_environment.py``). A value that the user has set is never changed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import warnings
+import zlib  # noqa: F401  Paddle 2.6.2 crashes when zlib is first loaded after it.
+from typing import Dict, List
+
+from passl.utils.errors import PasslError
+
+# What prepare_environment() set, for the log: (variable, value, why).
+_applied: List[str] = []
+
+
+def available_cores() -> int:
+    """Returns the number of processors this process may use (its affinity mask)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor_vendor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("vendor_id"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return ""
+
+
+def prepare_environment() -> None:
+    """Sets the variables that Paddle reads at import, unless the user has set them."""
+    if "paddle" in sys.modules:
+        return  # too late: Paddle has read (or set) them already
+    wanted = {"OMP_NUM_THREADS": str(available_cores())}
+    # The switch is for AMD alone; its effect on Intel processors is not known.
+    if _processor_vendor() == "AuthenticAMD":
+        wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    # The launcher gives each of its processes a share of the cores itself.
+    if "PADDLE_TRAINER_ID" in os.environ:
+        wanted.pop("OMP_NUM_THREADS")
+    for variable, value in wanted.items():
+        if variable not in os.environ:
+            os.environ[variable] = value
+            _applied.append(f"{variable}={value}")
+    # Importing Paddle 3 warns about a compiler cache that only authors of C++ operators need.
+    warnings.filterwarnings("ignore", message="No ccache found")
+
+
+def require_paddle() -> None:
+    """Raises ImportError with the install command when Paddle is missing."""
+    if importlib.util.find_spec("paddle") is None:
+        raise ImportError(
+            "PaddlePaddle is not installed: run  pip install 'passl[cpu]'  on a machine without "
+            "a GPU; for a GPU see the installation section of the README"
+        )
+
+
+def math_threads() -> str:
+    """Returns the number of math threads as Paddle found it in the environment."""
+    return os.environ.get("OMP_NUM_THREADS", "1")
+
+
+def select_device(device: str) -> str:
+    """Makes ``cpu`` or ``gpu`` Paddle's current device; ``auto`` takes a GPU where one is.
+
+    Returns:
+        ``"cpu"`` or ``"gpu"``, the device chosen.
+
+    Raises:
+        PasslError: a GPU was asked for and this build or machine has none.
+    """
+    import paddle
+
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "auto":
+        device = "gpu" if has_gpu else "cpu"
+    if device == "gpu" and not has_gpu:
+        if paddle.is_compiled_with_cuda():
+            reason = "no GPU is visible (see nvidia-smi and CUDA_VISIBLE_DEVICES)"
+        else:
+            reason = (
+                f"PaddlePaddle {paddle.__version__} here is the CPU build "
+                "(the README says how to install the GPU build)"
+            )
+        raise PasslError(f"device 'gpu' was asked for, but {reason}; use --device cpu instead")
+    paddle.set_device(device)
+    return device
+
+
+def source_revision() -> str:
+    """Returns the git commit of the checkout the code runs from, ``+changes`` when edited.
+
+    Outside a checkout (an installed wheel) it is the package's version.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ("git", "-C", root) + arguments, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        # An installed package may lie inside some other project's repository.
+        if os.path.samefile(git("rev-parse", "--show-toplevel"), root):
+            changed = git("status", "--porcelain", "--untracked-files=no")
+            return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return "passl " + importlib.import_module("passl").__version__
+
+
+def describe_environment(device: str) -> Dict[str, object]:
+    """Returns what a number must be traced by: versions, machine, threads, commit, command."""
+    import numpy
+    import paddle
+
+    return {
+        "commit": source_revision(),
+        "command": " ".join(sys.argv),
+        "passl": importlib.import_module("passl").__version__,
+        "paddle": paddle.__version__,
+        "numpy": numpy.__version__,
+        "pillow": importlib.metadata.version("pillow"),
+        "python": platform.python_version(),
+        "machine": platform.node(),
+        "device": device,
+        "cores": available_cores(),
+        "math_threads": math_threads(),
+        "environment_set": list(_applied),
+    }

@@ -1,0 +1,156 @@
+"""One registry class, and the one way in which a config becomes an object."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+import typeguard
+
+from passl.utils.config import origin_of
+from passl.utils.errors import PasslError, listing, suggest
+
+
+class Registry:
+    """Maps names to the classes (or functions) that a config can ask for.
+
+    Args:
+        kind: what the entries are, in the singular, for messages (``"backbone"``).
+
+    Example:
+        >>> BACKBONES = Registry("backbone")
+        >>> @BACKBONES.register
+        ... class MlpMixer(nn.Layer): ...
+        >>> BACKBONES.register_variant("mlp_mixer_b16_224", MlpMixer, patch_size=16)
+        >>> BACKBONES.build({"name": "mlp_mixer_b16_224", "img_size": 448})
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._factories: Dict[str, Callable[..., Any]] = {}
+
+    def register(self, factory: Callable[..., Any]) -> Callable[..., Any]:
+        """Adds a class under its own name; usable as a decorator."""
+        self._add(factory.__name__, factory)
+        return factory
+
+    def register_variant(self, name: str, factory: Callable[..., Any], **defaults: Any) -> None:
+        """Adds ``name`` as ``factory`` with other defaults, which a config can still override."""
+        self._add(name, functools.partial(factory, **defaults))
+
+    def _add(self, name: str, factory: Callable[..., Any]) -> None:
+        assert name not in self._factories, f"two {self.kind}s are called {name}"
+        self._factories[name] = factory
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._factories
+
+    def names(self) -> List[str]:
+        """Returns all registered names, sorted."""
+        return sorted(self._factories)
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """Returns the factory called ``name``.
+
+        Raises:
+            PasslError: there is none; the message lists what exists and the nearest name.
+        """
+        if name not in self._factories:
+            raise PasslError(
+                f"unknown {self.kind} '{name}'{suggest(name, self._factories)}; "
+                f"known: {listing(self._factories)}"
+            )
+        return self._factories[name]
+
+    def build(
+        self, cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any
+    ) -> Any:
+        """Builds what ``cfg`` describes, and leaves ``cfg`` as it was.
+
+        Args:
+            cfg: ``name`` and keyword arguments.
+            default: the name to take where ``cfg`` has none.
+            **context: arguments that the caller supplies, not the config; each is passed only
+                if the factory takes it and the config does not set it.
+
+        Raises:
+            PasslError: an unknown name or argument, a missing argument, or a value of the wrong
+                type; the message names the config file and line where that is known.
+        """
+        if not isinstance(cfg, Mapping):
+            raise PasslError(f"a {self.kind} is described by a mapping with 'name', not by {cfg!r}")
+        arguments = dict(cfg)
+        name = arguments.pop("name", default)
+        if name is None:
+            raise PasslError(
+                f"a {self.kind} needs a 'name'; known: {listing(self._factories)}",
+                place=origin_of(cfg),
+            )
+        try:
+            factory = self.get(name)
+        except PasslError as error:
+            error.place = origin_of(cfg, "name")
+            raise
+        parameters = inspect.signature(factory).parameters
+        for key, value in arguments.items():
+            if key not in parameters:
+                raise PasslError(
+                    f"unknown argument '{key}' of {self.kind} '{name}'"
+                    f"{suggest(key, parameters)}; it takes: {listing(parameters) or 'none'}",
+                    place=origin_of(cfg, key),
+                )
+        for key, value in context.items():
+            if key in parameters:
+                arguments.setdefault(key, value)
+        missing = [
+            key
+            for key, parameter in parameters.items()
+            if parameter.default is inspect.Parameter.empty and key not in arguments
+        ]
+        if missing:
+            raise PasslError(
+                f"{self.kind} '{name}' needs the argument '{missing[0]}'", place=origin_of(cfg)
+            )
+        hints = _type_hints(factory)
+        for key in cfg:
+            if key in hints and not _has_type(arguments[key], hints[key]):
+                raise PasslError(
+                    f"'{key}' of {self.kind} '{name}' must be "
+                    f"{_readable(hints[key])}, not {arguments[key]!r}",
+                    place=origin_of(cfg, key),
+                )
+        try:
+            return factory(**arguments)
+        except PasslError as error:
+            # The innermost builder is nearest to the mistake: its place stands.
+            error.place = error.place or origin_of(cfg)
+            raise
+
+
+def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    target = factory.__init__ if inspect.isclass(factory) else factory
+    return typing.get_type_hints(target)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    # bool is an int to Python, but `size: true` is a mistake in a config.
+    if isinstance(value, bool) and hint in (int, float):
+        return False
+    try:
+        typeguard.check_type(
+            value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
+        )
+    except typeguard.TypeCheckError:
+        return False
+    return True
+
+
+def _readable(hint: Any) -> str:
+    words = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
+    if getattr(hint, "__name__", "") in words and not typing.get_args(hint):
+        return words[hint.__name__]
+    return str(hint).replace("typing.", "")
