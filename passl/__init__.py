@@ -4,9 +4,9 @@ Importing any part of the package first prepares the process environment, becaus
 PaddlePaddle reads its thread and math-library settings once, when it is imported.
 """
 
-from passl.utils.environment import prepare_environment, require_paddle
+from passl.utils.environment import prepare_environment, import_paddle
 
 __version__ = "0.1.0"
 
 prepare_environment()
-require_paddle()
+import_paddle()

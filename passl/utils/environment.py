@@ -8,8 +8,11 @@ the environment. Together they make Mixer on an AMD CPU about twice as fast (mea
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import platform
 import subprocess
@@ -61,13 +64,26 @@ def prepare_environment() -> None:
     warnings.filterwarnings("ignore", message="No ccache found")
 
 
-def require_paddle() -> None:
-    """Raises ImportError with the install command when Paddle is missing."""
+def import_paddle() -> None:
+    """Imports Paddle for the first time, or says how to install it.
+
+    Paddle warns on the error stream when ``OMP_NUM_THREADS`` is above 1, which is what
+    ``prepare_environment`` has chosen; that warning alone is held back.
+
+    Raises:
+        ImportError: Paddle is missing; with the install command.
+    """
     if importlib.util.find_spec("paddle") is None:
         raise ImportError(
             "PaddlePaddle is not installed: run  pip install 'passl[cpu]'  on a machine without "
             "a GPU; for a GPU see the installation section of the README"
         )
+    caught = io.StringIO()
+    with contextlib.redirect_stderr(caught):
+        importlib.import_module("paddle")
+    for line in caught.getvalue().splitlines():
+        if "OMP_NUM_THREADS" not in line:
+            print(line, file=sys.stderr)
 
 
 def math_threads() -> str:

@@ -1,0 +1,36 @@
+"""Data: where images come from, how they are decoded, transformed, ordered and batched.
+
+A sample is a dict of named fields (``image``, ``label``); a transform takes and returns the
+whole sample; a batch keeps the names. A new file here registers itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
+from passl.datasets.loader import Loader
+from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
+from passl.datasets.sampler import EvaluationBatches, TrainingBatches
+from passl.utils.discovery import import_modules
+
+import_modules(__name__, __path__)
+
+
+def build_dataset(cfg: Mapping[str, Any]) -> ImageDataset:
+    """Builds the dataset that ``cfg`` (``name``, arguments, ``transforms``) describes."""
+    return DATASETS.build(cfg)
+
+
+__all__ = [
+    "BATCH_TRANSFORMS",
+    "DATASETS",
+    "TRANSFORMS",
+    "EvaluationBatches",
+    "ImageDataset",
+    "Loader",
+    "SampleKey",
+    "TrainingBatches",
+    "UnreadableImage",
+    "build_dataset",
+]

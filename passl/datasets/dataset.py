@@ -1,0 +1,139 @@
+"""What every image dataset shares: keys, decoding, the transforms."""
+
+from __future__ import annotations
+
+import abc
+import re
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+from paddle.io import Dataset
+from PIL import Image
+
+from passl.datasets.registry import TRANSFORMS
+from passl.utils.errors import PasslError
+from passl.utils.seeding import sample_rng, split_order
+
+
+class SampleKey(NamedTuple):
+    """Names one drawing of one sample; its augmentation is a function of this alone.
+
+    ``copy`` tells apart the draws of one image within an epoch (repeated augmentation, views).
+    """
+
+    index: int
+    epoch: int = 0
+    copy: int = 0
+    seed: int = 0
+
+
+class UnreadableImage(PasslError):
+    """An image file that is missing, truncated or not an image."""
+
+
+class ImageDataset(Dataset, abc.ABC):
+    """Base of all datasets of labelled images.
+
+    ``dataset[key]`` is a sample: ``image``, uint8 ``[H, W, 3]`` in RGB, and ``label``, an int;
+    ``key`` is a SampleKey, or an int for epoch 0.
+
+    Args:
+        labels: the class of every sample, int64 ``[len(dataset)]``.
+        class_names: the name of every class, where the data has names.
+        transforms: configs of the sample transforms, applied in order.
+
+    Attributes:
+        labels, class_names: as given.
+        transforms: the built transforms.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        class_names: Optional[Sequence[str]],
+        transforms: Sequence[Mapping[str, Any]],
+    ):
+        super().__init__()
+        self.labels = labels
+        self.class_names: Optional[List[str]] = None if class_names is None else list(class_names)
+        self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
+
+    @abc.abstractmethod
+    def read(self, index: int) -> Image.Image:
+        """Returns the image at ``index`` as a PIL image in mode RGB.
+
+        Raises:
+            UnreadableImage: with the file's path.
+        """
+
+    @abc.abstractmethod
+    def where(self, index: int) -> str:
+        """Returns what a message calls the sample at ``index``: a path, a line of a list."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Union[int, SampleKey]) -> Dict[str, Any]:
+        if not isinstance(key, SampleKey):
+            key = SampleKey(range(len(self))[key])
+        sample = {"image": self.read(key.index), "label": int(self.labels[key.index])}
+        rng = sample_rng(key.seed, key.epoch, key.index, key.copy)
+        for transform in self.transforms:
+            sample = transform(sample, rng)
+        sample["image"] = np.asarray(sample["image"])
+        return sample
+
+
+def decode_image(source: Any, name: str) -> Image.Image:
+    """Decodes an image file to RGB.
+
+    EXIF orientation is ignored, as everybody's ImageNet numbers have it.
+
+    Args:
+        source: a path or a binary file object.
+        name: what to call it in the error.
+
+    Raises:
+        UnreadableImage: anything that Pillow cannot decode.
+    """
+    try:
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, …
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
+        raise UnreadableImage(
+            f"{name}: cannot be read as an image ({reason}); repair or remove it"
+        ) from None
+
+
+def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:
+    """Returns the indices of a part of a set, the same ones in every run.
+
+    ``"[:90%]"`` and ``"[90%:]"`` cut the set into two parts that do not overlap. The cut is
+    stratified: each class is shuffled in a fixed order and cut at the same share, so that every
+    class with enough images is in both parts.
+
+    Args:
+        labels: int64 ``[n]``.
+        subset: ``"[A%:B%]"`` with either bound optional, or None for everything.
+
+    Returns:
+        int64, increasing.
+    """
+    if subset is None:
+        return np.arange(len(labels))
+    match = re.fullmatch(r"\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\]", subset.strip())
+    low, high = (match.group(1) or 0, match.group(2) or 100) if match else (100, 0)
+    low, high = float(low) / 100, float(high) / 100
+    if not 0 <= low < high <= 1:
+        raise PasslError(f"subset has the form '[:99%]' or '[99%:]', not '{subset}'")
+    # The place of each sample within its class, in (0, 1), after a fixed shuffle.
+    shuffled = split_order(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    first = np.repeat(np.cumsum(counts) - counts, counts)
+    place = (np.arange(len(labels)) - first + 0.5) / np.repeat(counts, counts)
+    chosen = np.sort(by_class[(low <= place) & (place < high)])
+    if not len(chosen):
+        raise PasslError(f"the subset '{subset}' of {len(labels)} images holds none")
+    return chosen

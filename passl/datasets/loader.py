@@ -1,0 +1,149 @@
+"""Batches from a dataset, decoded by worker processes (Paddle's DataLoader)."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set
+
+import numpy as np
+from paddle.io import DataLoader, Dataset
+
+from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
+from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+
+# Fields of a batch by which workers tell the main process what went wrong; text passes through
+# Paddle's hand-over unchanged.
+_UNREADABLE, _ERROR = "__unreadable__", "__error__"
+
+
+class Loader:
+    """Iterates over the batches of a dataset, ready for the network.
+
+    Args:
+        dataset: where samples come from.
+        batches: lists of SampleKeys (TrainingBatches or EvaluationBatches).
+        batch_transforms: configs of the transforms applied to a whole batch on the device.
+        num_workers: processes that read; 0 reads in this process.
+        use_shared_memory: hand batches over through /dev/shm.
+        max_unreadable: how many different unreadable images are passed over before it is an
+            error; 0, for evaluation, makes the first one an error.
+
+    Yields:
+        dicts of Paddle tensors, the first axis counting samples. A batch from which unreadable
+        images were left out is shorter.
+
+    Raises:
+        PasslError: too many unreadable images, or a worker that died.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batches: Iterable[List[SampleKey]],
+        batch_transforms: Sequence[Mapping[str, Any]] = (),
+        num_workers: int = 0,
+        use_shared_memory: bool = True,
+        max_unreadable: int = 0,
+    ):
+        self.dataset = dataset
+        self.batches = batches
+        self.batch_transforms = [BATCH_TRANSFORMS.build(cfg) for cfg in batch_transforms]
+        self.num_workers = num_workers
+        self.use_shared_memory = use_shared_memory
+        self.max_unreadable = max_unreadable
+        self._unreadable: Set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        loader = DataLoader(
+            _Reader(self.dataset),
+            batch_sampler=self.batches,
+            collate_fn=_collate,
+            num_workers=self.num_workers,
+            use_shared_memory=self.use_shared_memory,
+            worker_init_fn=_leave_interrupts_to_main,
+        )
+        iterator = iter(loader)
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except (RuntimeError, SystemError) as error:
+                text = str(error).strip()
+                raise PasslError(
+                    "a data worker died (killed, or out of memory?): "
+                    f"{text.splitlines()[-1] if text else type(error).__name__}; "
+                    "lower loader.num_workers or the batch size, then --resume auto"
+                ) from error
+            if _ERROR in batch:
+                raise PasslError(batch[_ERROR])
+            self._note_unreadable(batch.pop(_UNREADABLE, ""))
+            if not batch:
+                raise PasslError(
+                    "not one image of a batch could be read; is the data folder still there?"
+                )
+            for transform in self.batch_transforms:
+                batch = transform(batch)
+            yield batch
+
+    def _note_unreadable(self, messages: str) -> None:
+        for message in filter(None, messages.split("\n")):
+            if message in self._unreadable:
+                continue
+            self._unreadable.add(message)
+            if not self.max_unreadable:
+                raise UnreadableImage(message)
+            if len(self._unreadable) > self.max_unreadable:
+                raise UnreadableImage(
+                    f"more than {self.max_unreadable} unreadable images (loader.max_unreadable); "
+                    f"the last: {message}"
+                )
+            logger.warning("skipped an image: %s", message)
+
+
+class _Reader(Dataset):
+    """Returns what went wrong with a sample instead of raising it inside a worker."""
+
+    def __init__(self, dataset: ImageDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Any:
+        try:
+            return self.dataset[key]
+        except PasslError as error:
+            return error
+
+
+def _collate(samples: List[Any]) -> Dict[str, Any]:
+    """Stacks samples field by field; sets the fields that report trouble."""
+    batch: Dict[str, Any] = {}
+    good = [sample for sample in samples if isinstance(sample, dict)]
+    bad = [sample for sample in samples if not isinstance(sample, dict)]
+    for error in bad:
+        if not isinstance(error, UnreadableImage):
+            return {_ERROR: str(error)}
+    if bad:
+        batch[_UNREADABLE] = "\n".join(" ".join(str(error).split()) for error in bad)
+    if good:
+        shapes = {np.shape(sample["image"]) for sample in good}
+        if len(shapes) > 1:
+            return {
+                _ERROR: f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
+                "add a transform that gives all of them one size, such as ResizeCenterCrop"
+            }
+        for field in good[0]:
+            batch[field] = np.stack([np.asarray(sample[field]) for sample in good])
+    return batch
+
+
+def _leave_interrupts_to_main(worker_id: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main process decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,88 @@
+"""Which samples make up which batch: a function of seed and position, nothing else."""
+
+from __future__ import annotations
+
+from typing import Iterator, List
+
+import numpy as np
+
+from passl.datasets.dataset import SampleKey
+from passl.utils.seeding import epoch_order
+
+
+class TrainingBatches:
+    """The micro-batches of a training run from one step to another, over all its epochs.
+
+    One stream for the whole run: workers need no restart between epochs, and a resumed run
+    simply starts further along. An epoch shows ``steps_per_epoch × global_batch`` images; the
+    few that do not fill a global batch are left out of that epoch (others each time, since
+    every epoch has its own order).
+
+    Args:
+        length: samples in the dataset.
+        global_batch: samples an optimizer step.
+        micro_batch: samples a yielded list; divides ``global_batch``.
+        seed: the run's seed.
+        start_step, end_step: optimizer steps, counted from 0; the end is excluded.
+
+    Yields:
+        lists of ``micro_batch`` SampleKeys.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        global_batch: int,
+        micro_batch: int,
+        seed: int,
+        start_step: int,
+        end_step: int,
+    ):
+        assert global_batch % micro_batch == 0 and global_batch <= length
+        self.length = length
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+        self.seed = seed
+        self.start_step = start_step
+        self.end_step = end_step
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps an epoch."""
+        return self.length // self.global_batch
+
+    def __len__(self) -> int:
+        return (self.end_step - self.start_step) * (self.global_batch // self.micro_batch)
+
+    def __iter__(self) -> Iterator[List[SampleKey]]:
+        epoch, order = -1, np.empty(0, np.int64)
+        for step in range(self.start_step, self.end_step):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = epoch_order(self.seed, epoch, self.length)
+            first = (step % self.steps_per_epoch) * self.global_batch
+            for begin in range(first, first + self.global_batch, self.micro_batch):
+                yield [
+                    SampleKey(int(index), epoch, 0, self.seed)
+                    for index in order[begin : begin + self.micro_batch]
+                ]
+
+
+class EvaluationBatches:
+    """Every sample once, in order; the last batch may be short.
+
+    Args:
+        length: samples in the dataset.
+        batch_size: samples a batch.
+    """
+
+    def __init__(self, length: int, batch_size: int):
+        self.length = length
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def __iter__(self) -> Iterator[List[SampleKey]]:
+        for begin in range(0, self.length, self.batch_size):
+            yield [SampleKey(i) for i in range(begin, min(begin + self.batch_size, self.length))]

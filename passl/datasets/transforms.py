@@ -1,0 +1,198 @@
+"""Transforms of one sample: ``transform(sample, rng) -> sample``.
+
+A transform changes the fields it knows (``image``, a PIL image in mode RGB) and passes the
+others on. All randomness comes from ``rng``, a NumPy generator that belongs to the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from passl.datasets.registry import TRANSFORMS
+from passl.utils.errors import PasslError
+
+Sample = Dict[str, Any]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def _filter(interpolation: str) -> Image.Resampling:
+    if interpolation not in _FILTERS:
+        raise PasslError(f"interpolation is one of {', '.join(_FILTERS)}, not '{interpolation}'")
+    return _FILTERS[interpolation]
+
+
+def _height_width(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise PasslError(f"size is one positive number or [height, width], not {size!r}")
+    return pair
+
+
+@TRANSFORMS.register
+class RandomResizedCrop:
+    """The "inception crop" (Szegedy et al., arXiv 1409.4842, section 6).
+
+    A box of random area and aspect ratio, resized to ``size``; after ten boxes that do not fit,
+    the largest centred box within the ratio bounds.
+
+    Args:
+        size: height and width of the result; one number for a square.
+        scale: bounds of the box's share of the image area.
+        ratio: bounds of width / height, drawn uniformly in the logarithm.
+        interpolation: nearest, bilinear, bicubic or lanczos; all but nearest are antialiased.
+    """
+
+    def __init__(
+        self,
+        size: Union[int, Sequence[int]],
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ):
+        self.size = _height_width(size)
+        for name, bounds, most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
+                raise PasslError(f"{name} is [low, high] with 0 < low ≤ high, not {bounds!r}")
+        self.scale, self.ratio = tuple(scale), tuple(ratio)
+        self.filter = _filter(interpolation)
+
+    def box(
+        self, width: int, height: int, rng: np.random.Generator
+    ) -> Tuple[int, int, int, int]:
+        """Draws (left, upper, right, lower) in pixels for an image of the given size."""
+        log_ratio = np.log(self.ratio)
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(*log_ratio))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left = int(rng.integers(0, width - w + 1))
+                top = int(rng.integers(0, height - h + 1))
+                return left, top, left + w, top + h
+        w, h = width, height
+        if width < self.ratio[0] * height:
+            h = max(1, round(width / self.ratio[0]))
+        elif width > self.ratio[1] * height:
+            w = max(1, round(height * self.ratio[1]))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = sample["image"]
+        box = self.box(*image.size, rng)
+        height, width = self.size
+        # One pass over just the box, instead of a crop and then a resize.
+        return {**sample, "image": image.resize((width, height), self.filter, box=box)}
+
+
+@TRANSFORMS.register
+class RandomCrop:
+    """A box of fixed size at a random place of the padded image.
+
+    Args:
+        size: height and width of the result.
+        padding: black pixels added on every side first (4 for CIFAR-10: He et al.,
+            arXiv 1512.03385, section 4.2).
+    """
+
+    def __init__(self, size: Union[int, Sequence[int]], padding: int = 0):
+        self.size = _height_width(size)
+        if padding < 0:
+            raise PasslError(f"padding is at least 0, not {padding}")
+        self.padding = padding
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image, (height, width), pad = sample["image"], self.size, self.padding
+        spare_x, spare_y = image.width + 2 * pad - width, image.height + 2 * pad - height
+        if spare_x < 0 or spare_y < 0:
+            raise PasslError(
+                f"RandomCrop of {height}×{width} from a smaller image, {image.height}×"
+                f"{image.width} with padding {pad}; enlarge the padding or use RandomResizedCrop"
+            )
+        left = int(rng.integers(0, spare_x + 1)) - pad
+        top = int(rng.integers(0, spare_y + 1)) - pad
+        # Pillow fills what lies outside the image with black.
+        return {**sample, "image": image.crop((left, top, left + width, top + height))}
+
+
+class _RandomFlip:
+    """Mirrors the image with probability ``p``."""
+
+    method: Image.Transpose
+
+    def __init__(self, p: float = 0.5):
+        if not 0 <= p <= 1:
+            raise PasslError(f"p is a probability, not {p}")
+        self.p = p
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        return {**sample, "image": sample["image"].transpose(self.method)}
+
+
+@TRANSFORMS.register
+class RandomHorizontalFlip(_RandomFlip):
+    """Swaps left and right with probability ``p``."""
+
+    method = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+@TRANSFORMS.register
+class RandomVerticalFlip(_RandomFlip):
+    """Swaps top and bottom with probability ``p``."""
+
+    method = Image.Transpose.FLIP_TOP_BOTTOM
+
+
+@TRANSFORMS.register
+class ResizeCenterCrop:
+    """The evaluation view: a central crop that shows ``crop_ratio`` of the resized image.
+
+    The short side is resized to floor(size / crop_ratio) and the centre cut out: 0.875 and 224
+    mean a resize to 256. For a size that is not square the image is resized to just cover
+    floor(height / crop_ratio) × floor(width / crop_ratio).
+
+    Args:
+        size: height and width of the result; one number for a square.
+        crop_ratio: in (0, 1].
+        interpolation: nearest, bilinear, bicubic or lanczos; all but nearest are antialiased.
+    """
+
+    def __init__(
+        self,
+        size: Union[int, Sequence[int]],
+        crop_ratio: float = 0.875,
+        interpolation: str = "bicubic",
+    ):
+        self.size = _height_width(size)
+        if not 0 < crop_ratio <= 1:
+            raise PasslError(f"crop_ratio lies in (0, 1], not {crop_ratio}")
+        self.crop_ratio = crop_ratio
+        self.filter = _filter(interpolation)
+
+    def resized(self, width: int, height: int) -> Tuple[int, int]:
+        """Returns the (width, height) that an image of the given size is resized to."""
+        target_h, target_w = (math.floor(side / self.crop_ratio) for side in self.size)
+        if width * target_h <= height * target_w:  # the width is what limits
+            return target_w, max(target_h, int(target_w * height / width))
+        return max(target_w, int(target_h * width / height)), target_h
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image, (height, width) = sample["image"], self.size
+        new_size = self.resized(*image.size)
+        if new_size != image.size:
+            image = image.resize(new_size, self.filter)
+        left = round((image.width - width) / 2)
+        top = round((image.height - height) / 2)
+        return {**sample, "image": image.crop((left, top, left + width, top + height))}

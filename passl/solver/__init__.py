@@ -1,0 +1,30 @@
+"""Solver: optimizers with their parameter groups, and learning-rate schedules."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from paddle import nn
+
+from passl.solver.optimizers import OPTIMIZERS, Optimizer
+from passl.solver.schedules import SCHEDULES, Schedule
+
+
+def build_optimizer(cfg: Mapping[str, Any], model: nn.Layer) -> Optimizer:
+    """Builds the optimizer that ``cfg`` describes over the trainable parameters of ``model``."""
+    return OPTIMIZERS.build(cfg, model=model)
+
+
+def build_schedule(cfg: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> Schedule:
+    """Builds the learning-rate schedule that ``cfg`` describes, for a run of ``total_steps``."""
+    return SCHEDULES.build(cfg, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "Optimizer",
+    "Schedule",
+    "build_optimizer",
+    "build_schedule",
+]

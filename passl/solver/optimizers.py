@@ -1,0 +1,157 @@
+"""Optimizers: Paddle's own, with parameter groups, clipping and state under real names."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl.utils.errors import PasslError
+from passl.utils.registry import Registry
+
+OPTIMIZERS = Registry("optimizer")
+
+
+def undecayed_names(model: nn.Layer) -> Set[str]:
+    """Returns the names of the parameters that weight decay leaves alone.
+
+    Biases and the scales of norm layers are those with one axis; a sublayer adds names of its
+    own through ``no_weight_decay``.
+    """
+    names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    for prefix, layer in model.named_sublayers(include_self=True):
+        for name in getattr(layer, "no_weight_decay", ()):
+            names.add(f"{prefix}.{name}" if prefix else name)
+    return names
+
+
+def parameter_groups(model: nn.Layer, weight_decay: float) -> List[Dict[str, Any]]:
+    """Returns the trainable parameters in two of Paddle's groups: decayed and not."""
+    undecayed = undecayed_names(model)
+    trainable = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+    groups = [
+        {"params": [p for n, p in trainable if n not in undecayed], "weight_decay": weight_decay},
+        {"params": [p for n, p in trainable if n in undecayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Optimizer:
+    """One of Paddle's optimizers, as the engine uses it.
+
+    Args:
+        model: the network; its parameter names are those of the state.
+        optimizer: Paddle's, over the parameter groups of ``model``.
+        grad_clip: largest global L2 norm of all gradients together; None does not clip.
+    """
+
+    def __init__(
+        self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, grad_clip: Optional[float]
+    ):
+        if grad_clip is not None and grad_clip <= 0:
+            raise PasslError(f"grad_clip is a norm above 0, or null; not {grad_clip}")
+        self._optimizer = optimizer
+        self._named = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+        self.grad_clip = grad_clip
+
+    def step(self, learning_rate: float) -> None:
+        """Clips the gradients, updates the parameters and clears the gradients."""
+        if self.grad_clip is not None:
+            # Not Paddle's grad_clip argument, which would take each group's norm by itself.
+            paddle.nn.utils.clip_grad_norm_([p for _, p in self._named], self.grad_clip)
+        self._optimizer.set_lr(learning_rate)
+        self._optimizer.step()
+        self._optimizer.clear_grad()
+
+    def state_dict(self) -> Dict[str, np.ndarray]:
+        """Returns the state as ``{"<parameter>/<quantity>": array}``.
+
+        Paddle names it by automatic names (``linear_0.w_0_moment1_0``), which shift when the
+        process builds another network first; here the network's own names are used.
+        """
+        state: Dict[str, np.ndarray] = {}
+        automatic = self._automatic_names()
+        for key, value in self._optimizer.state_dict().items():
+            if key in ("LR_Scheduler", "master_weights"):
+                continue  # the schedule is a function of the step
+            name, quantity = _split_key(key, automatic)
+            state[f"{name}/{quantity}"] = value.numpy()
+        return state
+
+    def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
+        """Restores what ``state_dict`` returned."""
+        parameters = dict(self._named)
+        restored = {}
+        for key, value in state.items():
+            name, _, quantity = key.rpartition("/")
+            if name not in parameters:
+                raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
+            restored[f"{parameters[name].name}_{quantity}"] = paddle.to_tensor(value)
+        self._optimizer.set_state_dict(restored)
+
+    def _automatic_names(self) -> Dict[str, str]:
+        return {parameter.name: name for name, parameter in self._named}
+
+
+def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
+    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1_0``."""
+    end = len(key)
+    while end > 0:
+        end = key.rfind("_", 0, end)
+        if end > 0 and key[:end] in automatic:
+            return automatic[key[:end]], key[end + 1 :]
+    raise AssertionError(f"optimizer state {key} belongs to no parameter")
+
+
+@OPTIMIZERS.register
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2).
+
+    A step subtracts ``learning_rate · weight_decay · parameter``, except from biases and norms.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        grad_clip: Optional[float] = None,
+    ):
+        optimizer = paddle.optimizer.AdamW(
+            learning_rate=0.0,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            parameters=parameter_groups(model, weight_decay),
+            weight_decay=weight_decay,
+        )
+        super().__init__(model, optimizer, grad_clip)
+
+
+@OPTIMIZERS.register
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Sutskever et al., ICML 2013).
+
+    Weight decay is the coupled kind, added to the gradient, and leaves biases and norms alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        grad_clip: Optional[float] = None,
+    ):
+        optimizer = paddle.optimizer.Momentum(
+            learning_rate=0.0,
+            momentum=momentum,
+            use_nesterov=nesterov,
+            parameters=parameter_groups(model, weight_decay),
+            weight_decay=None,
+        )
+        super().__init__(model, optimizer, grad_clip)

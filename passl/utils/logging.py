@@ -1,0 +1,46 @@
+"""The package's logger: clean lines on the console, dated ones in a run's log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from tqdm import tqdm
+
+logger = logging.getLogger("passl")
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def log_to_console() -> None:
+    """Shows the package's messages on standard output."""
+    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(_ConsoleHandler())
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def log_to_file(path: str) -> None:
+    """Appends the package's messages, with time and level, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+
+
+def stop_logging_to_files() -> None:
+    """Closes the log files, so that a second run in the same process starts clean."""
+    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def interactive() -> bool:
+    """Tells whether progress bars make sense: the error stream is a terminal."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
