@@ -70,6 +70,27 @@ class ImageDataset(Dataset, abc.ABC):
     def where(self, index: int) -> str:
         """Returns what a message calls the sample at ``index``: a path, a line of a list."""
 
+    def use_classes(self, class_names: Sequence[str]) -> None:
+        """Numbers the classes as ``class_names`` does, those of the training set.
+
+        A part of a set may lack some classes; by itself it would number the rest otherwise.
+
+        Raises:
+            PasslError: the set has a class that is not among them.
+        """
+        if self.class_names is None or self.class_names == list(class_names):
+            return
+        unknown = sorted(set(self.class_names) - set(class_names))
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+            raise PasslError(
+                f"{self.where(0)}: this set has the class {', '.join(unknown[:3])}{more}, which "
+                f"the {len(class_names)} classes of the training set lack"
+            )
+        number = {name: i for i, name in enumerate(class_names)}
+        self.labels = np.array([number[name] for name in self.class_names])[self.labels]
+        self.class_names = list(class_names)
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -88,7 +88,7 @@ class Optimizer:
             name, _, quantity = key.rpartition("/")
             if name not in parameters:
                 raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
-            restored[f"{parameters[name].name}_{quantity}"] = paddle.to_tensor(value)
+            restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
         self._optimizer.set_state_dict(restored)
 
     def _automatic_names(self) -> Dict[str, str]:
@@ -96,8 +96,12 @@ class Optimizer:
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
-    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1_0``."""
-    end = len(key)
+    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1``.
+
+    The last number counts the optimizers that this process has built over the parameter.
+    """
+    key = key.rpartition("_")[0]
+    end = len(key) + 1
     while end > 0:
         end = key.rfind("_", 0, end)
         if end > 0 and key[:end] in automatic:

@@ -1,0 +1,83 @@
+"""What all command lines share: common arguments, and errors as one line with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from typing import Callable, List, Optional
+
+from passl.engine.interrupts import Interrupted
+from passl.utils.errors import PasslError
+from passl.utils.logging import log_to_console
+
+
+def make_parser(description: str, example: str) -> argparse.ArgumentParser:
+    """Returns a parser with the arguments of every command.
+
+    Args:
+        description: one sentence.
+        example: commands to show at the end of ``--help``.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-c", "--config", required=True, metavar="CONFIG",
+        help="YAML file, or the name of a shipped config (mlp-mixer_b16_224)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--override", action="append", default=[], metavar="KEY=VALUE",
+        help="change a key of the config, e.g. -o dataloader.train.sampler.batch_size=64; "
+        "may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "gpu"), help="default: the config's, or auto"
+    )
+    parser.add_argument("--output-dir", metavar="DIR", help="default: output/<config name>")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def overrides_of(arguments: argparse.Namespace) -> List[str]:
+    """Returns all config overrides, those that have an option of their own included."""
+    overrides = list(arguments.override)
+    for key in ("device", "seed", "output_dir"):
+        value = getattr(arguments, key, None)
+        if value is not None:
+            overrides.append(f"{key}={value}")
+    return overrides
+
+
+def run_command(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Optional[List[str]],
+) -> int:
+    """Runs a command and returns its exit code.
+
+    0: done; 2: the user can put it right, one line on the error stream says how; 130 and 143:
+    stopped by Ctrl-C or SIGTERM.
+    """
+    arguments = parser.parse_args(argv)
+    log_to_console()
+    try:
+        main(arguments)
+    except PasslError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interrupted:
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # `… | head` closed the pipe; Python would complain again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0

@@ -1,0 +1,45 @@
+"""``passl-train``: train a network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import List, Optional
+
+from passl.cli.common import make_parser, overrides_of, run_command
+from passl.engine import train
+from passl.utils.config import get_config
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Train as a config says, and keep config, log, metrics and checkpoints in a folder.",
+        "  python tools/train.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml\n"
+        "  python tools/train.py -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
+        "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3",
+    )
+    parser.add_argument("--seed", type=int, help="default: the config's, or 0")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", metavar="auto|PATH",
+        help="continue a run: from its latest checkpoint (auto; starts anew if there is none) "
+        "or from a given one",
+    )  # fmt: skip
+    start.add_argument(
+        "--pretrained", metavar="PATH", help="begin from the weights of a checkpoint"
+    )
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    cfg = get_config(arguments.config, overrides_of(arguments))
+    train(cfg, resume=arguments.resume, pretrained=arguments.pretrained)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Checkpoints: one file holds the whole training state, and appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+from passl.hooks.base import Progress
+from passl.modeling.architectures import Architecture
+from passl.solver import Optimizer
+from passl.utils.config import plain
+from passl.utils.errors import PasslError
+from passl.weights import TensorFile, load_weights, write_tensor_file
+
+_MODEL, _OPTIMIZER = "model/", "optimizer/"
+_PARTIAL = ".partial-"
+
+# Parts of a config that a resumed run may change, because they do not change what is learned.
+# A trailing dot stands for everything below.
+_FREE = (
+    "output_dir",
+    "device",
+    "log_config.",
+    "checkpoint.",
+    "evaluate.",
+    "hooks",
+    "dataloader.val.",
+    "dataloader.test.",
+    "dataloader.train.loader.",
+    "dataloader.train.dataset.dataroot",
+    "dataloader.train.dataset.list_file",
+)
+
+
+def save_checkpoint(
+    paths: List[Path],
+    architecture: Architecture,
+    optimizer: Optimizer,
+    progress: Progress,
+    record: Dict[str, Any],
+) -> None:
+    """Writes the training state once and puts it, atomically, at every path in turn.
+
+    The file is first written under another name and synced; a crash at any instant leaves each
+    path with either its earlier content or the new one.
+
+    Args:
+        paths: where it shall stand, all in one folder; the last is the one to resume from.
+        architecture, optimizer, progress: the state.
+        record: JSON-able facts to keep beside it (config, class names, environment).
+
+    Raises:
+        PasslError: the disk is full, say; the earlier checkpoints are untouched.
+    """
+    folder = paths[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
+    tensors = {_MODEL + n: t.numpy() for n, t in architecture.state_dict().items()}
+    tensors.update({_OPTIMIZER + n: array for n, array in optimizer.state_dict().items()})
+    partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
+    metadata = {"kind": "training", "progress": progress.to_json(), **record}
+    write_tensor_file(partial, tensors, metadata)
+    try:
+        for path in paths[:-1]:
+            second = partial.with_suffix(".link")
+            try:
+                os.link(partial, second)  # costs no space
+            except OSError:  # a file system without hard links
+                shutil.copyfile(partial, second)
+            os.replace(second, path)
+        os.replace(partial, paths[-1])
+        _sync_folder(folder)
+    except OSError as error:
+        raise PasslError(f"{folder}: could not be written ({error.strerror})") from None
+    finally:
+        remove_partial_files(folder)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what an interrupted save left behind."""
+    for path in folder.glob(_PARTIAL + "*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_model(path: Any, architecture: Architecture) -> Dict[str, Any]:
+    """Loads the network's weights from a checkpoint, strictly.
+
+    Returns:
+        What the checkpoint records beside the arrays (``class_names``, ``config``,
+        ``progress``, …); empty where it records nothing.
+
+    Raises:
+        PasslError: an unreadable file, or weights that do not fit the network.
+    """
+    file = TensorFile(path)
+    prefix = _MODEL if file.metadata.get("kind") == "training" else ""
+    load_weights(architecture, file.read(prefix), str(path))
+    return file.metadata
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A checkpoint to resume from, read and compared with the config before anything is built."""
+
+    path: Path
+    file: TensorFile
+    progress: Progress
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Opens a checkpoint of training state.
+
+        Raises:
+            PasslError: it is missing or damaged, or holds no training state.
+        """
+        try:
+            file = TensorFile(path)
+        except PasslError as error:
+            raise PasslError(
+                f"cannot resume: {error}; name another checkpoint with --resume PATH"
+            ) from None
+        if file.metadata.get("kind") != "training":
+            raise PasslError(
+                f"{path}: holds weights but no training state; start from it with --pretrained"
+            )
+        return cls(path, file, Progress(**file.metadata["progress"]))
+
+    def check(self, cfg: Dict[str, Any], samples: int) -> None:
+        """Raises PasslError if the config or the data is not that of the checkpoint's run."""
+        for key, then, now in _differences(plain(self.file.metadata["config"]), plain(cfg)):
+            if not any(key == free or (free[-1] == "." and key.startswith(free)) for free in _FREE):
+                raise PasslError(
+                    f"{self.path}: was trained with {key} = {then!r}, the config now says {now!r}; "
+                    "restore it to resume, or begin a new run in another --output-dir with "
+                    f"--pretrained {self.path}"
+                )
+        if self.file.metadata["samples"] != samples:
+            raise PasslError(
+                f"{self.path}: was trained on {self.file.metadata['samples']} images but the "
+                f"training set now has {samples}; restore the data to resume"
+            )
+
+    def restore(self, architecture: Architecture, optimizer: Optimizer) -> None:
+        """Puts weights and optimizer state back."""
+        load_weights(architecture, self.file.read(_MODEL), str(self.path))
+        optimizer.load_state_dict(self.file.read(_OPTIMIZER))
+
+
+def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:
+    """Yields (key, old, new) for every leaf at which two plain configs differ."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        keys: List[Any] = list(then) + [key for key in now if key not in then]
+        pairs = [(key, then.get(key), now.get(key)) for key in keys]
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(then, now))]
+    else:
+        if then != now:
+            yield path, then, now
+        return
+    for key, a, b in pairs:
+        yield from _differences(a, b, f"{path}.{key}" if path else str(key))
+
+
+def find_checkpoint(resume: Optional[str], latest: Path) -> Optional[Path]:
+    """Returns the checkpoint that ``--resume`` means: a path, or for ``auto`` the latest."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        return latest if latest.exists() else None
+    return Path(resume)

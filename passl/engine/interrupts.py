@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM as a wish that the training loop grants at the next step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any, Dict, Optional
+
+from passl.utils.logging import logger
+
+
+class Interrupted(Exception):
+    """The run stopped on a signal, with its state saved.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as a shell reports it.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.exit_code = 128 + signum
+
+
+class Interrupts:
+    """While active, notes SIGINT and SIGTERM instead of dying; a second Ctrl-C dies at once.
+
+    Attributes:
+        signum: the signal received, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signum: Optional[int] = None
+        self._before: Dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def __call__(self) -> bool:
+        return self.signum is not None
+
+    def _note(self, signum: int, frame: Optional[FrameType]) -> None:
+        if self.signum is not None:
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # launchers repeat SIGTERM
+        self.signum = signum
+        logger.info(
+            "%s: stopping after this step, saving first%s",
+            signal.Signals(signum).name,
+            " (again to stop at once, unsaved)" if signum == signal.SIGINT else "",
+        )

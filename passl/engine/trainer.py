@@ -1,0 +1,358 @@
+"""The training loop, from config to trained network, top to bottom."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import paddle
+
+from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset
+from passl.engine.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_model,
+    remove_partial_files,
+    save_checkpoint,
+)
+from passl.engine.checks import check_classes
+from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
+from passl.engine.interrupts import Interrupted, Interrupts
+from passl.hooks import Hook, Run, build_hooks
+from passl.hooks.base import Progress, Record
+from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
+from passl.hooks.metrics_file import read_metrics
+from passl.modeling.architectures import Architecture, build_architecture
+from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
+from passl.utils.config import Config, origin_of, plain
+from passl.utils.environment import describe_environment, math_threads, select_device
+from passl.utils.errors import PasslError
+from passl.utils.logging import log_to_file, logger, stop_logging_to_files
+from passl.utils.seeding import step_seed
+
+
+def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] = None) -> Record:
+    """Trains as the config says, and writes everything to ``cfg.output_dir``.
+
+    Args:
+        cfg: the whole config.
+        resume: a checkpoint to continue from; ``auto`` takes the latest of the output folder
+            and starts from the beginning where there is none.
+        pretrained: weights to begin from, without training state.
+
+    Returns:
+        The last evaluation record (of the test split where there is one, else of the
+        validation split); empty where the config has neither.
+
+    Raises:
+        PasslError: anything wrong with config, data, files or device. Nothing is written before
+            all of them have been checked.
+        Interrupted: a signal; the state was saved.
+    """
+    # -- everything that can be wrong is looked at before the first file is written
+    device = select_device(cfg.device)
+    for key in ("optimizer", "lr_scheduler"):
+        if cfg[key] is None:
+            raise PasslError(f"the config has no '{key}' section, which training needs")
+    if cfg.dataloader.train is None:
+        raise PasslError("the config has no dataloader.train section, which training needs")
+    folder = Path(cfg.output_dir)
+    latest = checkpoint_folder(folder) / LATEST
+    checkpoint_path = find_checkpoint(resume, latest)
+    if checkpoint_path is None and (latest.exists() or (folder / "metrics.jsonl").exists()):
+        raise PasslError(
+            f"{folder}: holds a run already; continue it with --resume auto, or choose another "
+            "--output-dir"
+        )
+
+    paddle.seed(cfg.seed)  # the initial weights
+    architecture = build_architecture(cfg.model)
+    sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
+    datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
+    for name, dataset in datasets.items():
+        check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
+    global_batch, accumulation = batch_plan(cfg)
+    samples = len(datasets["train"])
+    if samples < global_batch:
+        raise PasslError(
+            f"the training set has {samples} images, fewer than one batch of {global_batch}",
+            place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
+        )
+    steps_per_epoch = samples // global_batch
+    total_steps = cfg.epochs * steps_per_epoch
+    schedule = build_schedule(cfg.lr_scheduler, total_steps, steps_per_epoch)
+    optimizer = build_optimizer(cfg.optimizer, architecture)
+    hooks = build_hooks(cfg.hooks)
+
+    progress = Progress()
+    if checkpoint_path is not None:
+        checkpoint = Checkpoint.open(checkpoint_path)
+        checkpoint.check(cfg, samples)
+        checkpoint.restore(architecture, optimizer)
+        progress = checkpoint.progress
+    elif pretrained is not None:
+        load_model(pretrained, architecture)
+
+    # -- from here on the run writes
+    environment = describe_environment(device)
+    _prepare_folder(folder, cfg, environment)
+    record = {
+        "samples": samples,
+        "samples_seen": 0,
+        "class_names": datasets["train"].class_names,
+        "config": plain(cfg),
+        "environment": environment,
+    }
+
+    def save(paths: List[Path]) -> None:
+        if not math.isfinite(float(progress.loss_sum)):
+            raise PasslError(
+                f"the loss is {float(progress.loss_sum)} at step {progress.step}; nothing is saved and "
+                f"{latest} stays as it was; lower learning_rate, lengthen the warm-up or set "
+                "optimizer.grad_clip"
+            )
+        record["samples_seen"] = progress.step * global_batch
+        save_checkpoint(paths, architecture, optimizer, progress, record)
+
+    run = Run(
+        cfg=cfg,
+        folder=folder,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        global_batch=global_batch,
+        progress=progress,
+        environment=environment,
+        save=save,
+        resumed=checkpoint_path is not None,
+    )
+    _announce(run, architecture, datasets, checkpoint_path, accumulation)
+    try:
+        with Interrupts() as stop:
+            _call(hooks, "on_start", run)
+            loader = Loader(
+                datasets["train"],
+                TrainingBatches(
+                    samples,
+                    global_batch,
+                    global_batch // accumulation,
+                    cfg.seed,
+                    progress.step,
+                    total_steps,
+                ),
+                cfg.dataloader.train.batch_transforms,
+                **cfg.dataloader.train.loader,
+            )
+            val_loader = None
+            if "val" in datasets:
+                val_loader = evaluation_loader(datasets["val"], sections["val"])
+            _loop(
+                run, architecture, optimizer, schedule, loader, val_loader, accumulation, hooks, stop
+            )
+            if "test" in datasets:
+                _test_once(run, architecture, datasets["test"], hooks, stop)
+    except SystemError as error:
+        # Paddle raises this wherever the program happens to be when a worker process dies.
+        raise PasslError(
+            f"a data worker died: {str(error).strip().splitlines()[-1]}; lower loader.num_workers, "
+            "then --resume auto"
+        ) from error
+    finally:
+        _call(hooks, "on_end", run)
+        stop_logging_to_files()
+    return _last_evaluation(folder)
+
+
+def _loop(
+    run: Run,
+    architecture: Architecture,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    loader: Loader,
+    val_loader: Optional[Loader],
+    accumulation: int,
+    hooks: List[Hook],
+    stop: Interrupts,
+) -> None:
+    """Steps until the run's end; what a step makes due happens before the next one."""
+    progress, cfg = run.progress, run.cfg
+    interval = cfg.log_config.interval
+    architecture.train()
+    batches = iter(loader)
+    progress.loss_sum = paddle.to_tensor(progress.loss_sum, dtype="float32")
+    images, clock = 0, time.perf_counter()
+    stepped = False
+    while True:
+        if val_loader is not None and _evaluation_due(run):
+            paused = time.perf_counter()
+            record = evaluate(architecture, val_loader, f"evaluate epoch {run.epoch}", stop)
+            clock += time.perf_counter() - paused
+            if record:
+                record = {"step": progress.step, "epoch": run.epoch, "split": "val", **record}
+                progress.evaluated_step = progress.step
+                if progress.best is None or _better(record, progress.best):
+                    progress.best = record
+                _call(hooks, "on_evaluation", run, record)
+                stepped = True
+        if stepped:
+            _call(hooks, "on_step", run)
+        if stop():
+            _call(hooks, "on_stop", run)
+            raise Interrupted(stop.signum)
+        if progress.step == run.total_steps:
+            return
+
+        step = progress.step
+        # Dropout and stochastic depth: a function of (seed, step), so nothing needs saving.
+        paddle.seed(step_seed(cfg.seed, step))
+        architecture.before_step(step, run.total_steps)
+        for _ in range(accumulation):
+            batch = next(batches)
+            loss = architecture(batch)["loss"] / accumulation
+            loss.backward()
+            progress.loss_sum = progress.loss_sum + loss.detach()
+            images += next(iter(batch.values())).shape[0]
+        rate = schedule(step)
+        optimizer.step(rate)
+        architecture.after_step(step, run.total_steps)
+        progress.step += 1
+        progress.loss_steps += 1
+        stepped = True
+        if progress.step % interval == 0 or progress.step == run.total_steps:
+            mean = float(progress.loss_sum) / progress.loss_steps
+            if not math.isfinite(mean):
+                raise PasslError(
+                    f"the loss became {mean} within the {progress.loss_steps} steps up to "
+                    f"{progress.step}; the last checkpoint is whole; lower learning_rate, "
+                    "lengthen the warm-up or set optimizer.grad_clip"
+                )
+            now = time.perf_counter()
+            record = {
+                "step": progress.step,
+                "epoch": run.epoch,
+                "loss": mean,
+                "lr": rate,
+                "images_per_second": images / (now - clock),
+            }
+            progress.loss_sum = paddle.zeros([], dtype="float32")
+            progress.loss_steps = 0
+            images, clock = 0, now
+            _call(hooks, "on_record", run, record)
+
+
+def _call(hooks: List[Hook], moment: str, *arguments: Any) -> None:
+    for hook in hooks:
+        getattr(hook, moment)(*arguments)
+
+
+def _evaluation_due(run: Run) -> bool:
+    """The end of every so many epochs and of the run, unless it was evaluated already."""
+    every = run.cfg.evaluate.interval_epochs
+    due = run.at_epoch_end and (
+        run.epoch % every == 0 or run.progress.step == run.total_steps
+    )
+    return due and run.progress.evaluated_step != run.progress.step
+
+
+def _better(record: Record, best: Record) -> bool:
+    """By Top-1; on a small set ties are common, and the lower loss decides."""
+    return (record["top1"], -record["loss"]) > (best["top1"], -best["loss"])
+
+
+def _test_once(
+    run: Run, architecture: Architecture, dataset: ImageDataset, hooks: List[Hook], stop: Interrupts
+) -> None:
+    """Reports the test split, with the best weights, once in the life of a run."""
+    if any(record.get("split") == "test" for record in read_metrics(run.folder / "metrics.jsonl")):
+        return
+    best = checkpoint_folder(run.folder) / BEST
+    if best.exists():
+        load_model(best, architecture)
+    section = run.cfg.dataloader.test
+    record = evaluate(architecture, evaluation_loader(dataset, section), "test", stop)
+    if not record:
+        raise Interrupted(stop.signum)
+    record = {"step": run.progress.step, "epoch": run.epoch, "split": "test", **record}
+    _call(hooks, "on_evaluation", run, record)
+
+
+def _last_evaluation(folder: Path) -> Record:
+    records = [r for r in read_metrics(folder / "metrics.jsonl") if "split" in r]
+    return records[-1] if records else {}
+
+
+def batch_plan(cfg: Config) -> Tuple[int, int]:
+    """Returns (images an optimizer step, micro-batches they are split into).
+
+    Raises:
+        PasslError: ``global_batch_size`` is not a whole multiple of the batch size.
+    """
+    micro = cfg.dataloader.train.sampler.batch_size
+    if micro < 1:
+        raise PasslError(
+            f"batch_size must be at least 1, not {micro}",
+            place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
+        )
+    total = micro if cfg.global_batch_size is None else cfg.global_batch_size
+    if total < 1 or total % micro:
+        raise PasslError(
+            f"global_batch_size {total} is not a whole multiple of batch_size {micro}; "
+            "gradients are accumulated over whole batches",
+            place=origin_of(cfg, "global_batch_size"),
+        )
+    return total, total // micro
+
+
+def _prepare_folder(folder: Path, cfg: Config, environment: Dict[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if checkpoint_folder(folder).exists():
+            remove_partial_files(checkpoint_folder(folder))
+        log_to_file(str(folder / "train.log"))
+        (folder / "config.yaml").write_text(cfg.to_yaml(), encoding="utf-8")
+        # One line per process that worked on the run, so that a number can be traced.
+        line = json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
+        with open(folder / "environment.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + os.linesep)
+    except OSError as error:
+        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _announce(
+    run: Run,
+    architecture: Architecture,
+    datasets: Dict[str, ImageDataset],
+    checkpoint_path: Optional[Path],
+    accumulation: int,
+) -> None:
+    environment = run.environment
+    parameters = sum(p.size for p in architecture.parameters() if not p.stop_gradient)
+    logger.info(
+        "%s on %s, %s math threads%s; Paddle %s, commit %s, seed %d",
+        run.folder,
+        environment["device"],
+        math_threads(),
+        "".join(f", {setting} set" for setting in environment["environment_set"]),
+        environment["paddle"],
+        environment["commit"],
+        run.cfg.seed,
+    )
+    logger.info(
+        "%s parameters; images: %s; %d epochs of %d steps of %d images%s",
+        f"{parameters:,}",
+        ", ".join(f"{name} {len(dataset):,}" for name, dataset in datasets.items()),
+        run.cfg.epochs,
+        run.steps_per_epoch,
+        run.global_batch,
+        f" in {accumulation} micro-batches" if accumulation > 1 else "",
+    )
+    for name in ("val", "test"):
+        if name in datasets and crop_ratio(datasets[name]) is not None:
+            logger.info("%s at crop ratio %g", name, crop_ratio(datasets[name]))
+    if "val" not in datasets:
+        logger.info("no dataloader.val: nothing is evaluated and no best checkpoint is chosen")
+    if checkpoint_path is not None:
+        logger.info("resumed from %s at step %d", checkpoint_path, run.progress.step)

@@ -1,0 +1,26 @@
+"""Hooks: what happens around the steps of a run. A new file here registers itself.
+
+The console, ``metrics.jsonl``, VisualDL and checkpoints are hooks like any other; a config adds
+more by name under ``hooks``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping, Sequence
+
+from passl.hooks.base import HOOKS, Hook, Run
+from passl.utils.discovery import import_modules
+
+import_modules(__name__, __path__)
+
+# The order in which they look on. The record is written before the checkpoint that promises it.
+_ALWAYS = ("MetricsFile", "VisualDL", "Console", "Checkpoint")
+
+
+def build_hooks(extra: Sequence[Mapping[str, Any]]) -> List[Hook]:
+    """Builds the built-in hooks and those that a config adds, which come before Checkpoint."""
+    built = [HOOKS.build({"name": name}) for name in _ALWAYS]
+    return built[:-1] + [HOOKS.build(cfg) for cfg in extra] + built[-1:]
+
+
+__all__ = ["HOOKS", "Hook", "Run", "build_hooks"]

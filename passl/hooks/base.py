@@ -1,0 +1,95 @@
+"""The hook interface, and the state of a run as hooks see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+from passl.utils.config import Config
+from passl.utils.registry import Registry
+
+HOOKS = Registry("hook")
+
+Record = Dict[str, Any]
+
+
+@dataclasses.dataclass
+class Progress:
+    """What, beside weights and optimizer, makes a run go on as if it had never stopped.
+
+    Attributes:
+        step: optimizer steps done.
+        loss_sum: the losses since the last record, summed; while training a 0-d tensor on the
+            device, so that no step has to wait for it.
+        loss_steps: over how many steps.
+        evaluated_step: the step of the last evaluation on the validation split, -1 for none.
+        best: the evaluation record with the highest Top-1 so far.
+    """
+
+    step: int = 0
+    loss_sum: Any = 0.0
+    loss_steps: int = 0
+    evaluated_step: int = -1
+    best: Optional[Record] = None
+
+    def to_json(self) -> Record:
+        """Returns the fields as plain numbers."""
+        return {**vars(self), "loss_sum": float(self.loss_sum)}
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run, as hooks see it.
+
+    Attributes:
+        cfg: the resolved config.
+        folder: where the run writes.
+        total_steps, steps_per_epoch, global_batch: the plan, in optimizer steps and images.
+        progress: how far the run is.
+        environment: versions, commit, threads; see ``describe_environment``.
+        save: writes a checkpoint file atomically to each of the given paths.
+        resumed: this process continues an earlier one.
+    """
+
+    cfg: Config
+    folder: Path
+    total_steps: int
+    steps_per_epoch: int
+    global_batch: int
+    progress: Progress
+    environment: Record
+    save: Callable[[List[Path]], None]
+    resumed: bool
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 1, that the last finished step belongs to."""
+        return max(0, self.progress.step - 1) // self.steps_per_epoch + 1
+
+    @property
+    def at_epoch_end(self) -> bool:
+        """Whether the last finished step was the last of its epoch."""
+        return self.progress.step > 0 and self.progress.step % self.steps_per_epoch == 0
+
+
+class Hook:
+    """Looks on; every method does nothing unless overridden."""
+
+    def on_start(self, run: Run) -> None:
+        """Before the first step of this process."""
+
+    def on_step(self, run: Run) -> None:
+        """After every optimizer step, and after what the step made due (record, evaluation)."""
+
+    def on_record(self, run: Run, record: Record) -> None:
+        """A record of the training loss, every ``log_config.interval`` steps."""
+
+    def on_evaluation(self, run: Run, record: Record) -> None:
+        """An evaluation of a split is done."""
+
+    def on_stop(self, run: Run) -> None:
+        """The user or the system asked the run to stop; it will end after this."""
+
+    def on_end(self, run: Run) -> None:
+        """Always last, also after an error."""

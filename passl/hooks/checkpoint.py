@@ -1,0 +1,70 @@
+"""When checkpoints are written, and which are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List
+
+from passl.hooks.base import HOOKS, Hook, Record, Run
+from passl.utils.logging import logger
+
+LATEST, BEST = "latest.safetensors", "best.safetensors"
+
+
+def checkpoint_folder(folder: Path) -> Path:
+    """Returns where a run keeps its checkpoints."""
+    return folder / "checkpoints"
+
+
+@HOOKS.register
+class Checkpoint(Hook):
+    """Keeps ``latest``, ``best`` (by Top-1 on the validation split) and the last few by number.
+
+    The config's ``checkpoint`` section says when: every ``interval_steps`` and at the end of
+    every ``interval_epochs``, besides at the end, at a new best and on a request to stop.
+    """
+
+    def __init__(self):
+        self._best_is_new = False
+        self._saved_step = -1
+
+    def on_start(self, run: Run) -> None:
+        if run.resumed:
+            self._saved_step = run.progress.step
+
+    def on_evaluation(self, run: Run, record: Record) -> None:
+        self._best_is_new = run.progress.best is record
+
+    def on_step(self, run: Run) -> None:
+        step, every = run.progress.step, run.cfg.checkpoint
+        due = step == run.total_steps or self._best_is_new
+        if every.interval_steps:
+            due = due or step % every.interval_steps == 0
+        if every.interval_epochs:
+            due = due or (run.at_epoch_end and run.epoch % every.interval_epochs == 0)
+        if due:
+            self._save(run)
+
+    def on_stop(self, run: Run) -> None:
+        if self._saved_step != run.progress.step:
+            self._save(run)
+        logger.info(
+            "saved at step %d in %s; continue with --resume auto",
+            run.progress.step,
+            checkpoint_folder(run.folder) / LATEST,
+        )
+
+    def _save(self, run: Run) -> None:
+        folder, keep = checkpoint_folder(run.folder), run.cfg.checkpoint.keep
+        paths: List[Path] = []
+        if self._best_is_new:
+            paths.append(folder / BEST)
+        if keep:
+            paths.append(folder / f"step-{run.progress.step:08d}.safetensors")
+        # Last, because a resume starts from it: all that it speaks of is then in place.
+        paths.append(folder / LATEST)
+        run.save(paths)
+        self._best_is_new, self._saved_step = False, run.progress.step
+        if keep:
+            for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+                old.unlink()

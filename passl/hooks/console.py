@@ -1,0 +1,73 @@
+"""What the user sees: a progress bar on a terminal, clean lines elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tqdm import tqdm
+
+from passl.hooks.base import HOOKS, Hook, Record, Run
+from passl.utils.logging import interactive, logger
+
+
+@HOOKS.register
+class Console(Hook):
+    """A tqdm bar over the steps of the whole run, and lines for records and evaluations."""
+
+    def __init__(self):
+        self._bar: Any = None
+
+    def on_start(self, run: Run) -> None:
+        if interactive():
+            self._bar = tqdm(
+                total=run.total_steps,
+                initial=run.progress.step,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
+
+    def on_step(self, run: Run) -> None:
+        if self._bar is not None:
+            self._bar.set_description(f"epoch {run.epoch}/{run.cfg.epochs}", refresh=False)
+            self._bar.update()
+
+    def on_record(self, run: Run, record: Record) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {record['loss']:.4f}, lr {record['lr']:.2e}, "
+                f"{record['images_per_second']:.0f} images/s",
+                refresh=False,
+            )
+            return
+        rate = record["images_per_second"]
+        left = (run.total_steps - record["step"]) * run.global_batch / rate if rate else 0.0
+        logger.info(
+            "epoch %d/%d  step %d/%d  loss %.4f  lr %.3e  %.1f images/s  %s left",
+            record["epoch"],
+            run.cfg.epochs,
+            record["step"],
+            run.total_steps,
+            record["loss"],
+            record["lr"],
+            rate,
+            tqdm.format_interval(left),
+        )
+
+    def on_evaluation(self, run: Run, record: Record) -> None:
+        best = run.progress.best
+        mark = "  (best so far)" if best is not None and best is record else ""
+        logger.info(
+            "epoch %d  %s: Top-1 %.2f %%  Top-5 %.2f %%  loss %.4f  over %d images%s",
+            record["epoch"],
+            record["split"],
+            record["top1"],
+            record["top5"],
+            record["loss"],
+            record["samples"],
+            mark,
+        )
+
+    def on_end(self, run: Run) -> None:
+        if self._bar is not None:
+            self._bar.close()
