@@ -4,7 +4,7 @@ Importing any part of the package first prepares the process environment, becaus
 PaddlePaddle reads its thread and math-library settings once, when it is imported.
 """
 
-from passl.utils.environment import prepare_environment, import_paddle
+from passl.utils.environment import import_paddle, prepare_environment
 
 __version__ = "0.1.0"
 

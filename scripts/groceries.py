@@ -31,8 +31,8 @@ def unpack(package: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     seen = set()
-    numbers: "collections.Counter[Path]" = collections.Counter()
-    counts: "collections.Counter[str]" = collections.Counter()
+    numbers: collections.Counter[Path] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     rows = table.select(["dataset", "finegrained_cat", "image_data"]).to_pylist()
     for row in tqdm(rows, desc="unpacking", unit="image"):
         digest = hashlib.sha256(row["image_data"]).digest()
@@ -47,7 +47,9 @@ def unpack(package: Path, target: Path) -> None:
     if counts != EXPECTED:
         sys.exit(f"error: {package}: found {dict(counts)} images instead of {EXPECTED}")
     os.rename(partial, target)
-    print(f"{target}: {', '.join(f'{split} {count}' for split, count in counts.items())} photographs")
+    print(
+        f"{target}: {', '.join(f'{split} {count}' for split, count in counts.items())} photographs"
+    )
 
 
 if __name__ == "__main__":

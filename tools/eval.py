@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from passl.cli.eval import main  # noqa: E402
+from passl.cli.eval import main
 
 if __name__ == "__main__":
     sys.exit(main())

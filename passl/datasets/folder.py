@@ -19,9 +19,15 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
 class _ImageFiles(ImageDataset):
     """Images named by paths relative to a root."""
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Sequence[int],
-                 class_names: Optional[Sequence[str]], subset: Optional[str],
-                 transforms: Sequence[Mapping[str, Any]]):
+    def __init__(
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        class_names: Optional[Sequence[str]],
+        subset: Optional[str],
+        transforms: Sequence[Mapping[str, Any]],
+    ):
         all_labels = np.asarray(labels, dtype=np.int64)
         self.indices = subset_indices(all_labels, subset)
         super().__init__(all_labels[self.indices], class_names, transforms)

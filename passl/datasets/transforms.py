@@ -66,9 +66,7 @@ class RandomResizedCrop:
         self.scale, self.ratio = tuple(scale), tuple(ratio)
         self.filter = _filter(interpolation)
 
-    def box(
-        self, width: int, height: int, rng: np.random.Generator
-    ) -> Tuple[int, int, int, int]:
+    def box(self, width: int, height: int, rng: np.random.Generator) -> Tuple[int, int, int, int]:
         """Draws (left, upper, right, lower) in pixels for an image of the given size."""
         log_ratio = np.log(self.ratio)
         for _ in range(10):

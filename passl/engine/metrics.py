@@ -20,6 +20,4 @@ def label_ranks(logits, label):
     classes = paddle.arange(logits.shape[1], dtype="int64").unsqueeze(0)
     before = (logits > own) | ((logits == own) & (classes < label.unsqueeze(1)))
     rank = before.astype("int64").sum(axis=1)
-    return paddle.where(
-        paddle.isnan(own.squeeze(1)), paddle.full_like(rank, logits.shape[1]), rank
-    )
+    return paddle.where(paddle.isnan(own.squeeze(1)), paddle.full_like(rank, logits.shape[1]), rank)

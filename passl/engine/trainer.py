@@ -54,6 +54,11 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
         Interrupted: a signal; the state was saved.
     """
     # -- everything that can be wrong is looked at before the first file is written
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        raise PasslError(
+            "training on several processes is not there yet; start tools/train.py without "
+            "paddle.distributed.launch"
+        )
     device = select_device(cfg.device)
     for key in ("optimizer", "lr_scheduler"):
         if cfg[key] is None:
@@ -111,8 +116,8 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
     def save(paths: List[Path]) -> None:
         if not math.isfinite(float(progress.loss_sum)):
             raise PasslError(
-                f"the loss is {float(progress.loss_sum)} at step {progress.step}; nothing is saved and "
-                f"{latest} stays as it was; lower learning_rate, lengthen the warm-up or set "
+                f"the loss is {float(progress.loss_sum)} at step {progress.step}; nothing is "
+                f"saved and {latest} stays as it was; lower learning_rate, lengthen the warm-up or set "
                 "optimizer.grad_clip"
             )
         record["samples_seen"] = progress.step * global_batch
@@ -150,7 +155,15 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
             if "val" in datasets:
                 val_loader = evaluation_loader(datasets["val"], sections["val"])
             _loop(
-                run, architecture, optimizer, schedule, loader, val_loader, accumulation, hooks, stop
+                run,
+                architecture,
+                optimizer,
+                schedule,
+                loader,
+                val_loader,
+                accumulation,
+                hooks,
+                stop,
             )
             if "test" in datasets:
                 _test_once(run, architecture, datasets["test"], hooks, stop)
@@ -251,9 +264,7 @@ def _call(hooks: List[Hook], moment: str, *arguments: Any) -> None:
 def _evaluation_due(run: Run) -> bool:
     """The end of every so many epochs and of the run, unless it was evaluated already."""
     every = run.cfg.evaluate.interval_epochs
-    due = run.at_epoch_end and (
-        run.epoch % every == 0 or run.progress.step == run.total_steps
-    )
+    due = run.at_epoch_end and (run.epoch % every == 0 or run.progress.step == run.total_steps)
     return due and run.progress.evaluated_step != run.progress.step
 
 

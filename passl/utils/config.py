@@ -25,7 +25,6 @@ from omegaconf import MISSING, OmegaConf
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.migration import renamed_keys
 
-
 # ---------------------------------------------------------------- what a config may hold
 
 
@@ -337,9 +336,7 @@ def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) ->
     return OmegaConf.to_container(cfg, resolve=False)
 
 
-def get_config(
-    path: Union[str, os.PathLike], overrides: Optional[Sequence[str]] = None
-) -> Config:
+def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]] = None) -> Config:
     """Reads a config file, its bases and the overrides, and checks the result.
 
     Args:
@@ -391,8 +388,13 @@ def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Di
         raise PasslError(
             f"'device' is auto, cpu or gpu, not {checked['device']!r}", _origin("device", origins)
         )
-    for key, least in (("epochs", 1), ("seed", 0), ("log_config.interval", 1),
-                       ("evaluate.interval_epochs", 1), ("checkpoint.keep", 0)):
+    for key, least in (
+        ("epochs", 1),
+        ("seed", 0),
+        ("log_config.interval", 1),
+        ("evaluate.interval_epochs", 1),
+        ("checkpoint.keep", 0),
+    ):
         value: Any = checked
         for part in key.split("."):
             value = value[part]
@@ -403,9 +405,7 @@ def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Di
     return checked
 
 
-def _refuse_unknown(
-    values: Any, section: type, path: str, origins: Mapping[str, str]
-) -> None:
+def _refuse_unknown(values: Any, section: type, path: str, origins: Mapping[str, str]) -> None:
     known = typing.get_type_hints(section)
     if values is None:
         return

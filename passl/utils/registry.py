@@ -64,9 +64,7 @@ class Registry:
             )
         return self._factories[name]
 
-    def build(
-        self, cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any
-    ) -> Any:
+    def build(self, cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any) -> Any:
         """Builds what ``cfg`` describes, and leaves ``cfg`` as it was.
 
         Args:
@@ -94,7 +92,7 @@ class Registry:
             error.place = origin_of(cfg, "name")
             raise
         parameters = inspect.signature(factory).parameters
-        for key, value in arguments.items():
+        for key in arguments:
             if key not in parameters:
                 raise PasslError(
                     f"unknown argument '{key}' of {self.kind} '{name}'"

@@ -78,11 +78,13 @@ def write_tensor_file(
             path,
             metadata={_METADATA_KEY: json.dumps(metadata)},
         )
+        # The library makes files that nobody else can read; these follow the user's umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(path, 0o666 & ~umask)
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
     except (OSError, safetensors.SafetensorError) as error:
         if os.path.exists(path):
             os.unlink(path)
-        raise PasslError(
-            f"{path}: could not be written ({error}); is the disk full?"
-        ) from None
+        raise PasslError(f"{path}: could not be written ({error}); is the disk full?") from None

@@ -1,0 +1,53 @@
+"""Packaging. PaddlePaddle is an extra, because its CPU and GPU builds exclude each other."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "passl" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+REQUIREMENTS = [
+    line
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith(("#", "paddlepaddle"))
+]
+CONFIG_FOLDERS = [p.name for p in sorted((ROOT / "configs").iterdir()) if p.is_dir()]
+
+setup(
+    name="passl",
+    version=VERSION,
+    description="Train and evaluate MLP-Mixer and its relatives on PaddlePaddle",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.14",
+    # The configs stand at the top of the checkout and inside the package once installed.
+    packages=find_packages(include=["passl", "passl.*"])
+    + ["passl.configs"]
+    + [f"passl.configs.{name}" for name in CONFIG_FOLDERS],
+    package_dir={"passl.configs": "configs"},
+    package_data={
+        "passl.configs": ["*.yaml"],
+        **{f"passl.configs.{name}": ["*.yaml"] for name in CONFIG_FOLDERS},
+    },
+    install_requires=REQUIREMENTS,
+    extras_require={
+        # Paddle 2.6 needs setuptools on Python 3.12, and does not ask for it.
+        "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],
+        "gpu": ["paddlepaddle-gpu==2.6.2; python_version < '3.13'", "setuptools"],
+        "photos": ["pyarrow>=15"],
+        "dev": ["pytest>=8", "ruff==0.15.22", "build"],
+    },
+    entry_points={
+        "console_scripts": ["passl-train=passl.cli.train:main", "passl-eval=passl.cli.eval:main"]
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
