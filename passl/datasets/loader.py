@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set
+import threading
+import time
+from types import FrameType
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
-from paddle.io import DataLoader, Dataset
+from paddle.io import DataLoader, Dataset, multiprocess_utils
 
 from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
 from passl.datasets.registry import BATCH_TRANSFORMS
@@ -65,31 +70,43 @@ class Loader:
             collate_fn=_collate,
             num_workers=self.num_workers,
             use_shared_memory=self.use_shared_memory,
-            worker_init_fn=_leave_interrupts_to_main,
+            worker_init_fn=_prepare_worker,
         )
         iterator = iter(loader)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except (RuntimeError, SystemError) as error:
-                text = str(error).strip()
-                raise PasslError(
-                    "a data worker died (killed, or out of memory?): "
-                    f"{text.splitlines()[-1] if text else type(error).__name__}; "
-                    "lower loader.num_workers or the batch size, then --resume auto"
-                ) from error
-            if _ERROR in batch:
-                raise PasslError(batch[_ERROR])
-            self._note_unreadable(batch.pop(_UNREADABLE, ""))
-            if not batch:
-                raise PasslError(
-                    "not one image of a batch could be read; is the data folder still there?"
-                )
-            for transform in self.batch_transforms:
-                batch = transform(batch)
-            yield batch
+        try:
+            while True:
+                batch = self._next(iterator)
+                if batch is None:
+                    return
+                for transform in self.batch_transforms:
+                    batch = transform(batch)
+                yield batch
+        finally:
+            # At once: a stream of training batches is rarely read to its very end, and Python
+            # waits for left-over workers before it exits.
+            iterator._try_shutdown_all()
+
+    def _next(self, iterator: Any) -> Optional[Dict[str, Any]]:
+        """Returns the next batch that has images, or None after the last."""
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return None
+        except (RuntimeError, SystemError) as error:
+            text = str(error).strip()
+            raise PasslError(
+                "a data worker died (killed, or out of memory?): "
+                f"{text.splitlines()[-1] if text else type(error).__name__}; "
+                "lower loader.num_workers or the batch size, then --resume auto"
+            ) from error
+        if _ERROR in batch:
+            raise PasslError(batch[_ERROR])
+        self._note_unreadable(batch.pop(_UNREADABLE, ""))
+        if not batch:
+            raise PasslError(
+                "not one image of a batch could be read; is the data folder still there?"
+            )
+        return batch
 
     def _note_unreadable(self, messages: str) -> None:
         for message in filter(None, messages.split("\n")):
@@ -144,6 +161,37 @@ def _collate(samples: List[Any]) -> Dict[str, Any]:
     return batch
 
 
-def _leave_interrupts_to_main(worker_id: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main process decides what it means."""
+# How long a worker goes on after SIGTERM, so that the main process can finish its step and save.
+_GRACE_SECONDS = 20.0
+
+
+def _prepare_worker(worker_id: int) -> None:
+    """Runs first in every worker: it leaves signals to the main process, and dies with it."""
+    # Ctrl-C, and SIGTERM from a batch system, reach every process of the group; the main process
+    # decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_later)
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_with_parent(parent: int) -> None:
+    """Ends a worker whose main process was killed.
+
+    Paddle's own watch looks only between two requests, and a worker waits for the next one for
+    ever: it would stay behind with its memory.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    _leave()
+
+
+def _leave_later(signum: int, frame: Optional[FrameType]) -> None:
+    timer = threading.Timer(_GRACE_SECONDS, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    with contextlib.suppress(Exception):
+        multiprocess_utils._cleanup_mmap()  # its share of /dev/shm
+    os._exit(1)

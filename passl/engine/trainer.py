@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
@@ -117,8 +118,8 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
         if not math.isfinite(float(progress.loss_sum)):
             raise PasslError(
                 f"the loss is {float(progress.loss_sum)} at step {progress.step}; nothing is "
-                f"saved and {latest} stays as it was; lower learning_rate, lengthen the warm-up or set "
-                "optimizer.grad_clip"
+                f"saved and {latest} stays as it was; lower learning_rate, lengthen the warm-up "
+                "or set optimizer.grad_clip"
             )
         record["samples_seen"] = progress.step * global_batch
         save_checkpoint(paths, architecture, optimizer, progress, record)
@@ -154,17 +155,18 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
             val_loader = None
             if "val" in datasets:
                 val_loader = evaluation_loader(datasets["val"], sections["val"])
-            _loop(
-                run,
-                architecture,
-                optimizer,
-                schedule,
-                loader,
-                val_loader,
-                accumulation,
-                hooks,
-                stop,
-            )
+            with contextlib.closing(iter(loader)) as batches:
+                _loop(
+                    run,
+                    architecture,
+                    optimizer,
+                    schedule,
+                    batches,
+                    val_loader,
+                    accumulation,
+                    hooks,
+                    stop,
+                )
             if "test" in datasets:
                 _test_once(run, architecture, datasets["test"], hooks, stop)
     except SystemError as error:
@@ -184,7 +186,7 @@ def _loop(
     architecture: Architecture,
     optimizer: Optimizer,
     schedule: Schedule,
-    loader: Loader,
+    batches: Iterator[Dict[str, Any]],
     val_loader: Optional[Loader],
     accumulation: int,
     hooks: List[Hook],
@@ -194,7 +196,6 @@ def _loop(
     progress, cfg = run.progress, run.cfg
     interval = cfg.log_config.interval
     architecture.train()
-    batches = iter(loader)
     progress.loss_sum = paddle.to_tensor(progress.loss_sum, dtype="float32")
     images, clock = 0, time.perf_counter()
     stepped = False

@@ -1,0 +1,151 @@
+"""What a user can get wrong: one clear line, exit code 2, nothing half-written."""
+
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+from passl.cli import eval as eval_command
+from passl.cli import train as train_command
+
+
+@pytest.fixture
+def train_error(config_file, tmp_path, capsys):
+    """Runs passl-train with a mistake; returns its one line, after checking it wrote nothing."""
+
+    def run(*arguments, config=None, **changes):
+        out = tmp_path / "out"
+        argv = ["-c", config or config_file(**changes), "--output-dir", str(out), *arguments]
+        assert train_command.main(argv) == 2
+        captured = capsys.readouterr()
+        assert not out.exists(), "nothing half-written"
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+        assert "Traceback" not in captured.err
+        return captured.err
+
+    return run
+
+
+@pytest.mark.smoke
+def test_config_that_does_not_exist(train_error):
+    line = train_error(config="configs/mlp_mixer/mlp-mixer_b16.yaml")
+    assert "mlp-mixer_b16.yaml" in line and "did you mean 'mlp-mixer_b16_224'" in line
+
+
+def test_config_that_is_not_yaml(train_error, tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("model: {name: [\nepochs: 3\n")
+    assert f"{path}:" in train_error(config=str(path))
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("model.architecture.name=MlpMixr", ("unknown backbone", "did you mean 'MlpMixer'")),
+        ("dataloader.train.dataset.transforms.0.name=RandomCropp", ("unknown transform",)),
+        ("optimizer.name=AdamX", ("unknown optimizer", "did you mean 'AdamW'")),
+        ("lr_scheduler.name=Cosin", ("unknown lr_scheduler", "Cosine")),
+        ("hooks=[{name: Nothing}]", ("unknown hook",)),
+        ("model.architecture.embed_dims=4", ("unknown argument", "did you mean 'embed_dim'")),
+        ("epoch=4", ("unknown key 'epoch'", "did you mean 'epochs'")),
+        ("epochs=many", ("epochs", "many")),
+        ("device=tpu", ("device",)),
+        ("global_batch_size=12", ("global_batch_size 12", "batch_size 8")),
+        ("dataloader.train.sampler.batch_size=61", ("60 images",)),
+        ("lr_scheduler.warmup_steps=99", ("warm-up of 99 steps",)),
+        ("model.head.in_channels=3", ("in_channels", "64")),
+        ("model.head.num_classes=4", ("3 classes", "num_classes=3")),
+        ("dataloader.train.dataset.dataroot=nowhere", ("nowhere", "no such data folder")),
+        ("model.architecture.patch_size=5", ("patch_size", "divide")),
+    ],
+)
+def test_overrides(train_error, override, fragments):
+    line = train_error("-o", override)
+    for fragment in fragments:
+        assert fragment in line
+    assert "-o " in line or "small.yaml:" in line  # it says where the mistake was made
+
+
+def test_a_mistake_in_a_file_is_named_by_its_line(train_error, config_file):
+    path = config_file(optimizer={"name": "AdamW", "weight_decay": 0.05, "beta3": 1.0})
+    number = next(i for i, line in enumerate(open(path), 1) if "beta3" in line)
+    assert f"{path}:{number}: unknown argument 'beta3'" in train_error(config=path)
+
+
+def test_an_empty_data_folder_and_a_class_without_images(train_error, tmp_path, photos):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    key = "dataloader.train.dataset.dataroot"
+    assert "no class folders" in train_error("-o", f"{key}={empty}")
+    copy = tmp_path / "copy"
+    shutil.copytree(photos / "train", copy)
+    (copy / "plum").mkdir()
+    assert "plum" in train_error("-o", f"{key}={copy}")
+
+
+def test_lists(train_error, tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.jpg")
+    listing = tmp_path / "list.txt"
+    dataset = f"dataloader.train.dataset={{name: ImageList, dataroot: {tmp_path}, "
+    dataset += f"list_file: {listing}}}"
+    listing.write_text("a.jpg 0\nb.jpg\n")
+    assert f"{listing}:2: " in train_error("-o", dataset)
+    listing.write_text("a.jpg 0\nb.jpg 3\n")
+    assert f"{listing}:2: label 3" in train_error("-o", dataset)
+
+
+def test_gpu_on_the_cpu_build(train_error):
+    assert "--device cpu" in train_error("--device", "gpu")
+
+
+def test_weights_and_checkpoints_that_are_not(train_error, tmp_path):
+    assert "no such file" in train_error("--pretrained", str(tmp_path / "none.safetensors"))
+    junk = tmp_path / "junk.safetensors"
+    junk.write_bytes(b"\x00" * 100)
+    assert str(junk) in train_error("--pretrained", str(junk))
+    assert "cannot resume" in train_error("--resume", str(junk))
+
+
+def test_several_processes_are_refused(train_error, monkeypatch):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    assert "several processes" in train_error()
+
+
+def test_a_folder_that_cannot_be_made(config_file, tmp_path, capsys):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    argv = ["-c", config_file(), "--output-dir", str(blocker / "out")]
+    assert train_command.main(argv) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_evaluation(config_file, tmp_path, capsys):
+    def error(*arguments, **changes):
+        assert eval_command.main(["-c", config_file(**changes), *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    assert "no such file" in error("--weights", tmp_path / "none.safetensors")
+    assert "checkpoints/best.safetensors" in error("--output-dir", tmp_path / "nothing")
+
+
+def test_debug_shows_the_traceback(config_file):
+    from passl.utils.errors import PasslError
+
+    with pytest.raises(PasslError):
+        train_command.main(["-c", config_file(), "-o", "epoch=1", "--debug"])
+
+
+def test_help_has_an_example(capsys):
+    for command in (train_command, eval_command):
+        with pytest.raises(SystemExit) as stopped:
+            command.main(["--help"])
+        assert stopped.value.code == 0
+        assert "example:" in capsys.readouterr().out
+
+
+def test_the_working_folder_stays_clean(train_error, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    train_error("-o", "epoch=1")
+    assert sorted(os.listdir(tmp_path)) == ["small.yaml"]

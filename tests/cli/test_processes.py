@@ -1,0 +1,227 @@
+"""The command lines as real processes: train, evaluate, be killed, resume to the last bit."""
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, records, run_tool, start_tool
+
+from passl.weights import TensorFile
+
+EPOCHS = 12
+STEPS = 7 * EPOCHS
+
+
+@pytest.fixture(scope="session")
+def whole_run(photos, tmp_path_factory):
+    """An uninterrupted run: (config path, folder)."""
+    import yaml
+    from conftest import small_config
+
+    base = tmp_path_factory.mktemp("whole")
+    path = base / "small.yaml"
+    path.write_text(yaml.safe_dump(small_config(photos, epochs=EPOCHS)))
+    code, out, err = run_tool("train", "-c", path, "--output-dir", base / "run")
+    assert code == 0, err
+    assert "Top-1" in out and "images/s" in out
+    return path, base / "run"
+
+
+def wait_for_steps(process, folder, steps):
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if metrics.exists() and metrics.read_text().count("\n") >= steps:
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.002)
+    raise AssertionError(process.communicate())
+
+
+def same_run(one, other):
+    assert records(one) == records(other)
+    latest = [TensorFile(folder / "checkpoints" / "latest.safetensors") for folder in (one, other)]
+    arrays = [file.read() for file in latest]
+    assert arrays[0].keys() == arrays[1].keys()
+    for name, array in arrays[0].items():
+        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
+
+
+@pytest.mark.smoke
+def test_killed_in_the_middle_and_resumed_it_is_the_same_run(whole_run, tmp_path):
+    config, whole = whole_run
+    folder = tmp_path / "run"
+    process = start_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    wait_for_steps(process, folder, 27)
+    workers = children_of(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate(timeout=10)  # ends when the workers, which hold the pipe too, have gone
+    written = len(records_of_whole_lines(folder))
+    assert written < STEPS, "it was to be killed before its end"
+    code, out, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    assert code == 0, err
+    assert "resumed from" in out
+    same_run(folder, whole)
+    # The test split is reported once, and asking again costs nothing.
+    code, out, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    assert code == 0, err
+    same_run(folder, whole)
+
+
+def children_of(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def records_of_whole_lines(folder):
+    lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.full
+def test_killed_at_many_random_moments(whole_run, tmp_path):
+    config, whole = whole_run
+    folder = tmp_path / "run"
+    chance = random.Random(0)
+    kills = 0
+    for _ in range(20):
+        process = start_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+        try:
+            process.wait(timeout=3.0 + 2.0 * chance.random())
+        except Exception:
+            process.kill()
+            kills += 1
+        _, err = process.communicate(timeout=10)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, err
+    assert kills >= 1
+    code, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    assert code == 0, err
+    same_run(folder, whole)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_request_to_stop_saves_first(whole_run, tmp_path, signum, code):
+    config, whole = whole_run
+    folder = tmp_path / "run"
+    process = start_tool("train", "-c", config, "--output-dir", folder, start_new_session=True)
+    wait_for_steps(process, folder, 10)
+    # As a terminal or a batch system does it: the workers get the signal too.
+    os.killpg(process.pid, signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in out + err
+    assert "continue with --resume auto" in out
+    progress = TensorFile(folder / "checkpoints" / "latest.safetensors").metadata["progress"]
+    assert progress["step"] == records(folder)[-1]["step"] < STEPS
+    result, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    assert result == 0, err
+    same_run(folder, whole)
+
+
+def interrupted_run(config, folder):
+    process = start_tool("train", "-c", config, "--output-dir", folder)
+    wait_for_steps(process, folder, 10)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    return folder / "checkpoints" / "latest.safetensors"
+
+
+def test_a_full_disk_leaves_the_older_checkpoint(whole_run, tmp_path):
+    config, whole = whole_run
+    latest = interrupted_run(config, tmp_path / "run")
+    before = latest.read_bytes()
+
+    def small_disk():
+        size = len(before) - 1000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    code, _, err = run_tool(
+        "train", "-c", config, "--output-dir", tmp_path / "run", "--resume", "auto",
+        preexec_fn=small_disk,
+    )  # fmt: skip
+    assert code == 2
+    assert err.count("\n") == 1 and "could not be written" in err and "disk" in err
+    assert latest.read_bytes() == before
+    assert [p for p in latest.parent.iterdir() if p.name.startswith(".partial")] == []
+    code, _, err = run_tool(
+        "train", "-c", config, "--output-dir", tmp_path / "run", "--resume", "auto"
+    )
+    assert code == 0, err
+    same_run(tmp_path / "run", whole)
+
+
+def test_a_damaged_checkpoint_and_a_changed_config(whole_run, tmp_path):
+    config, _ = whole_run
+    folder = tmp_path / "run"
+    latest = interrupted_run(config, folder)
+    whole = latest.read_bytes()
+    arguments = ("train", "-c", config, "--output-dir", folder)
+
+    code, _, err = run_tool(*arguments)
+    assert code == 2 and "--resume auto" in err  # it does not write over a run
+
+    code, _, err = run_tool(*arguments, "--resume", "auto", "-o", "optimizer.weight_decay=0.5")
+    assert code == 2 and "optimizer.weight_decay = 0.05" in err and err.count("\n") == 1
+    assert latest.read_bytes() == whole
+
+    latest.write_bytes(whole[: len(whole) // 2])
+    code, _, err = run_tool(*arguments, "--resume", "auto")
+    assert code == 2 and str(latest) in err and err.count("\n") == 1
+    assert latest.read_bytes() == whole[: len(whole) // 2]
+
+
+@pytest.mark.smoke
+def test_evaluation_prints_and_writes_what_training_recorded(whole_run, tmp_path):
+    config, folder = whole_run
+    best = folder / "checkpoints" / "best.safetensors"
+    result_file = tmp_path / "result.json"
+    code, out, err = run_tool(
+        "eval", "-c", config, "--weights", best, "--split", "test", "--json", result_file
+    )
+    assert code == 0, err
+    result = json.loads(result_file.read_text())
+    assert set(result) == {
+        "top1",
+        "top5",
+        "loss",
+        "samples",
+        "crop_ratio",
+        "seconds",
+        "images_per_second",
+    }
+    recorded = records(folder)[-1]
+    assert recorded["split"] == "test"
+    for key in ("top1", "top5", "loss", "samples"):
+        assert result[key] == recorded[key]
+    assert result["crop_ratio"] == 0.875 and result["samples"] == 11
+    assert f"Top-1 {result['top1']:.2f} %" in out
+    assert "over 11 images at crop ratio 0.875" in out and "test" in out
+
+    code, _, err = run_tool(
+        "eval", "-c", config, "--weights", best, "-o", "model.head.num_classes=5"
+    )
+    assert code == 2 and "[64, 3]" in err and "[64, 5]" in err and err.count("\n") == 1
+
+
+def test_tools_run_from_anywhere(tmp_path):
+    code, out, _ = run_tool("eval", "--help", cwd=tmp_path)
+    assert code == 0 and "example:" in out
+    code, _, err = run_tool("train", "-c", "mlp-mixer_b16_224", cwd=tmp_path)
+    assert code == 2 and "data/ILSVRC2012/train" in err
+    assert not os.listdir(tmp_path)
+    assert (ROOT / "tools" / "train.py").exists()

@@ -1,0 +1,154 @@
+"""Training through the Python API: what a run computes and writes."""
+
+import json
+import logging
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from conftest import records, small_config
+
+from passl.engine import train
+from passl.utils.config import get_config
+from passl.utils.errors import PasslError
+from passl.weights import TensorFile
+
+
+@pytest.fixture
+def run(photos, tmp_path):
+    """Trains a small config with changes and returns the run's folder."""
+
+    def start(name="run", overrides=(), **changes):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(small_config(photos, **changes)))
+        folder = tmp_path / name
+        train(get_config(path, [f"output_dir={folder}", *overrides]))
+        return folder
+
+    return start
+
+
+@pytest.mark.smoke
+def test_learns_and_keeps_its_account(run):
+    folder = run(epochs=4, checkpoint={"interval_steps": None, "keep": 2})
+    steps = [r for r in records(folder) if "split" not in r]
+    assert [r["step"] for r in steps] == list(range(1, 29))
+    assert [r["epoch"] for r in steps] == [1 + i // 7 for i in range(28)]
+    assert set(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])) == {
+        "step",
+        "epoch",
+        "loss",
+        "lr",
+        "images_per_second",
+    }
+    assert steps[0]["loss"] == pytest.approx(np.log(3), abs=1e-6)  # the zero head knows nothing
+    assert np.mean([r["loss"] for r in steps[-4:]]) < 0.9 * np.log(3)
+    evaluations = [r for r in records(folder) if r.get("split") == "val"]
+    assert [(r["step"], r["samples"]) for r in evaluations] == [(7 * i, 13) for i in range(1, 5)]
+    test = [r for r in records(folder) if r.get("split") == "test"]
+    assert len(test) == 1 and test[0]["samples"] == 11
+
+    names = sorted(p.name for p in (folder / "checkpoints").iterdir())
+    assert names == [
+        "best.safetensors",
+        "latest.safetensors",
+        "step-00000021.safetensors",
+        "step-00000028.safetensors",
+    ]
+    latest = TensorFile(folder / "checkpoints" / "latest.safetensors").metadata
+    assert latest["class_names"] == ["apple", "kiwi", "pear"]
+    assert latest["samples_seen"] == 28 * 8
+    best = TensorFile(folder / "checkpoints" / "best.safetensors").metadata["progress"]["best"]
+    assert best["top1"] == max(r["top1"] for r in evaluations)
+    traced = json.loads((folder / "environment.jsonl").read_text())
+    assert traced["commit"] and traced["paddle"] == paddle.__version__
+    assert get_config(folder / "config.yaml").epochs == 4
+    assert list((folder / "visualdl").glob("vdlrecords.*"))
+
+
+def test_seed_0_is_a_seed_and_seeds_differ(run):
+    first, again, other = (
+        run(name, ["dataloader.train.loader.num_workers=0"], epochs=1, seed=seed)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert records(first) == records(again)
+    assert records(first) != records(other)
+
+
+def test_workers_do_not_change_the_numbers(run):
+    assert records(run("two", epochs=1)) == records(
+        run("none", ["dataloader.train.loader.num_workers=0"], epochs=1)
+    )
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(run):
+    plain = ["model.architecture.drop_rate=0", "model.architecture.drop_path_rate=0"]
+    whole = run("whole", plain, epochs=2)
+    parts = run(
+        "parts",
+        [*plain, "global_batch_size=8", "dataloader.train.sampler.batch_size=2"],
+        epochs=2,
+    )
+    losses = [[r["loss"] for r in records(folder) if "split" not in r] for folder in (whole, parts)]
+    assert len(losses[0]) == 14
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_the_recorded_loss_is_the_mean_since_the_last_record(run):
+    single = [r["loss"] for r in records(run("single", epochs=1)) if "split" not in r]
+    grouped = [
+        r for r in records(run("grouped", epochs=1, log_config={"interval": 3})) if "loss" in r
+    ]
+    grouped = [(r["step"], r["loss"]) for r in grouped if "split" not in r]
+    expected = [(3, np.mean(single[:3])), (6, np.mean(single[3:6])), (7, single[6])]
+    for (step, loss), (expected_step, expected_loss) in zip(grouped, expected):
+        assert step == expected_step
+        assert loss == pytest.approx(expected_loss, rel=1e-6)
+
+
+def test_pretrained_starts_from_the_weights(run, tmp_path, photos):
+    folder = run("first", epochs=2)
+    path = tmp_path / "second.yaml"
+    path.write_text(yaml.safe_dump(small_config(photos, epochs=1)))
+    best = folder / "checkpoints" / "best.safetensors"
+    train(get_config(path, [f"output_dir={tmp_path / 'second'}"]), pretrained=str(best))
+    assert records(tmp_path / "second")[0]["loss"] < np.log(3) - 0.01
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(run, tmp_path):
+    with pytest.raises(PasslError, match=r"loss became (nan|inf).*learning_rate"):
+        run(
+            "nan",
+            ["optimizer.grad_clip=null", "lr_scheduler.learning_rate=1e30"],
+            optimizer={"name": "SGD"},
+        )
+    for path in (tmp_path / "nan" / "checkpoints").glob("*"):
+        arrays = TensorFile(path).read("model/")
+        assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_unreadable_training_images_are_reported_once_and_skipped(run, photos, caplog):
+    caplog.set_level(logging.INFO)
+    logging.getLogger("passl").propagate = True
+    bad = photos / "train" / "kiwi" / "broken.jpg"
+    bad.write_bytes(b"not an image")
+    try:
+        folder = run("skip", epochs=2)
+        with pytest.raises(PasslError, match="broken.jpg"):
+            run("limit", ["dataloader.train.loader.max_unreadable=0"], epochs=1)
+    finally:
+        bad.unlink()
+    reports = [r for r in caplog.records if "broken.jpg" in r.getMessage()]
+    assert len(reports) == 1
+    assert records(folder)[-1]["split"] == "test"
+
+
+def test_an_unreadable_image_stops_an_evaluation(run, photos):
+    bad = photos / "val" / "kiwi" / "broken.jpg"
+    bad.write_bytes(b"")
+    try:
+        with pytest.raises(PasslError, match="val/kiwi/broken.jpg"):
+            run("stop", epochs=1)
+    finally:
+        bad.unlink()

@@ -1,0 +1,57 @@
+"""The rooms of the house, and which way imports go between them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "passl"
+MAY_IMPORT = {
+    "utils": set(),
+    "modeling": {"utils"},
+    "datasets": {"utils"},
+    "solver": {"utils"},
+    "weights": {"utils"},
+    "hooks": {"utils", "modeling", "datasets", "solver", "weights"},
+    "engine": {"utils", "modeling", "datasets", "solver", "weights", "hooks"},
+    "cli": {"utils", "modeling", "datasets", "solver", "weights", "hooks", "engine"},
+}
+
+
+def imported_rooms(source):
+    rooms = set()
+    for node in ast.walk(ast.parse(source)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert "*" not in [alias.name for alias in node.names], "no wildcard imports"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        rooms |= {name.split(".")[1] for name in names if name.startswith("passl.")}
+    return rooms
+
+
+def test_every_room_is_known():
+    rooms = {p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()}
+    assert rooms == set(MAY_IMPORT)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room):
+    for file in (PACKAGE / room).rglob("*.py"):
+        wrong = imported_rooms(file.read_text()) - MAY_IMPORT[room] - {room}
+        assert not wrong, f"{file.relative_to(PACKAGE)} imports {sorted(wrong)}"
+
+
+def test_the_check_sees_imports():
+    source = "import passl.engine\nfrom passl.cli.train import main\nfrom passl import hooks\n"
+    assert imported_rooms(source) == {"engine", "cli", "hooks"}
+
+
+def test_configs_are_never_evaluated():
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), file

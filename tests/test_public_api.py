@@ -1,0 +1,69 @@
+"""The public seed of the API runs as it stands, forever."""
+
+import os
+from pathlib import Path
+
+import paddle
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.smoke
+def test_five_lines(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # fmt: off
+    from passl.modeling.backbones import build_backbone
+    from passl.modeling.heads import build_head
+    from passl.utils.config import get_config
+    cfg = get_config('configs/mlp_mixer/mlp-mixer_b16_224.yaml')
+    logits = build_head(cfg.model.head)(build_backbone(cfg.model.architecture)(paddle.randn([2, 3, 224, 224])))  # noqa: E501
+    # fmt: on
+    assert list(logits.shape) == [2, 1000]
+    logits.sum().backward()
+
+
+def test_every_shipped_config_is_valid_and_named():
+    from passl.utils.config import get_config, shipped_configs
+
+    shipped = shipped_configs()
+    assert {"mlp-mixer_b16_224", "mlp-mixer_l16_224", "mlp-mixer_groceries"} <= set(shipped)
+    for name, path in shipped.items():
+        assert get_config(name) == get_config(path)
+
+
+def test_imagenet_configs_say_what_the_published_numbers_need():
+    from passl.utils.config import get_config
+
+    for name, width in (("mlp-mixer_b16_224", 768), ("mlp-mixer_l16_224", 1024)):
+        cfg = get_config(name)
+        assert cfg.model.head.in_channels == width
+        assert cfg.dataloader.val.dataset.transforms == [
+            {
+                "name": "ResizeCenterCrop",
+                "size": 224,
+                "crop_ratio": 0.875,
+                "interpolation": "bicubic",
+            }
+        ]
+        for split in ("train", "val"):
+            assert cfg.dataloader[split].batch_transforms == [
+                {"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}
+            ]
+        assert cfg.optimizer == {
+            "name": "AdamW",
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "weight_decay": 0.1,
+            "grad_clip": 1.0,
+        }
+        assert cfg.lr_scheduler.name == "Linear" and cfg.lr_scheduler.warmup_steps == 10000
+        assert cfg.global_batch_size == 4096 and cfg.epochs == 300
+
+
+def test_relative_paths_need_no_checkout(monkeypatch, tmp_path):
+    from passl.utils.config import get_config
+
+    monkeypatch.chdir(tmp_path)
+    assert get_config("configs/mlp_mixer/mlp-mixer_b16_224.yaml").epochs == 300
+    assert not os.listdir(tmp_path)
