@@ -23,7 +23,7 @@ from typing import Dict, List
 
 from passl.utils.errors import PasslError
 
-# What prepare_environment() set, for the log: (variable, value, why).
+# What prepare_environment() set, for the log.
 _applied: List[str] = []
 
 
@@ -48,7 +48,9 @@ def _processor_vendor() -> str:
 def prepare_environment() -> None:
     """Sets the variables that Paddle reads at import, unless the user has set them."""
     if "paddle" in sys.modules:
-        return  # too late: Paddle has read (or set) them already
+        # Too late: Paddle has read them already, and set OMP_NUM_THREADS to 1 if it was unset.
+        _applied.append("nothing (paddle was imported before passl)")
+        return
     wanted = {"OMP_NUM_THREADS": str(available_cores())}
     # The switch is for AMD alone; its effect on Intel processors is not known.
     if _processor_vendor() == "AuthenticAMD":

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What the environment that PASSL sets before importing Paddle gains on this CPU.
+
+Times training steps of a small Mixer in processes of their own, in turn: as Paddle starts by
+itself, and as PASSL starts it.
+
+usage: python benchmarks/cpu_environment.py [--repeats 5] [--json FILE]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VARIABLES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
+
+STEPS = """
+import sys, time
+if sys.argv[1] == "paddle":
+    import zlib, paddle  # first, so that PASSL comes too late to set anything
+import passl, paddle
+from passl.modeling.architectures import build_architecture
+from passl.solver import build_optimizer
+model = build_architecture({
+    "architecture": {"name": "MlpMixer", "img_size": 64, "patch_size": 8, "embed_dim": 128,
+                     "num_blocks": 6, "tokens_mlp_dim": 64, "channels_mlp_dim": 512},
+    "head": {"name": "ClassificationHead", "num_classes": 14}})
+optimizer = build_optimizer({"name": "AdamW"}, model)
+batch = {"image": paddle.randn([32, 3, 64, 64]), "label": paddle.randint(0, 14, [32])}
+for step in range(13):
+    if step == 3:
+        started = time.perf_counter()
+    model(batch)["loss"].backward()
+    optimizer.step(1e-3)
+print(10 * 32 / (time.perf_counter() - started))
+"""
+
+
+def rate(who: str) -> float:
+    """Returns images a second of training steps."""
+    env = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    env["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STEPS, who],
+        env=env,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", metavar="FILE")
+    arguments = parser.parse_args()
+    rows = []
+    for repeat in range(arguments.repeats):
+        alone, ours = rate("paddle"), rate("passl")
+        rows.append({"paddle": alone, "passl": ours, "ratio": ours / alone})
+        print(
+            f"{repeat + 1}: Paddle alone {alone:.1f}, PASSL {ours:.1f} images/s, "
+            f"ratio {ours / alone:.2f}",
+            flush=True,
+        )
+    medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+    print(f"median ratio of {len(rows)}: {medians['ratio']:.2f}")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"medians": medians, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
