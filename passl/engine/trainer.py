@@ -347,7 +347,9 @@ def _announce(
         run.folder,
         environment["device"],
         math_threads(),
-        "".join(f", {setting} set" for setting in environment["environment_set"]),
+        f", set {' '.join(environment['environment_set'])}"
+        if environment["environment_set"]
+        else "",
         environment["paddle"],
         environment["commit"],
         run.cfg.seed,

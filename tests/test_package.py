@@ -1,0 +1,56 @@
+"""The installed wheel, outside any checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.full
+def test_the_wheel_carries_commands_and_configs(tmp_path):
+    def python(*arguments, **options):
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True, text=True, timeout=300, **options,
+        )  # fmt: skip
+
+    copy = tmp_path / "source"
+    names = ("passl", "configs", "setup.py", "requirements.txt", "README.md", "pyproject.toml")
+    subprocess.run(["mkdir", copy], check=True)
+    for name in names:
+        subprocess.run(["cp", "-r", ROOT / name, copy], check=True)
+    built = python("-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("passl-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert "passl/configs/mlp_mixer/mlp-mixer_b16_224.yaml" in names
+        assert not [n for n in names if n.startswith(("tests/", "tools/", "configs/"))]
+        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+        commands = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    requirements = [line for line in metadata.splitlines() if line.startswith("Requires-Dist")]
+    assert not [r for r in requirements if "paddlepaddle" in r and "extra ==" not in r]
+    assert [r for r in requirements if "paddlepaddle<" in r and "cpu" in r]
+    assert [r for r in requirements if "paddlepaddle-gpu==2.6.2" in r and "gpu" in r]
+    assert "passl-train = passl.cli.train:main" in commands
+    assert "passl-eval = passl.cli.eval:main" in commands
+
+    site = tmp_path / "site"
+    installed = python("-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel)
+    assert installed.returncode == 0, installed.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    run = python("-c", "import passl; print(passl.__file__)", cwd=elsewhere, env=env)
+    assert run.stdout.startswith(str(site))
+    for config in ("mlp-mixer_b16_224", "configs/mlp_mixer/mlp-mixer_l16_224.yaml"):
+        run = python(site / "bin" / "passl-train", "-c", config, cwd=elsewhere, env=env)
+        assert run.returncode == 2, run.stderr
+        assert "data/ILSVRC2012/train: there is no such data folder" in run.stderr
+    run = python(site / "bin" / "passl-eval", "--help", cwd=elsewhere, env=env)
+    assert run.returncode == 0 and "example:" in run.stdout

@@ -1,0 +1,65 @@
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bash(command, **options):
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, **options
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in (ROOT / "scripts").glob("*.sh")))
+def test_scripts_parse(script):
+    assert bash(f"bash -n scripts/{script}") == (0, "", "")
+
+
+def test_help_and_a_bad_seed():
+    for script in ("quickstart", "test"):
+        code, out, _ = bash(f"bash scripts/{script}.sh --help")
+        assert code == 0 and "usage: bash scripts/" in out
+    code, out, err = bash("bash scripts/quickstart.sh twelve")
+    assert code == 2 and "'twelve'" in err and out == ""
+
+
+@pytest.fixture
+def bare_path(tmp_path):
+    """A PATH with a few commands and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for command in ("bash", "cat", "cksum", "dirname", "basename", "sed"):
+        (folder / command).symlink_to(shutil.which(command))
+    return folder
+
+
+def stand_in(folder, name, answer):
+    script = folder / name
+    script.write_text(f"#!/bin/sh\n{answer}\n")
+    script.chmod(0o755)
+
+
+def test_a_python_that_only_complains_is_passed_over(bare_path, tmp_path):
+    env = {"PATH": str(bare_path), "HOME": str(tmp_path)}
+    stand_in(bare_path, "python3", 'echo "pyenv: python3: command not found" >&2; exit 127')
+    stand_in(bare_path, "python3.11", "exit 0")
+    assert bash(". scripts/environment.sh; find_python", env=env) == (0, "python3.11\n", "")
+
+
+def test_no_supported_python_is_said(bare_path, tmp_path):
+    env = {"PATH": str(bare_path), "HOME": str(tmp_path)}
+    stand_in(bare_path, "python3", "exit 1")
+    code, _, err = bash("bash scripts/quickstart.sh", env=env)
+    assert code == 2
+    assert "no supported Python found: install Python 3.9 to 3.13" in err
+    assert "PYTHON=/path/to/python" in err
+
+
+def test_fetching_what_is_there_costs_nothing(tmp_path):
+    assert (
+        bash(f"bash scripts/fetch_groceries.sh {tmp_path}")[1] == f"{tmp_path}: is there already\n"
+    )
