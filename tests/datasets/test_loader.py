@@ -1,0 +1,303 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from passl.datasets import (
+    EvaluationBatches,
+    Loader,
+    TrainingBatches,
+    UnreadableImage,
+    build_dataset,
+)
+from passl.utils.logging import logger
+
+TRAINING = [
+    {"name": "RandomResizedCrop", "size": 8},
+    {"name": "RandomHorizontalFlip"},
+]
+NORMALIZE = [{"name": "Normalize", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}]
+WORKERS = pytest.mark.parametrize("num_workers", [0, 2])
+
+
+def folder(root, transforms=()):
+    cfg = {"name": "ImageFolder", "dataroot": str(root), "transforms": list(transforms)}
+    return build_dataset(cfg)
+
+
+def error_of_reading(root, transforms, num_workers, first=""):
+    """Returns the error of reading a folder as one batch.
+
+    It happens in another process, so that a batch that never arrives from the workers is a
+    failure instead of a test that never ends.
+    """
+    code = (
+        "import ast, sys\n"
+        "import passl.datasets as d\n"
+        f"{first}\n"
+        "root, transforms, workers = ast.literal_eval(sys.argv[1])\n"
+        "cfg = {'name': 'ImageFolder', 'dataroot': root, 'transforms': transforms}\n"
+        "data = d.build_dataset(cfg)\n"
+        "batches = d.EvaluationBatches(len(data), len(data))\n"
+        "try:\n"
+        "    print(len(list(d.Loader(data, batches, num_workers=workers))), 'batches')\n"
+        "except Exception as error:\n"
+        "    print('error:', type(error).__name__, error)\n"
+    )
+    arguments = repr((str(root), transforms, num_workers))
+    with subprocess.Popen(
+        [sys.executable, "-c", code, arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail("the batch never arrived")
+    assert "error: " in output, output
+    return output.split("error: ")[1]
+
+
+@pytest.fixture
+def warnings(caplog):
+    """The package's warnings; its logger may not propagate after a command has run."""
+    logger.addHandler(caplog.handler)
+    try:
+        yield lambda: [
+            record.getMessage()
+            for record in dict.fromkeys(caplog.records)
+            if record.levelno == logging.WARNING
+        ]
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def as_arrays(loader):
+    return [{name: value.numpy() for name, value in batch.items()} for batch in loader]
+
+
+# ---------------------------------------------------------------- TrainingBatches
+
+
+def stream(length=23, global_batch=6, micro_batch=3, seed=5, start=0, end=9):
+    return TrainingBatches(length, global_batch, micro_batch, seed, start, end)
+
+
+@pytest.mark.smoke
+def test_every_epoch_is_a_permutation_without_repeats():
+    batches = stream()
+    assert batches.steps_per_epoch == 3 and len(batches) == len(list(batches)) == 18
+    keys = [key for batch in batches for key in batch]
+    orders = []
+    for epoch in range(3):
+        own = [key for key in keys if key.epoch == epoch]
+        indices = [key.index for key in own]
+        assert len(indices) == len(set(indices)) == 18  # 23 images make three steps of six
+        assert set(indices) <= set(range(23))
+        assert own == keys[18 * epoch : 18 * (epoch + 1)]
+        orders.append(indices)
+    assert orders[0] != orders[1] != orders[2] != sorted(orders[2])
+    # Other images are left out each time.
+    assert len({frozenset(order) for order in orders}) > 1
+    assert {key.seed for key in keys} == {5} and {key.copy for key in keys} == {0}
+
+
+def test_an_epoch_that_fits_shows_every_image():
+    keys = [key for batch in stream(length=24, end=4) for key in batch]
+    assert sorted(key.index for key in keys) == list(range(24))
+
+
+def test_the_order_is_a_function_of_the_seed():
+    np.random.seed(0)
+    first = list(stream())
+    np.random.seed(1)
+    assert list(stream()) == first == list(stream())
+
+    def indices(batches):
+        return [key.index for batch in batches for key in batch]
+
+    assert indices(stream(seed=6)) != indices(first)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("start", range(10))
+def test_a_later_start_gives_exactly_the_tail(start):
+    whole, tail = list(stream()), stream(start=start)
+    assert list(tail) == whole[2 * start :]
+    assert len(tail) == len(whole) - 2 * start
+
+
+def test_micro_batches_cut_the_global_batch_and_change_no_order():
+    def flat(micro_batch):
+        return [key for batch in stream(micro_batch=micro_batch) for key in batch]
+
+    assert flat(1) == flat(2) == flat(3) == flat(6)
+    assert [len(batch) for batch in stream(micro_batch=2)] == [2] * 27
+
+
+# ---------------------------------------------------------------- EvaluationBatches
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("length, batch_size", [(10, 4), (8, 4), (3, 4), (1, 1), (4, 1)])
+def test_evaluation_counts_each_sample_once(length, batch_size):
+    batches = EvaluationBatches(length, batch_size)
+    lists = list(batches)
+    assert [key.index for batch in lists for key in batch] == list(range(length))
+    assert len(lists) == len(batches)
+    assert all(len(batch) == batch_size for batch in lists[:-1])
+    assert 1 <= len(lists[-1]) <= batch_size
+
+
+@WORKERS
+def test_the_last_short_batch_arrives(image_folder, num_workers):
+    dataset = folder(image_folder({"a": 3, "b": 4}))
+    loader = Loader(dataset, EvaluationBatches(7, 3), num_workers=num_workers)
+    batches = as_arrays(loader)
+    assert len(loader) == 3
+    assert [len(batch["label"]) for batch in batches] == [3, 3, 1]
+    assert np.concatenate([batch["label"] for batch in batches]).tolist() == [0] * 3 + [1] * 4
+    images = np.concatenate([batch["image"] for batch in batches])
+    expected = [np.asarray(Image.open(dataset.where(i))) for i in range(7)]
+    np.testing.assert_array_equal(images, expected)
+    assert images.dtype == np.uint8 and batches[0]["label"].dtype == np.int64
+
+
+# ---------------------------------------------------------------- workers
+
+
+@pytest.mark.smoke
+def test_batches_do_not_depend_on_the_workers(image_folder):
+    root = image_folder({"a": 6, "b": 5, "c": 4}, size=(30, 20))
+
+    def batches(num_workers, **arguments):
+        order = TrainingBatches(15, 4, 4, seed=3, start_step=0, end_step=6)
+        loader = Loader(
+            folder(root, TRAINING), order, NORMALIZE, num_workers=num_workers, **arguments
+        )
+        return as_arrays(loader)
+
+    alone = batches(0)
+    assert len(alone) == 6 and alone[0]["image"].shape == (4, 3, 8, 8)
+    for other in (batches(2), batches(1, use_shared_memory=False)):
+        assert len(other) == 6
+        for first, second in zip(alone, other):
+            assert set(first) == set(second) == {"image", "label"}
+            for field in first:
+                np.testing.assert_array_equal(first[field], second[field])
+
+
+def test_a_loader_can_be_iterated_again(image_folder):
+    loader = Loader(folder(image_folder({"a": 3, "b": 2})), EvaluationBatches(5, 2))
+    first, second = as_arrays(loader), as_arrays(loader)
+    assert len(first) == len(second) == 3
+    for one, two in zip(first, second):
+        np.testing.assert_array_equal(one["image"], two["image"])
+
+
+# ---------------------------------------------------------------- unreadable images
+
+
+@pytest.fixture
+def damaged(image_folder):
+    """Twelve images of which numbers 1, 4 and 10 cannot be read."""
+    dataset = folder(image_folder({"a": 6, "b": 6}))
+    bad = [dataset.where(i) for i in (1, 4, 10)]
+    for path in bad:
+        with open(path, "wb") as file:
+            file.write(b"no image")
+    return dataset, bad
+
+
+@pytest.mark.smoke
+@WORKERS
+def test_unreadable_images_are_reported_once_and_skipped(damaged, warnings, num_workers):
+    dataset, bad = damaged
+    loader = Loader(dataset, EvaluationBatches(12, 4), num_workers=num_workers, max_unreadable=3)
+    for _ in range(2):
+        sizes = [len(batch["label"]) for batch in loader]
+        assert sizes == [3, 3, 3]
+        reported = warnings()
+        assert len(reported) == 3
+        for path, text in zip(bad, reported):
+            assert path in text
+    labels = np.concatenate([batch["label"] for batch in as_arrays(loader)])
+    assert labels.tolist() == [0] * 4 + [1] * 5
+
+
+@WORKERS
+def test_more_unreadable_images_than_allowed_are_an_error(damaged, warnings, num_workers):
+    dataset, bad = damaged
+    loader = Loader(dataset, EvaluationBatches(12, 4), num_workers=num_workers, max_unreadable=2)
+    batches = iter(loader)
+    assert len(next(batches)["label"]) == 3
+    assert len(next(batches)["label"]) == 3
+    with pytest.raises(UnreadableImage, match="more than 2 unreadable images") as caught:
+        next(batches)
+    assert bad[2] in str(caught.value) and "max_unreadable" in str(caught.value)
+    assert len(warnings()) == 2
+
+
+@pytest.mark.smoke
+@WORKERS
+def test_evaluation_takes_no_unreadable_image(damaged, num_workers):
+    dataset, bad = damaged
+    loader = Loader(dataset, EvaluationBatches(12, 4), num_workers=num_workers, max_unreadable=0)
+    with pytest.raises(UnreadableImage) as caught:
+        list(loader)
+    assert bad[0] in str(caught.value)
+
+
+def test_a_path_is_reported_as_it_is_written(image_folder, warnings, save_image):
+    root = image_folder({"a": 1, "b": 1})
+    path = save_image(root / "a" / "two  spaces.png")
+    path.write_bytes(b"no image")
+    list(Loader(folder(root), EvaluationBatches(3, 3), max_unreadable=1))
+    (text,) = warnings()
+    assert str(path) in text
+
+
+def test_one_unreadable_image_is_passed_over_at_batch_size_one_too(damaged, warnings):
+    dataset, _ = damaged
+    loader = Loader(dataset, EvaluationBatches(12, 1), max_unreadable=3)
+    assert sum(len(batch["label"]) for batch in loader) == 9
+    assert len(warnings()) == 3
+
+
+# ---------------------------------------------------------------- other mistakes
+
+
+@pytest.mark.smoke
+@WORKERS
+def test_images_of_differing_shape_are_a_clear_error(image_folder, save_image, num_workers):
+    root = image_folder({"a": 2, "b": 1})
+    save_image(root / "b" / "larger.png", size=(9, 9))
+    text = error_of_reading(root, [], num_workers)
+    assert text.startswith("PasslError") and "differ in shape" in text
+    assert "(5, 6, 3)" in text and "(9, 9, 3)" in text and "ResizeCenterCrop" in text
+
+
+@WORKERS
+def test_a_transform_that_does_not_fit_the_image_says_so(image_folder, num_workers):
+    root = image_folder({"a": 2, "b": 1})
+    text = error_of_reading(root, [{"name": "RandomCrop", "size": 8}], num_workers)
+    assert text.startswith("PasslError")
+    assert "RandomCrop of 8×8 from a smaller image" in text
+
+
+@WORKERS
+def test_a_mistake_in_a_transforms_code_is_not_called_a_dead_worker(image_folder, num_workers):
+    broken = (
+        "def broken(sample, rng): raise RuntimeError('a mistake in the code')\n"
+        "d.TRANSFORMS.register_variant('Broken', lambda: broken)"
+    )
+    root = image_folder({"a": 2, "b": 1})
+    text = error_of_reading(root, [{"name": "Broken"}], num_workers, first=broken)
+    assert "a mistake in the code" in text and "worker died" not in text

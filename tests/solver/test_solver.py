@@ -1,0 +1,428 @@
+import math
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from passl.solver import build_optimizer, build_schedule
+from passl.utils.errors import PasslError
+
+STEPS = 20
+
+
+class Network(nn.Layer):
+    """Parameters of every kind: matrices, biases, norms, a table that never decays, frozen ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.LayerNorm(4)
+        self.table = Table()
+        self.last = nn.Linear(4, 2)
+        self.frozen = nn.Linear(2, 2)
+        for parameter in self.frozen.parameters():
+            parameter.stop_gradient = True
+
+
+class Table(nn.Layer):
+    no_weight_decay = frozenset({"position"})
+
+    def __init__(self):
+        super().__init__()
+        self.position = self.create_parameter([2, 3])
+        self.scale = self.create_parameter([2, 3])
+
+
+DECAYED = {"first.weight", "last.weight", "table.scale"}
+UNDECAYED = {
+    "first.bias", "norm.weight", "norm.bias", "table.position", "last.bias",
+}  # fmt: skip
+
+
+def make_network(seed=0):
+    network = Network()
+    rng = np.random.default_rng(seed)
+    for parameter in network.parameters():
+        parameter.set_value(rng.normal(size=parameter.shape).astype(np.float32))
+    return network
+
+
+def values(network):
+    return {name: p.numpy().copy() for name, p in network.named_parameters()}
+
+
+def gradients_of_step(network, step):
+    rng = np.random.default_rng([7, step])
+    return {
+        name: rng.normal(0, 1 + step % 3, p.shape).astype(np.float32)
+        for name, p in network.named_parameters()
+        if not p.stop_gradient
+    }
+
+
+def take_steps(network, optimizer, steps, rates=None):
+    """Optimizer steps with gradients that are known: of a loss linear in the parameters."""
+    for step in steps:
+        gradients = gradients_of_step(network, step)
+        parameters = dict(network.named_parameters())
+        loss = sum((parameters[n] * paddle.to_tensor(g)).sum() for n, g in gradients.items())
+        loss.backward()
+        optimizer.step(rates[step] if rates else 0.05)
+
+
+def clipped(gradients, norm):
+    total = math.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
+    scale = 1.0 if norm is None else min(1.0, norm / total)
+    return {name: g.astype(np.float64) * scale for name, g in gradients.items()}
+
+
+def assert_close(network, expected):
+    for name, value in values(network).items():
+        np.testing.assert_allclose(value, expected[name], rtol=3e-5, atol=3e-6, err_msg=name)
+
+
+# ---------------------------------------------------------------- AdamW
+
+
+def adamw_numpy(network, rates, beta1, beta2, epsilon, decay, clip):
+    """Algorithm 2 of arXiv 1711.05101, with the decay multiplied by the learning rate."""
+    x = {name: value.astype(np.float64) for name, value in values(network).items()}
+    m = {name: np.zeros_like(value) for name, value in x.items()}
+    v = {name: np.zeros_like(value) for name, value in x.items()}
+    for step in range(STEPS):
+        for name, g in clipped(gradients_of_step(network, step), clip).items():
+            m[name] = beta1 * m[name] + (1 - beta1) * g
+            v[name] = beta2 * v[name] + (1 - beta2) * g**2
+            m_hat = m[name] / (1 - beta1 ** (step + 1))
+            v_hat = v[name] / (1 - beta2 ** (step + 1))
+            own_decay = decay if name in DECAYED else 0.0
+            x[name] = x[name] - rates[step] * (
+                m_hat / (np.sqrt(v_hat) + epsilon) + own_decay * x[name]
+            )
+    return x
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"weight_decay": 0.3},
+        {"weight_decay": 0.3, "grad_clip": 1.5},
+        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-2, "weight_decay": 0.1},
+        {"weight_decay": 0},
+        {"weight_decay": 1, "grad_clip": 2, "beta1": 0},
+    ],
+)
+def test_adamw_is_that_of_the_paper(arguments):
+    network = make_network()
+    rates = [0.05 / (step + 1) for step in range(STEPS)]
+    full = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "grad_clip": None}
+    full.update(arguments)
+    expected = adamw_numpy(
+        network,
+        rates,
+        full["beta1"],
+        full["beta2"],
+        full["epsilon"],
+        full["weight_decay"],
+        full["grad_clip"],
+    )
+    optimizer = build_optimizer({"name": "AdamW", **arguments}, network)
+    take_steps(network, optimizer, range(STEPS), rates)
+    assert_close(network, expected)
+
+
+# ---------------------------------------------------------------- SGD
+
+
+def sgd_numpy(network, rate, momentum, nesterov, decay, clip):
+    """Equations 1 to 4 of Sutskever et al. (2013); decay is added to the gradient.
+
+    Nesterov's gradient is taken at θ + μv, which is where the network's parameters stand.
+    """
+    x = {name: value.astype(np.float64) for name, value in values(network).items()}
+    v = {name: np.zeros_like(value) for name, value in x.items()}
+    ahead = dict(x)
+    for step in range(STEPS):
+        for name, g in clipped(gradients_of_step(network, step), clip).items():
+            g = g + (decay if name in DECAYED else 0.0) * ahead[name]
+            v[name] = momentum * v[name] - rate * g
+            x[name] = x[name] + v[name]
+            ahead[name] = x[name] + (momentum * v[name] if nesterov else 0.0)
+    return ahead
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"momentum": 0.0},
+        {"momentum": 0.8, "nesterov": True},
+        {"weight_decay": 0.3},
+        {"weight_decay": 0.3, "grad_clip": 1.5},
+        {"weight_decay": 0.3, "grad_clip": 1.5, "nesterov": True},
+        {"weight_decay": 0, "momentum": 0},
+        {"weight_decay": 1, "grad_clip": 2},
+    ],
+)
+def test_sgd_is_that_of_the_paper(arguments):
+    network = make_network()
+    full = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "grad_clip": None}
+    full.update(arguments)
+    expected = sgd_numpy(
+        network,
+        0.05,
+        full["momentum"],
+        full["nesterov"],
+        full["weight_decay"],
+        full["grad_clip"],
+    )
+    optimizer = build_optimizer({"name": "SGD", **arguments}, network)
+    take_steps(network, optimizer, range(STEPS))
+    assert_close(network, expected)
+
+
+# ---------------------------------------------------------------- what both share
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_a_step_at_rate_zero_or_with_only_decay(name):
+    network = make_network()
+    before = values(network)
+    take_steps(network, build_optimizer({"name": name, "weight_decay": 0.5}, network), [0], [0.0])
+    after = values(network)
+    for key in before:
+        np.testing.assert_array_equal(after[key], before[key])
+
+
+def test_decay_leaves_biases_norms_and_named_parameters_alone():
+    network = make_network()
+    before = values(network)
+    optimizer = build_optimizer({"name": "AdamW", "weight_decay": 0.5}, network)
+    sum((p * 0.0).sum() for p in network.parameters() if not p.stop_gradient).backward()
+    optimizer.step(0.1)
+    after = values(network)
+    for name in DECAYED:
+        np.testing.assert_allclose(after[name], before[name] * 0.95, rtol=1e-6)
+    for name in UNDECAYED | {"frozen.weight", "frozen.bias"}:
+        np.testing.assert_array_equal(after[name], before[name])
+    assert DECAYED | UNDECAYED | {"frozen.weight", "frozen.bias"} == set(before)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+def test_gradients_are_cleared_and_a_parameter_without_one_stays(name):
+    network = make_network()
+    before = values(network)
+    optimizer = build_optimizer({"name": name, "grad_clip": 1.0, "weight_decay": 0.1}, network)
+    network.first.weight.sum().backward()
+    optimizer.step(0.1)
+    after = values(network)
+    assert not np.array_equal(after["first.weight"], before["first.weight"])
+    np.testing.assert_array_equal(after["last.weight"], before["last.weight"])
+    gradient = network.first.weight.grad
+    assert gradient is None or not gradient.numpy().any()
+
+
+@pytest.mark.parametrize("grad_clip", [0, 0.0, -1.0, float("nan")])
+def test_a_clipping_norm_is_above_zero(grad_clip):
+    with pytest.raises(PasslError, match="grad_clip"):
+        build_optimizer({"name": "AdamW", "grad_clip": grad_clip}, make_network())
+
+
+@pytest.mark.parametrize(
+    "cfg, words",
+    [
+        ({"name": "AdamW", "beta1": 1.0}, "beta1"),
+        ({"name": "AdamW", "beta2": -0.1}, "beta2"),
+        ({"name": "AdamW", "epsilon": -1.0}, "epsilon"),
+        ({"name": "AdamW", "weight_decay": -0.1}, "weight_decay"),
+        ({"name": "SGD", "momentum": -0.5}, "momentum"),
+        ({"name": "SGD", "momentun": 0.5}, "did you mean 'momentum'"),
+        ({"name": "Adam"}, "did you mean 'AdamW'"),
+    ],
+)
+def test_impossible_arguments_are_named(cfg, words):
+    with pytest.raises(PasslError, match=words):
+        build_optimizer(cfg, make_network())
+
+
+# ---------------------------------------------------------------- state
+
+
+OPTIMIZERS = [
+    {"name": "AdamW", "weight_decay": 0.1, "grad_clip": 1.0},
+    {"name": "SGD", "weight_decay": 0.1, "nesterov": True},
+]
+
+
+@pytest.mark.parametrize("cfg", OPTIMIZERS)
+def test_the_state_speaks_of_the_networks_own_names(cfg):
+    network = make_network()
+    optimizer = build_optimizer(cfg, network)
+    take_steps(network, optimizer, range(2))
+    state = optimizer.state_dict()
+    assert {key.rpartition("/")[0] for key in state} == DECAYED | UNDECAYED
+    quantities = {key.rpartition("/")[2] for key in state}
+    expected = {"AdamW": {"moment1", "moment2"}, "SGD": {"velocity"}}[cfg["name"]]
+    assert expected <= quantities
+    assert all(isinstance(value, np.ndarray) for value in state.values())
+    if cfg["name"] == "AdamW":
+        # moment1 after two steps, by hand.
+        first, second = (clipped(gradients_of_step(network, step), 1.0) for step in range(2))
+        expected = 0.9 * 0.1 * first["last.weight"] + 0.1 * second["last.weight"]
+        np.testing.assert_allclose(state["last.weight/moment1"], expected, rtol=1e-4, atol=1e-7)
+
+
+def continued(cfg, load):
+    """Ten steps at once, and five, a save, ``load``, five more: the parameters of both."""
+    network = make_network()
+    optimizer = build_optimizer(cfg, network)
+    take_steps(network, optimizer, range(5))
+    weights, state = values(network), optimizer.state_dict()
+    kept = {key: value.copy() for key, value in state.items()}
+    take_steps(network, optimizer, range(5, 10))
+    for key, value in kept.items():
+        np.testing.assert_array_equal(state[key], value, err_msg="a saved state must not move")
+    other, other_optimizer = load(weights, kept)
+    take_steps(other, other_optimizer, range(5, 10))
+    return values(network), values(other)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("cfg", OPTIMIZERS)
+def test_a_freshly_built_network_continues_exactly(cfg):
+    def load(weights, state):
+        nn.Linear(2, 2), Network()  # shifts Paddle's automatic names
+        network = make_network(seed=1)
+        network.set_state_dict({name: paddle.to_tensor(v) for name, v in weights.items()})
+        optimizer = build_optimizer(cfg, network)
+        optimizer.load_state_dict(state)
+        return network, optimizer
+
+    first, second = continued(cfg, load)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("cfg", OPTIMIZERS)
+def test_a_restored_state_can_be_saved_again_before_the_first_step(cfg):
+    network = make_network()
+    optimizer = build_optimizer(cfg, network)
+    take_steps(network, optimizer, range(2))
+    state = optimizer.state_dict()
+    resumed = build_optimizer(cfg, make_network())
+    resumed.load_state_dict(state)
+    again = resumed.state_dict()
+    # A resumed run may be stopped right away, and saves then.
+    assert set(again) == set(state)
+    for key, value in state.items():
+        np.testing.assert_array_equal(again[key], value)
+
+
+@pytest.mark.parametrize("cfg", OPTIMIZERS)
+@pytest.mark.parametrize("steps_before", [0, 1])
+def test_an_optimizer_that_is_not_the_first_of_its_network_continues_exactly(cfg, steps_before):
+    def load(weights, state):
+        network = make_network(seed=1)
+        take_steps(network, build_optimizer(cfg, network), range(2))
+        optimizer = build_optimizer(cfg, network)
+        take_steps(network, optimizer, range(steps_before))
+        network.set_state_dict({name: paddle.to_tensor(v) for name, v in weights.items()})
+        optimizer.load_state_dict(state)
+        return network, optimizer
+
+    first, second = continued(cfg, load)
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_a_state_of_another_network_is_refused():
+    network = make_network()
+    optimizer = build_optimizer({"name": "SGD"}, network)
+    with pytest.raises(PasslError, match="third.weight"):
+        optimizer.load_state_dict({"third.weight/velocity": np.zeros((2, 2), np.float32)})
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def schedule(name, total_steps=100, steps_per_epoch=10, **arguments):
+    cfg = {"name": name, "learning_rate": 0.4, **arguments}
+    return build_schedule(cfg, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+
+
+def test_constant():
+    rate = schedule("Constant")
+    assert [rate(step) for step in (0, 50, 99, 1000)] == [0.4] * 4
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("length", [{"warmup_steps": 20}, {"warmup_epochs": 2.0}])
+@pytest.mark.parametrize("name", ["Constant", "Linear", "Cosine"])
+def test_warm_up_is_linear_and_ends_at_the_peak(name, length):
+    rate = schedule(name, start_lr=0.1, **length)
+    for step in range(20):
+        assert rate(step) == pytest.approx(0.1 + 0.3 * step / 20)
+    assert rate(20) == pytest.approx(0.4)
+    assert schedule(name, **length)(0) == 0.0
+
+
+def test_a_warm_up_may_be_part_of_an_epoch():
+    rate = schedule("Constant", warmup_epochs=0.5)
+    assert rate(4) == pytest.approx(0.4 * 4 / 5) and rate(5) == 0.4
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("warmup", [0, 20])
+@pytest.mark.parametrize("end_lr", [0.0, 0.04])
+def test_linear_and_cosine_by_formula(warmup, end_lr):
+    linear = schedule("Linear", warmup_steps=warmup, end_lr=end_lr)
+    cosine = schedule("Cosine", warmup_steps=warmup, end_lr=end_lr)
+    for step in range(warmup, 100):
+        share = (step - warmup) / (100 - warmup)
+        assert linear(step) == pytest.approx(0.4 + (end_lr - 0.4) * share)
+        half_wave = (1 + math.cos(math.pi * share)) / 2
+        assert cosine(step) == pytest.approx(end_lr + (0.4 - end_lr) * half_wave)
+    for rate in (linear, cosine):
+        assert rate(100) == pytest.approx(end_lr, abs=1e-12)
+        assert rate(150) == pytest.approx(end_lr, abs=1e-12)
+        assert cosine(warmup + (100 - warmup) // 2) == pytest.approx((0.4 + end_lr) / 2)
+
+
+@pytest.mark.parametrize("where", [{"milestone_steps": [60, 30]}, {"milestone_epochs": [3, 6.0]}])
+def test_step_drops_at_each_milestone(where):
+    rate = schedule("Step", gamma=0.5, warmup_steps=10, **where)
+    expected = {5: 0.2, 10: 0.4, 29: 0.4, 30: 0.2, 59: 0.2, 60: 0.1, 99: 0.1}
+    assert {step: rate(step) for step in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "name, arguments, words",
+    [
+        ("Linear", {"warmup_steps": 100}, "100 steps does not fit into a run of 100"),
+        ("Linear", {"warmup_epochs": 11.0}, "110 steps does not fit"),
+        ("Cosine", {"warmup_steps": -1}, "warm-up"),
+        ("Cosine", {"warmup_steps": 5, "warmup_epochs": 1.0}, "not both"),
+        ("Cosine", {"end_lr": 0.5}, "end_lr"),
+        ("Cosine", {"learning_rate": -1.0}, "learning_rate"),
+        ("Cosine", {"learning_rate": float("nan")}, "learning_rate"),
+        ("Constant", {"start_lr": -1.0, "warmup_steps": 1}, "start_lr"),
+        ("Step", {}, "milestone"),
+        ("Step", {"milestone_steps": [1], "milestone_epochs": [1]}, "milestone"),
+        ("Step", {"milestone_steps": [1.5]}, "milestone_steps"),
+        ("Cosine", {"T_max": 3}, "T_max"),
+        ("Cosin", {}, "did you mean 'Cosine'"),
+    ],
+)
+def test_impossible_schedules_are_named(name, arguments, words):
+    with pytest.raises(PasslError, match=words):
+        schedule(name, **arguments)
+
+
+def test_a_config_may_give_whole_numbers_where_fractions_are_allowed():
+    rate = schedule("Linear", learning_rate=1, warmup_epochs=1, start_lr=0, end_lr=0)
+    assert rate(10) == 1 and rate(5) == 0.5
