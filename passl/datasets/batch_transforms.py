@@ -25,7 +25,7 @@ class Normalize:
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
-        if len(mean) != len(std) or min(std) <= 0:
+        if not mean or len(mean) != len(std) or min(std) <= 0:
             raise PasslError(
                 f"mean and std have one value a channel, std above 0; not {mean!r} and {std!r}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -94,7 +95,7 @@ def _read_archive(archive: Path, names: Sequence[str]) -> Dict[str, bytes]:
                 file = tar.extractfile(member) if name in names else None
                 if file is not None:
                     found[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise PasslError(f"{archive}: is not a whole archive ({error}); fetch it again") from None
     missing = sorted(set(names) - set(found))
     if missing:

@@ -119,6 +119,8 @@ def decode_image(source: Any, name: str) -> Image.Image:
     """
     try:
         with Image.open(source) as image:
+            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, …
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
@@ -144,7 +145,7 @@ class ImageList(_ImageFiles):
 
     def _parse(self, line: str, number: int) -> Tuple[str, int]:
         fields = line.strip().rsplit(None, 1)
-        if len(fields) != 2 or not fields[1].isdigit():
+        if len(fields) != 2 or not re.fullmatch("[0-9]{1,9}", fields[1]):
             raise PasslError(
                 f"{self.list_file}:{number}: a line is 'path label' with a label from 0, "
                 f"not '{line.strip():.80}'"

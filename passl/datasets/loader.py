@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
+import traceback
 from types import FrameType
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
@@ -18,9 +20,12 @@ from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
-# Fields of a batch by which workers tell the main process what went wrong; text passes through
-# Paddle's hand-over unchanged.
-_UNREADABLE, _ERROR = "__unreadable__", "__error__"
+# Fields of a batch by which workers tell the main process what went wrong: text passes through
+# Paddle's hand-over unchanged. A batch without any array would count as the end of the data.
+_UNREADABLE, _ERROR, _NOTHING = "__unreadable__", "__error__", "__nothing__"
+
+# How long the end of an iteration waits for each worker to leave.
+_JOIN_SECONDS = 5.0
 
 
 class Loader:
@@ -72,7 +77,7 @@ class Loader:
             use_shared_memory=self.use_shared_memory,
             worker_init_fn=_prepare_worker,
         )
-        iterator = iter(loader)
+        iterator = _start(loader)
         try:
             while True:
                 batch = self._next(iterator)
@@ -84,7 +89,7 @@ class Loader:
         finally:
             # At once: a stream of training batches is rarely read to its very end, and Python
             # waits for left-over workers before it exits.
-            iterator._try_shutdown_all()
+            iterator._try_shutdown_all(*([_JOIN_SECONDS] if self.num_workers else []))
 
     def _next(self, iterator: Any) -> Optional[Dict[str, Any]]:
         """Returns the next batch that has images, or None after the last."""
@@ -102,6 +107,7 @@ class Loader:
         if _ERROR in batch:
             raise PasslError(batch[_ERROR])
         self._note_unreadable(batch.pop(_UNREADABLE, ""))
+        batch.pop(_NOTHING, None)
         if not batch:
             raise PasslError(
                 "not one image of a batch could be read; is the data folder still there?"
@@ -137,6 +143,11 @@ class _Reader(Dataset):
             return self.dataset[key]
         except PasslError as error:
             return error
+        except Exception:  # a mistake of ours, or of a user's own transform: in full
+            return PasslError(
+                f"{self.dataset.where(key.index)}: reading this sample failed:\n"
+                f"{traceback.format_exc().rstrip()}"
+            )
 
 
 def _collate(samples: List[Any]) -> Dict[str, Any]:
@@ -146,27 +157,49 @@ def _collate(samples: List[Any]) -> Dict[str, Any]:
     bad = [sample for sample in samples if not isinstance(sample, dict)]
     for error in bad:
         if not isinstance(error, UnreadableImage):
-            return {_ERROR: str(error)}
+            return _failure(str(error))
     if bad:
-        batch[_UNREADABLE] = "\n".join(" ".join(str(error).split()) for error in bad)
+        batch[_UNREADABLE] = "\n".join(str(error).replace("\n", " ") for error in bad)
+        batch[_NOTHING] = np.zeros(1, np.uint8)
     if good:
-        shapes = {np.shape(sample["image"]) for sample in good}
+        shapes = sorted({np.shape(sample["image"]) for sample in good})
         if len(shapes) > 1:
-            return {
-                _ERROR: f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
+            return _failure(
+                f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
                 "add a transform that gives all of them one size, such as ResizeCenterCrop"
-            }
+            )
         for field in good[0]:
             batch[field] = np.stack([np.asarray(sample[field]) for sample in good])
     return batch
+
+
+def _failure(message: str) -> Dict[str, Any]:
+    return {_ERROR: message, _NOTHING: np.zeros(1, np.uint8)}
 
 
 # How long a worker goes on after SIGTERM, so that the main process can finish its step and save.
 _GRACE_SECONDS = 20.0
 
 
+def _start(loader: DataLoader) -> Any:
+    """Returns an iterator over ``loader``, whose workers are forked with collection turned off.
+
+    A worker inherits the readers of earlier iterations that Python has not collected yet. Should
+    it collect one, Paddle's destructor waits for threads that only the main process has: for ever.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return iter(loader)
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _prepare_worker(worker_id: int) -> None:
     """Runs first in every worker: it leaves signals to the main process, and dies with it."""
+    gc.freeze()  # what was inherited is never collected here
+    gc.enable()
     # Ctrl-C, and SIGTERM from a batch system, reach every process of the group; the main process
     # decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -62,7 +62,10 @@ class RandomResizedCrop:
         self.size = _height_width(size)
         for name, bounds, most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
-                raise PasslError(f"{name} is [low, high] with 0 < low ≤ high, not {bounds!r}")
+                limit = f" ≤ {most:g}" if most < math.inf else ""
+                raise PasslError(
+                    f"{name} is [low, high] with 0 < low ≤ high{limit}, not {bounds!r}"
+                )
         self.scale, self.ratio = tuple(scale), tuple(ratio)
         self.filter = _filter(interpolation)
 

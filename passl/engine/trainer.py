@@ -303,13 +303,8 @@ def batch_plan(cfg: Config) -> Tuple[int, int]:
         PasslError: ``global_batch_size`` is not a whole multiple of the batch size.
     """
     micro = cfg.dataloader.train.sampler.batch_size
-    if micro < 1:
-        raise PasslError(
-            f"batch_size must be at least 1, not {micro}",
-            place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
-        )
     total = micro if cfg.global_batch_size is None else cfg.global_batch_size
-    if total < 1 or total % micro:
+    if total % micro:
         raise PasslError(
             f"global_batch_size {total} is not a whole multiple of batch_size {micro}; "
             "gradients are accumulated over whole batches",

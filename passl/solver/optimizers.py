@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
@@ -29,10 +30,15 @@ def undecayed_names(model: nn.Layer) -> Set[str]:
 
 def parameter_groups(model: nn.Layer, weight_decay: float) -> List[Dict[str, Any]]:
     """Returns the trainable parameters in two of Paddle's groups: decayed and not."""
+    if not 0 <= weight_decay < math.inf:
+        raise PasslError(f"weight_decay is at least 0, not {weight_decay}")
     undecayed = undecayed_names(model)
     trainable = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
     groups = [
-        {"params": [p for n, p in trainable if n not in undecayed], "weight_decay": weight_decay},
+        {
+            "params": [p for n, p in trainable if n not in undecayed],
+            "weight_decay": float(weight_decay),
+        },
         {"params": [p for n, p in trainable if n in undecayed], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -50,9 +56,11 @@ class Optimizer:
     def __init__(
         self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, grad_clip: Optional[float]
     ):
-        if grad_clip is not None and grad_clip <= 0:
+        if grad_clip is not None and not 0 < grad_clip < math.inf:
             raise PasslError(f"grad_clip is a norm above 0, or null; not {grad_clip}")
         self._optimizer = optimizer
+        # Paddle 2.6 forgets a restored state until the first step has used it.
+        self._restored: Optional[Dict[str, np.ndarray]] = None
         self._named = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
         self.grad_clip = grad_clip
 
@@ -62,7 +70,11 @@ class Optimizer:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             paddle.nn.utils.clip_grad_norm_([p for _, p in self._named], self.grad_clip)
         self._optimizer.set_lr(learning_rate)
-        self._optimizer.step()
+        # The state's automatic names end in a count over the whole process; in a name space of its
+        # own it is always 0, also for a second optimizer over the same network.
+        with paddle.utils.unique_name.guard():
+            self._optimizer.step()
+        self._restored = None
         self._optimizer.clear_grad()
 
     def state_dict(self) -> Dict[str, np.ndarray]:
@@ -71,6 +83,8 @@ class Optimizer:
         Paddle names it by automatic names (``linear_0.w_0_moment1_0``), which shift when the
         process builds another network first; here the network's own names are used.
         """
+        if self._restored is not None:
+            return dict(self._restored)
         state: Dict[str, np.ndarray] = {}
         automatic = self._automatic_names()
         for key, value in self._optimizer.state_dict().items():
@@ -90,16 +104,14 @@ class Optimizer:
                 raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
             restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
         self._optimizer.set_state_dict(restored)
+        self._restored = dict(state)
 
     def _automatic_names(self) -> Dict[str, str]:
         return {parameter.name: name for name, parameter in self._named}
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
-    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1``.
-
-    The last number counts the optimizers that this process has built over the parameter.
-    """
+    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1``."""
     key = key.rpartition("_")[0]
     end = len(key) + 1
     while end > 0:
@@ -125,20 +137,29 @@ class AdamW(Optimizer):
         weight_decay: float = 0.0,
         grad_clip: Optional[float] = None,
     ):
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= value < 1:
+                raise PasslError(f"{name} lies in [0, 1), not {value}")
+        if epsilon <= 0:
+            raise PasslError(f"epsilon is above 0, not {epsilon}")
         optimizer = paddle.optimizer.AdamW(
             learning_rate=0.0,
             beta1=beta1,
             beta2=beta2,
             epsilon=epsilon,
             parameters=parameter_groups(model, weight_decay),
-            weight_decay=weight_decay,
+            weight_decay=float(weight_decay),
         )
         super().__init__(model, optimizer, grad_clip)
 
 
 @OPTIMIZERS.register
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum (Sutskever et al., ICML 2013).
+    """Stochastic gradient descent with momentum.
+
+    ``v ← momentum · v + g; p ← p - learning_rate · v``, and with ``nesterov``
+    ``p ← p - learning_rate · (g + momentum · v)`` (Sutskever et al., ICML 2013, with the learning
+    rate outside the velocity).
 
     Weight decay is the coupled kind, added to the gradient, and leaves biases and norms alone.
     """
@@ -151,6 +172,8 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         grad_clip: Optional[float] = None,
     ):
+        if not 0 <= momentum < 1:
+            raise PasslError(f"momentum lies in [0, 1), not {momentum}")
         optimizer = paddle.optimizer.Momentum(
             learning_rate=0.0,
             momentum=momentum,

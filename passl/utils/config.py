@@ -105,6 +105,22 @@ class Schema:
     hooks: List[Any] = dataclasses.field(default_factory=list)  # besides the built-in ones
 
 
+# The least value of each number that has one.
+_LEAST = {
+    "epochs": 1,
+    "seed": 0,
+    "global_batch_size": 1,
+    "log_config.interval": 1,
+    "evaluate.interval_epochs": 1,
+    "checkpoint.interval_steps": 1,
+    "checkpoint.interval_epochs": 1,
+    "checkpoint.keep": 0,
+    **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},
+}
+
+
 # ---------------------------------------------------------------- the config object
 
 
@@ -140,7 +156,7 @@ class Config(dict):
 
     def to_yaml(self) -> str:
         """Returns the config as YAML text that get_config reads back unchanged."""
-        return yaml.safe_dump(plain(self), sort_keys=False, allow_unicode=True)
+        return yaml.dump(plain(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def plain(value: Any) -> Any:
@@ -187,20 +203,26 @@ class _Loader(yaml.SafeLoader):
     """YAML's safe loader, except that ``1e-3`` is a number as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+        seen = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads back unchanged: it puts the text ``'1e-3'`` in quotes."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 def _parse_yaml(text: str, name: str) -> Any:
@@ -211,6 +233,32 @@ def _parse_yaml(text: str, name: str) -> Any:
         place = f"{name}:{mark.line + 1}: " if mark else f"{name}: "
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise PasslError(f"not valid YAML: {problem}", place) from None
+
+
+def _refuse_odd_values(value: Any, path: str, origins: Mapping[str, str]) -> None:
+    """Raises PasslError for what YAML can say and a config may not."""
+    place = _origin(path, origins)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or "." in key:
+                raise PasslError(f"a key is text without dots, not {key!r}", place)
+            _refuse_odd_values(item, _join(path, key), origins)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_odd_values(item, _join(path, i), origins)
+    elif isinstance(value, str):
+        if "${" in value:
+            raise PasslError(
+                f"'{path}': {value!r} holds '${{', and nothing is substituted in a config; "
+                "write the value out, or use a YAML anchor",
+                place,
+            )
+    elif value is not None and not isinstance(value, (bool, int, float)):
+        raise PasslError(
+            f"'{path}' is a {type(value).__name__}; a config holds text, numbers, true, false, "
+            "null, lists and mappings (put it in quotes if it is text)",
+            place,
+        )
 
 
 def _record_origins(node: yaml.Node, name: str, path: str, origins: Dict[str, str]) -> None:
@@ -276,12 +324,18 @@ def _load(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> Dict[s
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise PasslError(f"{path}: _base_ is a file name or a list of them, not {bases!r}")
+    own: Dict[str, str] = {}
+    try:
+        _record_origins(yaml.compose(text, Loader=_Loader), str(path), "", own)
+    except RecursionError:
+        raise PasslError(f"{path}: an anchor contains itself") from None
+    _refuse_odd_values(values, "", own)
     merged: Dict[str, Any] = {}
     for base in bases:
         below = _load(path.parent / base, (*seen, path.resolve()), origins)
         merged = _merge(merged, below)
     merged = _merge(merged, values)
-    _record_origins(yaml.compose(text, Loader=_Loader), str(path), "", origins)
+    origins.update(own)
     return merged
 
 
@@ -307,8 +361,10 @@ def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) ->
     key, equals, text = override.partition("=")
     key = key.strip()
     place = f"-o {override}: "
-    if not equals or not key:
-        raise PasslError("an override has the form key.key=value", place)
+    if not equals or not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+)*", key):
+        raise PasslError("an override has the form key.key=value, a list item key.0=value", place)
+    value = _parse_yaml(text, f"-o {override}")
+    _refuse_odd_values(value, key, {key: f"-o {override}"})
     node: Any = values
     parts = key.split(".")
     for i, part in enumerate(parts):
@@ -327,7 +383,7 @@ def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) ->
         else:
             raise PasslError(f"{at} is the value {node!r}, it has no '{part}' inside", place)
     cfg = OmegaConf.create(values)
-    OmegaConf.update(cfg, key, _parse_yaml(text, f"-o {override}"), merge=False, force_add=True)
+    OmegaConf.update(cfg, key, value, merge=False, force_add=True)
     for known in [known for known in origins if known.startswith(key + ".")]:
         del origins[known]
     for end in range(1, len(parts)):
@@ -361,7 +417,7 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
     if renames:
         raise PasslError(
             f"{file}: is written for PASSL v1; change these keys:\n"
-            + "\n".join(f"  {_origin(old, origins)}{old}  →  {new}" for old, new in renames)
+            + "\n".join(f"  {_origin(key, origins)}{old}  →  {new}" for key, old, new in renames)
         )
     checked = _check(values, file, origins)
     if checked["output_dir"] is None:
@@ -375,7 +431,7 @@ def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Di
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(Schema), values)
         checked = OmegaConf.to_container(
-            cfg, resolve=True, throw_on_missing=True, structured_config_mode="dict"
+            cfg, resolve=False, throw_on_missing=True, structured_config_mode="dict"
         )
     except omegaconf.errors.MissingMandatoryValue as error:
         raise PasslError(f"{file}: the key '{error.full_key}' is missing") from None
@@ -384,21 +440,17 @@ def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Di
         raise PasslError(
             f"'{key}': {str(error).splitlines()[0]}", _origin(key, origins) or f"{file}: "
         ) from None
+    except (TypeError, ValueError) as error:  # OmegaConf lets some mismatches through to Python
+        raise PasslError(f"{file}: a section has the wrong type ({error})") from None
     if checked["device"] not in ("auto", "cpu", "gpu"):
         raise PasslError(
             f"'device' is auto, cpu or gpu, not {checked['device']!r}", _origin("device", origins)
         )
-    for key, least in (
-        ("epochs", 1),
-        ("seed", 0),
-        ("log_config.interval", 1),
-        ("evaluate.interval_epochs", 1),
-        ("checkpoint.keep", 0),
-    ):
+    for key, least in _LEAST.items():
         value: Any = checked
         for part in key.split("."):
-            value = value[part]
-        if value < least:
+            value = value[part] if value is not None else None
+        if value is not None and value < least:
             raise PasslError(
                 f"'{key}' must be at least {least}, not {value}", _origin(key, origins)
             )

@@ -41,14 +41,14 @@ V1_CHANGES: Tuple[Tuple[str, Any, str], ...] = (
 )
 
 
-def renamed_keys(values: Dict[str, Any]) -> List[Tuple[str, str]]:
-    """Returns (old key, what to write instead) for every v1 key that ``values`` holds."""
+def renamed_keys(values: Dict[str, Any]) -> List[Tuple[str, str, str]]:
+    """Returns (key, how it reads, what to write instead) for every v1 key in ``values``."""
     found = []
     for path, value in _walk(values, ""):
         for pattern, old, new in V1_CHANGES:
             expression = re.escape(pattern).replace(r"\*", r"[^.]+")
             if re.fullmatch(expression, path) and old in (None, value):
-                found.append((path if old is None else f"{path}: {value}", new))
+                found.append((path, path if old is None else f"{path}: {value}", new))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import typing
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import typeguard
 
@@ -57,7 +57,7 @@ class Registry:
         Raises:
             PasslError: there is none; the message lists what exists and the nearest name.
         """
-        if name not in self._factories:
+        if not isinstance(name, str) or name not in self._factories:
             raise PasslError(
                 f"unknown {self.kind} '{name}'{suggest(name, self._factories)}; "
                 f"known: {listing(self._factories)}"
@@ -70,8 +70,8 @@ class Registry:
         Args:
             cfg: ``name`` and keyword arguments.
             default: the name to take where ``cfg`` has none.
-            **context: arguments that the caller supplies, not the config; each is passed only
-                if the factory takes it and the config does not set it.
+            **context: arguments that the caller supplies and a config may not; each is passed
+                only if the factory takes it.
 
         Raises:
             PasslError: an unknown name or argument, a missing argument, or a value of the wrong
@@ -91,7 +91,8 @@ class Registry:
         except PasslError as error:
             error.place = origin_of(cfg, "name")
             raise
-        parameters = inspect.signature(factory).parameters
+        parameters = dict(inspect.signature(factory).parameters)
+        supplied = {key: context[key] for key in context if parameters.pop(key, None)}
         for key in arguments:
             if key not in parameters:
                 raise PasslError(
@@ -99,9 +100,6 @@ class Registry:
                     f"{suggest(key, parameters)}; it takes: {listing(parameters) or 'none'}",
                     place=origin_of(cfg, key),
                 )
-        for key, value in context.items():
-            if key in parameters:
-                arguments.setdefault(key, value)
         missing = [
             key
             for key, parameter in parameters.items()
@@ -120,7 +118,7 @@ class Registry:
                     place=origin_of(cfg, key),
                 )
         try:
-            return factory(**arguments)
+            return factory(**arguments, **supplied)
         except PasslError as error:
             # The innermost builder is nearest to the mistake: its place stands.
             error.place = error.place or origin_of(cfg)
@@ -136,7 +134,8 @@ def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:
 
 def _has_type(value: Any, hint: Any) -> bool:
     # bool is an int to Python, but `size: true` is a mistake in a config.
-    if isinstance(value, bool) and hint in (int, float):
+    leaves = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(leaf, bool) for leaf in leaves) and not _mentions(hint, (bool, Any)):
         return False
     try:
         typeguard.check_type(
@@ -145,6 +144,10 @@ def _has_type(value: Any, hint: Any) -> bool:
     except typeguard.TypeCheckError:
         return False
     return True
+
+
+def _mentions(hint: Any, types: Tuple[Any, ...]) -> bool:
+    return hint in types or any(_mentions(part, types) for part in typing.get_args(hint))
 
 
 def _readable(hint: Any) -> str:

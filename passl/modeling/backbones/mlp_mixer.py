@@ -23,6 +23,7 @@ from passl.modeling.layers import (
     zeros_,
 )
 from passl.modeling.layers.patch_embed import Size
+from passl.utils.errors import PasslError
 
 
 class MixerBlock(nn.Layer):
@@ -100,6 +101,16 @@ class MlpMixer(nn.Layer):
         drop_path_mode: str = "linear",
     ):
         super().__init__()
+        sizes = {
+            "in_channels": in_channels,
+            "embed_dim": embed_dim,
+            "num_blocks": num_blocks,
+            "tokens_mlp_dim": tokens_mlp_dim,
+            "channels_mlp_dim": channels_mlp_dim,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise PasslError(f"{name} must be at least 1, not {size}")
         self.num_features = embed_dim
         self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
         self.blocks = nn.LayerList(

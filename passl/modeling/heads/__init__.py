@@ -21,7 +21,7 @@ def build_head(cfg: Mapping[str, Any], **context: Any):
         cfg: ``name`` and keyword arguments.
         **context: what the architecture knows (``in_channels``), used where ``cfg`` is silent.
     """
-    return HEADS.build(cfg, **context)
+    return HEADS.build(cfg, **{k: v for k, v in context.items() if k not in cfg})
 
 
 __all__ = ["HEADS", "build_head"]

@@ -47,6 +47,8 @@ def drop_path_rates(rate: float, depth: int, mode: str = "linear") -> List[float
         mode: ``linear`` rises from 0 at the first block (MLP-Mixer, appendix B); ``constant``
             is the same everywhere.
     """
+    if not 0.0 <= rate < 1.0:
+        raise PasslError(f"drop_path_rate lies in [0, 1), not {rate}")
     if mode == "constant":
         return [rate] * depth
     if mode == "linear":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from paddle import nn
+
+from passl.utils.errors import PasslError
 
 
 class Mlp(nn.Layer):
@@ -23,12 +23,13 @@ class Mlp(nn.Layer):
     def __init__(
         self,
         in_features: int,
-        hidden_features: Optional[int] = None,
+        hidden_features: int,
         gelu_approximate: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
-        hidden_features = hidden_features or in_features
+        if not 0.0 <= dropout < 1.0:
+            raise PasslError(f"a dropout rate lies in [0, 1), not {dropout}")
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.act = nn.GELU(approximate=gelu_approximate)
         self.fc2 = nn.Linear(hidden_features, in_features)
