@@ -153,7 +153,7 @@ def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:
     # The place of each sample within its class, in (0, 1), after a fixed shuffle.
     shuffled = split_order(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    counts = np.bincount(labels)
+    counts = np.unique(labels, return_counts=True)[1]
     first = np.repeat(np.cumsum(counts) - counts, counts)
     place = (np.arange(len(labels)) - first + 0.5) / np.repeat(counts, counts)
     chosen = np.sort(by_class[(low <= place) & (place < high)])

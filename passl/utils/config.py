@@ -241,7 +241,8 @@ def _refuse_odd_values(value: Any, path: str, origins: Mapping[str, str]) -> Non
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or "." in key:
-                raise PasslError(f"a key is text without dots, not {key!r}", place)
+                where = f" in '{path}'" if path else ""
+                raise PasslError(f"a key{where} is text without dots, not {key!r}", place)
             _refuse_odd_values(item, _join(path, key), origins)
     elif isinstance(value, list):
         for i, item in enumerate(value):
@@ -261,8 +262,16 @@ def _refuse_odd_values(value: Any, path: str, origins: Mapping[str, str]) -> Non
         )
 
 
-def _record_origins(node: yaml.Node, name: str, path: str, origins: Dict[str, str]) -> None:
+def _record_origins(
+    node: yaml.Node,
+    name: str,
+    path: str,
+    origins: Dict[str, str],
+    above: Tuple[yaml.Node, ...] = (),
+) -> None:
     """Notes the line of every key and list item below ``node``."""
+    if any(node is other for other in above):
+        raise PasslError(f"the anchor at '{path}' contains itself", _origin(path, origins))
     if isinstance(node, yaml.MappingNode):
         items: List[Tuple[str, yaml.Node, yaml.Node]] = [
             (key.value, key, value) for key, value in node.value
@@ -273,7 +282,7 @@ def _record_origins(node: yaml.Node, name: str, path: str, origins: Dict[str, st
         return
     for key, key_node, value in items:
         origins[_join(path, key)] = f"{name}:{key_node.start_mark.line + 1}"
-        _record_origins(value, name, _join(path, key), origins)
+        _record_origins(value, name, _join(path, key), origins, (*above, node))
 
 
 def shipped_configs() -> Dict[str, Path]:
@@ -325,10 +334,7 @@ def _load(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> Dict[s
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise PasslError(f"{path}: _base_ is a file name or a list of them, not {bases!r}")
     own: Dict[str, str] = {}
-    try:
-        _record_origins(yaml.compose(text, Loader=_Loader), str(path), "", own)
-    except RecursionError:
-        raise PasslError(f"{path}: an anchor contains itself") from None
+    _record_origins(yaml.compose(text, Loader=_Loader), str(path), "", own)
     _refuse_odd_values(values, "", own)
     merged: Dict[str, Any] = {}
     for base in bases:
@@ -473,6 +479,14 @@ def _refuse_unknown(values: Any, section: type, path: str, origins: Mapping[str,
                 f"unknown key '{key}' {where}{suggest(key, known)}; known: {listing(known)}",
                 _origin(_join(path, key), origins),
             )
-        for hint in (known[key], *typing.get_args(known[key])):
+        hints = (known[key], *typing.get_args(known[key]))
+        for kind, word in ((dict, "a mapping"), (list, "a list")):
+            expected = any(typing.get_origin(hint) is kind for hint in hints)
+            if expected and value is not None and not isinstance(value, kind):
+                raise PasslError(
+                    f"'{_join(path, key)}' is {word}, not {value!r}",
+                    _origin(_join(path, key), origins),
+                )
+        for hint in hints:
             if dataclasses.is_dataclass(hint):
                 _refuse_unknown(value, hint, _join(path, key), origins)

@@ -15,6 +15,7 @@ from passl.datasets import (
     UnreadableImage,
     build_dataset,
 )
+from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
 TRAINING = [
@@ -264,11 +265,12 @@ def test_a_path_is_reported_as_it_is_written(image_folder, warnings, save_image)
     assert str(path) in text
 
 
-def test_one_unreadable_image_is_passed_over_at_batch_size_one_too(damaged, warnings):
-    dataset, _ = damaged
+def test_a_batch_without_one_readable_image_is_an_error(damaged, warnings):
+    dataset, bad = damaged
     loader = Loader(dataset, EvaluationBatches(12, 1), max_unreadable=3)
-    assert sum(len(batch["label"]) for batch in loader) == 9
-    assert len(warnings()) == 3
+    with pytest.raises(PasslError, match="not one image of a batch could be read"):
+        list(loader)
+    assert bad[0] in warnings()[0]
 
 
 # ---------------------------------------------------------------- other mistakes

@@ -147,10 +147,11 @@ def test_values_of_the_right_type_pass(key, value):
     PARTS.build({"name": "Wheel", "size": 1, key: value})
 
 
-def test_context_fills_in_only_what_the_factory_takes_and_the_config_leaves_open():
+def test_context_fills_in_only_what_the_factory_takes_and_is_not_the_configs_to_set():
     bolt = {"name": "Bolt", "length": 2}
     assert PARTS.build(bolt, owner="me", colour="red").owner == "me"
-    assert PARTS.build({**bolt, "owner": "you"}, owner="me").owner == "you"
+    with pytest.raises(PasslError, match="unknown argument 'owner'.*it takes: length$"):
+        PARTS.build({**bolt, "owner": "you"}, owner="me")
     assert bolt == {"name": "Bolt", "length": 2}
 
 

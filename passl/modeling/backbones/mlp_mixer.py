@@ -111,6 +111,8 @@ class MlpMixer(nn.Layer):
         for name, size in sizes.items():
             if size < 1:
                 raise PasslError(f"{name} must be at least 1, not {size}")
+        if not 0.0 <= drop_rate < 1.0:
+            raise PasslError(f"drop_rate lies in [0, 1), not {drop_rate}")
         self.num_features = embed_dim
         self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
         self.blocks = nn.LayerList(

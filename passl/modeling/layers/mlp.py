@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from paddle import nn
 
-from passl.utils.errors import PasslError
-
 
 class Mlp(nn.Layer):
     """Linear, GELU, linear, over the last axis.
@@ -28,8 +26,6 @@ class Mlp(nn.Layer):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise PasslError(f"a dropout rate lies in [0, 1), not {dropout}")
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.act = nn.GELU(approximate=gelu_approximate)
         self.fc2 = nn.Linear(hidden_features, in_features)
