@@ -364,4 +364,9 @@ def _announce(
     if "val" not in datasets:
         logger.info("no dataloader.val: nothing is evaluated and no best checkpoint is chosen")
     if checkpoint_path is not None:
-        logger.info("resumed from %s at step %d", checkpoint_path, run.progress.step)
+        logger.info(
+            "resumed from %s at step %d%s",
+            checkpoint_path,
+            run.progress.step,
+            ": nothing is left to train" if run.progress.step == run.total_steps else "",
+        )

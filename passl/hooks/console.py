@@ -30,7 +30,7 @@ class Console(Hook):
     def on_step(self, run: Run) -> None:
         if self._bar is not None:
             self._bar.set_description(f"epoch {run.epoch}/{run.cfg.epochs}", refresh=False)
-            self._bar.update()
+            self._bar.update(run.progress.step - self._bar.n)
 
     def on_record(self, run: Run, record: Record) -> None:
         if self._bar is not None:

@@ -196,9 +196,9 @@ def test_another_name_replaces_the_mapping_and_the_same_name_does_not(write):
 
 
 def test_bases_are_relative_to_their_file_and_the_later_one_wins(write):
-    write(MINIMAL + "seed: 1\n", "shared/one.yaml")
-    write("seed: 2\nepochs: 9\n", "shared/two.yaml")
-    write("_base_: [../shared/one.yaml, ../shared/two.yaml]\n", "deep/middle.yaml")
+    write(MINIMAL + "seed: 1\n", "common/one.yaml")
+    write("seed: 2\nepochs: 9\n", "common/two.yaml")
+    write("_base_: [../common/one.yaml, ../common/two.yaml]\n", "deep/middle.yaml")
     cfg = get_config(write("_base_: deep/middle.yaml\n"))
     assert (cfg.seed, cfg.epochs) == (2, 9)
 
