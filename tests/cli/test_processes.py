@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, records, run_tool, start_tool
+from helpers import ROOT, records, run_tool, start_tool
 
 from passl.weights import TensorFile
 
@@ -23,7 +23,7 @@ STEPS = 7 * EPOCHS
 def whole_run(photos, tmp_path_factory):
     """An uninterrupted run: (config path, folder)."""
     import yaml
-    from conftest import small_config
+    from helpers import small_config
 
     base = tmp_path_factory.mktemp("whole")
     path = base / "small.yaml"

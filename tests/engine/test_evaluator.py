@@ -1,7 +1,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import small_config
+from helpers import small_config
 
 from passl.datasets import build_dataset
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader

@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from conftest import records, small_config
+from helpers import records, small_config
 
 from passl.engine import train
 from passl.utils.config import get_config

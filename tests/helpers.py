@@ -1,0 +1,84 @@
+"""What several test files share."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def small_config(root, **changes):
+    """A run of 7 steps an epoch that uses every part: drop path, dropout, two workers."""
+
+    def section(split, transforms, batch):
+        return {
+            "dataset": {
+                "name": "ImageFolder",
+                "dataroot": str(root / split),
+                "transforms": transforms,
+            },
+            "batch_transforms": [{"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}],
+            "sampler": {"batch_size": batch},
+            "loader": {"num_workers": 2},
+        }
+
+    augment = [{"name": "RandomResizedCrop", "size": 16}, {"name": "RandomHorizontalFlip"}]
+    view = [{"name": "ResizeCenterCrop", "size": 16, "crop_ratio": 0.875}]
+    cfg = {
+        "model": {
+            "architecture": {
+                "name": "MlpMixer",
+                "img_size": 16,
+                "patch_size": 8,
+                "embed_dim": 64,
+                "num_blocks": 2,
+                "tokens_mlp_dim": 8,
+                "channels_mlp_dim": 64,
+                "drop_rate": 0.1,
+                "drop_path_rate": 0.2,
+            },
+            "head": {"name": "ClassificationHead", "num_classes": 3},
+        },
+        "epochs": 3,
+        "seed": 0,
+        "dataloader": {
+            "train": section("train", augment, 8),
+            "val": section("val", view, 5),
+            "test": section("test", view, 5),
+        },
+        "lr_scheduler": {"name": "Cosine", "learning_rate": 1e-2, "warmup_steps": 3},
+        "optimizer": {"name": "AdamW", "weight_decay": 0.05, "grad_clip": 1.0},
+        "log_config": {"interval": 1},
+        "checkpoint": {"interval_steps": 5},
+    }
+    for key, value in changes.items():
+        cfg[key] = {**cfg[key], **value} if isinstance(value, dict) else value
+    return cfg
+
+
+def start_tool(tool, *arguments, **options):
+    """Starts ``tools/<tool>.py`` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        **options,
+    )
+
+
+def run_tool(tool, *arguments, **options):
+    """Runs ``tools/<tool>.py`` to its end; returns (exit code, output, error stream)."""
+    process = start_tool(tool, *arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def records(folder):
+    """Returns a run's metrics without what no two runs can share: the clock."""
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    clock = ("images_per_second", "seconds")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
