@@ -53,7 +53,8 @@ def test_a_python_that_only_complains_is_passed_over(bare_path, tmp_path):
 def test_no_supported_python_is_said(bare_path, tmp_path):
     env = {"PATH": str(bare_path), "HOME": str(tmp_path)}
     stand_in(bare_path, "python3", "exit 1")
-    code, _, err = bash("bash scripts/quickstart.sh", env=env)
+    command = f". scripts/environment.sh; make_environment {tmp_path}/venv cpu"
+    code, _, err = bash(command, env=env)
     assert code == 2
     assert "no supported Python found: install Python 3.9 to 3.13" in err
     assert "PYTHON=/path/to/python" in err

@@ -34,6 +34,10 @@ def whole_run(photos, tmp_path_factory):
     return path, base / "run"
 
 
+class EndedEarly(Exception):
+    pass
+
+
 def wait_for_steps(process, folder, steps):
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -41,8 +45,9 @@ def wait_for_steps(process, folder, steps):
         if metrics.exists() and metrics.read_text().count("\n") >= steps:
             return
         if process.poll() is not None:
-            break
+            raise EndedEarly(process.communicate())
         time.sleep(0.002)
+    process.kill()
     raise AssertionError(process.communicate())
 
 
@@ -99,16 +104,19 @@ def test_killed_at_many_random_moments(whole_run, tmp_path):
     kills = 0
     for _ in range(20):
         process = start_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+        written = len(records_of_whole_lines(folder)) if kills else 0
         try:
-            process.wait(timeout=3.0 + 2.0 * chance.random())
-        except Exception:
-            process.kill()
-            kills += 1
+            wait_for_steps(process, folder, written + chance.randint(1, 9))
+        except EndedEarly:
+            break
+        time.sleep(0.03 * chance.random())
+        process.kill()
         _, err = process.communicate(timeout=10)
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, err
-    assert kills >= 1
+        kills += 1
+    assert kills >= 5
     code, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert code == 0, err
     same_run(folder, whole)

@@ -139,7 +139,8 @@ def test_unreadable_training_images_are_reported_once_and_skipped(run, photos, c
             run("limit", ["dataloader.train.loader.max_unreadable=0"], epochs=1)
     finally:
         bad.unlink()
-    reports = [r for r in caplog.records if "broken.jpg" in r.getMessage()]
+    # One record may reach the capturing handler by two ways; it is the same object then.
+    reports = [r for r in dict.fromkeys(caplog.records) if "broken.jpg" in r.getMessage()]
     assert len(reports) == 1
     assert records(folder)[-1]["split"] == "test"
 
