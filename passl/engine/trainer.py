@@ -69,11 +69,13 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
     folder = Path(cfg.output_dir)
     latest = checkpoint_folder(folder) / LATEST
     checkpoint_path = find_checkpoint(resume, latest)
-    if checkpoint_path is None and (latest.exists() or (folder / "metrics.jsonl").exists()):
-        raise PasslError(
-            f"{folder}: holds a run already; continue it with --resume auto, or choose another "
-            "--output-dir"
-        )
+    if resume != "auto" and (latest.exists() or (folder / "metrics.jsonl").exists()):
+        # Going back to an older checkpoint of the same run is the one other way to write here.
+        if checkpoint_path is None or not _same_folder(checkpoint_path.parent, latest.parent):
+            raise PasslError(
+                f"{folder}: holds a run already; continue it with --resume auto, or choose "
+                "another --output-dir"
+            )
 
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
@@ -175,8 +177,15 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
             f"a data worker died: {str(error).strip().splitlines()[-1]}; lower loader.num_workers, "
             "then --resume auto"
         ) from error
+    except OSError as error:
+        raise PasslError(
+            f"{error.filename or folder}: could not be written ({error.strerror}); the last "
+            "checkpoint is whole; make room, then --resume auto"
+        ) from error
     finally:
-        _call(hooks, "on_end", run)
+        for hook in hooks:
+            with contextlib.suppress(OSError):  # a full disk has been reported already
+                hook.on_end(run)
         stop_logging_to_files()
     return _last_evaluation(folder)
 
@@ -311,6 +320,10 @@ def batch_plan(cfg: Config) -> Tuple[int, int]:
             place=origin_of(cfg, "global_batch_size"),
         )
     return total, total // micro
+
+
+def _same_folder(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _prepare_folder(folder: Path, cfg: Config, environment: Dict[str, Any]) -> None:

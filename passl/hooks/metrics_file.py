@@ -27,9 +27,9 @@ def read_metrics(path: Path) -> Iterator[Record]:
 
 @HOOKS.register
 class MetricsFile(Hook):
-    """Appends records; a resumed run first takes back what came after its checkpoint.
+    """Appends records, after taking back what came after the step the run starts from.
 
-    So the file reads as if the run had never been interrupted.
+    So the file of a resumed run reads as if it had never been interrupted.
     """
 
     def __init__(self):
@@ -37,11 +37,10 @@ class MetricsFile(Hook):
 
     def on_start(self, run: Run) -> None:
         path = run.folder / "metrics.jsonl"
-        if run.resumed:
-            kept = [r for r in read_metrics(path) if r["step"] <= run.progress.step]
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-            os.replace(partial, path)
+        kept = [r for r in read_metrics(path) if r["step"] <= run.progress.step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
+        os.replace(partial, path)
         self._file = open(path, "a", encoding="utf-8")
 
     def on_record(self, run: Run, record: Record) -> None:

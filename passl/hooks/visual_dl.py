@@ -26,13 +26,11 @@ class VisualDL(Hook):
         from visualdl import LogWriter
 
         folder = run.folder / "visualdl"
-        if run.resumed and folder.exists():
-            for file in folder.glob("vdlrecords.*"):
-                file.unlink()
+        for file in folder.glob("vdlrecords.*"):
+            file.unlink()
         self._writer = LogWriter(logdir=str(folder))
-        if run.resumed:
-            for record in read_metrics(run.folder / "metrics.jsonl"):
-                self.on_record(run, record)
+        for record in read_metrics(run.folder / "metrics.jsonl"):
+            self.on_record(run, record)
 
     def on_record(self, run: Run, record: Record) -> None:
         section = record.get("split", "train")

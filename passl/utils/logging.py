@@ -30,6 +30,8 @@ def log_to_console() -> None:
 def log_to_file(path: str) -> None:
     """Appends the package's messages, with time and level, to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    # On a full disk the log goes without; what cannot do without the space reports it.
+    handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
 

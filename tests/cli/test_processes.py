@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, records, run_tool, start_tool
 
+from passl.cli import train as train_command
 from passl.weights import TensorFile
 
 EPOCHS = 12
@@ -94,6 +95,29 @@ def children_of(pid):
 def records_of_whole_lines(folder):
     lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def test_killed_before_its_first_checkpoint_it_starts_anew(whole_run, tmp_path):
+    config, whole = whole_run
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
+    code, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    assert code == 0, err
+    same_run(folder, whole)
+
+
+def test_another_runs_folder_is_not_written_over(whole_run, tmp_path, capsys):
+    config, whole = whole_run
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_text('{"step": 1}\n')
+    latest = str(whole / "checkpoints" / "latest.safetensors")
+    arguments = ["-c", str(config), "--output-dir", str(other)]
+    for start in (["--resume", latest], ["--pretrained", latest], []):
+        assert train_command.main([*arguments, *start]) == 2
+        assert "holds a run already" in capsys.readouterr().err
+    assert os.listdir(other) == ["metrics.jsonl"]
 
 
 @pytest.mark.full
