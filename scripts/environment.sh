@@ -12,17 +12,11 @@ fail() {
 # PATH is not enough: version managers leave stand-ins there that only print a complaint.
 find_python() {
     local candidate newest="${PASSL_PYTHON_BEFORE:-14}"
-    for candidate in "${PYTHON:-}" python3 python3.12 python3.11 python3.10 python3.9 python3.13 python; do
+    # Last, what pyenv has installed but not put on the PATH.
+    for candidate in "${PYTHON:-}" python3 python3.12 python3.11 python3.10 python3.9 python3.13 python \
+        "$HOME"/.pyenv/versions/3.*/bin/python3; do
         [ -n "$candidate" ] || continue
         if "$candidate" -c "import sys, venv, ensurepip
-sys.exit(not (3, 9) <= sys.version_info[:2] < (3, $newest))" >/dev/null 2>&1; then
-            echo "$candidate"
-            return
-        fi
-    done
-    # Last, what pyenv has installed but not put on the PATH.
-    for candidate in "$HOME"/.pyenv/versions/3.*/bin/python3; do
-        if [ -x "$candidate" ] && "$candidate" -c "import sys, venv, ensurepip
 sys.exit(not (3, 9) <= sys.version_info[:2] < (3, $newest))" >/dev/null 2>&1; then
             echo "$candidate"
             return

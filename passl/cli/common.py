@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -48,7 +49,8 @@ def overrides_of(arguments: argparse.Namespace) -> List[str]:
     for key in ("device", "seed", "output_dir"):
         value = getattr(arguments, key, None)
         if value is not None:
-            overrides.append(f"{key}={value}")
+            # In quotes: a folder's name may hold what YAML takes for a comment or a number.
+            overrides.append(f"{key}={json.dumps(value)}")
     return overrides
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
-from passl.datasets.loader import Loader
+from passl.datasets.loader import Loader, dead_worker
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
 from passl.datasets.sampler import EvaluationBatches, TrainingBatches
 from passl.utils.discovery import import_modules
@@ -33,4 +33,5 @@ __all__ = [
     "TrainingBatches",
     "UnreadableImage",
     "build_dataset",
+    "dead_worker",
 ]

@@ -98,12 +98,7 @@ class Loader:
         except StopIteration:
             return None
         except (RuntimeError, SystemError) as error:
-            text = str(error).strip()
-            raise PasslError(
-                "a data worker died (killed, or out of memory?): "
-                f"{text.splitlines()[-1] if text else type(error).__name__}; "
-                "lower loader.num_workers or the batch size, then --resume auto"
-            ) from error
+            raise dead_worker(error) from error
         if _ERROR in batch:
             raise PasslError(batch[_ERROR])
         self._note_unreadable(batch.pop(_UNREADABLE, ""))
@@ -127,6 +122,16 @@ class Loader:
                     f"the last: {message}"
                 )
             logger.warning("skipped an image: %s", message)
+
+
+def dead_worker(error: BaseException) -> PasslError:
+    """Returns what to tell the user when Paddle reports that a worker process died."""
+    text = str(error).strip()
+    return PasslError(
+        "a data worker died (killed, or out of memory?): "
+        f"{text.splitlines()[-1] if text else type(error).__name__}; "
+        "lower loader.num_workers or the batch size, then --resume auto"
+    )
 
 
 class _Reader(Dataset):

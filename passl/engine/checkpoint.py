@@ -115,7 +115,7 @@ def load_model(path: Any, architecture: Architecture) -> Dict[str, Any]:
 
 @dataclasses.dataclass
 class Checkpoint:
-    """A checkpoint to resume from, read and compared with the config before anything is built."""
+    """A checkpoint to resume from, read and compared with the config before it is used."""
 
     path: Path
     file: TensorFile

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
-from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset
+from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset, dead_worker
 from passl.engine.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -30,7 +30,7 @@ from passl.hooks.metrics_file import read_metrics
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of, plain
-from passl.utils.environment import describe_environment, math_threads, select_device
+from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
@@ -104,6 +104,24 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
         progress = checkpoint.progress
     elif pretrained is not None:
         load_model(pretrained, architecture)
+    loader = Loader(
+        datasets["train"],
+        TrainingBatches(
+            samples,
+            global_batch,
+            global_batch // accumulation,
+            cfg.seed,
+            progress.step,
+            total_steps,
+        ),
+        cfg.dataloader.train.batch_transforms,
+        **cfg.dataloader.train.loader,
+    )
+    evaluation_loaders = {
+        name: evaluation_loader(datasets[name], sections[name])
+        for name in ("val", "test")
+        if name in datasets
+    }
 
     # -- from here on the run writes
     environment = describe_environment(device)
@@ -117,12 +135,7 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
     }
 
     def save(paths: List[Path]) -> None:
-        if not math.isfinite(float(progress.loss_sum)):
-            raise PasslError(
-                f"the loss is {float(progress.loss_sum)} at step {progress.step}; nothing is "
-                f"saved and {latest} stays as it was; lower learning_rate, lengthen the warm-up "
-                "or set optimizer.grad_clip"
-            )
+        _refuse_unless_finite(float(progress.loss_sum), progress.step)
         record["samples_seen"] = progress.step * global_batch
         save_checkpoint(paths, architecture, optimizer, progress, record)
 
@@ -135,28 +148,11 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
         progress=progress,
         environment=environment,
         save=save,
-        resumed=checkpoint_path is not None,
     )
     _announce(run, architecture, datasets, checkpoint_path, accumulation)
     try:
         with Interrupts() as stop:
             _call(hooks, "on_start", run)
-            loader = Loader(
-                datasets["train"],
-                TrainingBatches(
-                    samples,
-                    global_batch,
-                    global_batch // accumulation,
-                    cfg.seed,
-                    progress.step,
-                    total_steps,
-                ),
-                cfg.dataloader.train.batch_transforms,
-                **cfg.dataloader.train.loader,
-            )
-            val_loader = None
-            if "val" in datasets:
-                val_loader = evaluation_loader(datasets["val"], sections["val"])
             with contextlib.closing(iter(loader)) as batches:
                 _loop(
                     run,
@@ -164,19 +160,16 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
                     optimizer,
                     schedule,
                     batches,
-                    val_loader,
+                    evaluation_loaders.get("val"),
                     accumulation,
                     hooks,
                     stop,
                 )
-            if "test" in datasets:
-                _test_once(run, architecture, datasets["test"], hooks, stop)
+            if "test" in evaluation_loaders:
+                _test_once(run, architecture, evaluation_loaders["test"], hooks, stop)
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
-        raise PasslError(
-            f"a data worker died: {str(error).strip().splitlines()[-1]}; lower loader.num_workers, "
-            "then --resume auto"
-        ) from error
+        raise dead_worker(error) from error
     except OSError as error:
         raise PasslError(
             f"{error.filename or folder}: could not be written ({error.strerror}); the last "
@@ -246,12 +239,7 @@ def _loop(
         stepped = True
         if progress.step % interval == 0 or progress.step == run.total_steps:
             mean = float(progress.loss_sum) / progress.loss_steps
-            if not math.isfinite(mean):
-                raise PasslError(
-                    f"the loss became {mean} within the {progress.loss_steps} steps up to "
-                    f"{progress.step}; the last checkpoint is whole; lower learning_rate, "
-                    "lengthen the warm-up or set optimizer.grad_clip"
-                )
+            _refuse_unless_finite(mean, progress.step)
             now = time.perf_counter()
             record = {
                 "step": progress.step,
@@ -264,6 +252,14 @@ def _loop(
             progress.loss_steps = 0
             images, clock = 0, now
             _call(hooks, "on_record", run, record)
+
+
+def _refuse_unless_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise PasslError(
+            f"the loss became {loss} at step {step} or shortly before; the last checkpoint is "
+            "whole; lower learning_rate, lengthen the warm-up or set optimizer.grad_clip"
+        )
 
 
 def _call(hooks: List[Hook], moment: str, *arguments: Any) -> None:
@@ -284,7 +280,7 @@ def _better(record: Record, best: Record) -> bool:
 
 
 def _test_once(
-    run: Run, architecture: Architecture, dataset: ImageDataset, hooks: List[Hook], stop: Interrupts
+    run: Run, architecture: Architecture, loader: Loader, hooks: List[Hook], stop: Interrupts
 ) -> None:
     """Reports the test split, with the best weights, once in the life of a run."""
     if any(record.get("split") == "test" for record in read_metrics(run.folder / "metrics.jsonl")):
@@ -292,8 +288,7 @@ def _test_once(
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
         load_model(best, architecture)
-    section = run.cfg.dataloader.test
-    record = evaluate(architecture, evaluation_loader(dataset, section), "test", stop)
+    record = evaluate(architecture, loader, "test", stop)
     if not record:
         raise Interrupted(stop.signum)
     record = {"step": run.progress.step, "epoch": run.epoch, "split": "test", **record}
@@ -354,7 +349,7 @@ def _announce(
         "%s on %s, %s math threads%s; Paddle %s, commit %s, seed %d",
         run.folder,
         environment["device"],
-        math_threads(),
+        environment["math_threads"],
         f", set {' '.join(environment['environment_set'])}"
         if environment["environment_set"]
         else "",

@@ -49,7 +49,6 @@ class Run:
         progress: how far the run is.
         environment: versions, commit, threads; see ``describe_environment``.
         save: writes a checkpoint file atomically to each of the given paths.
-        resumed: this process continues an earlier one.
     """
 
     cfg: Config
@@ -60,7 +59,6 @@ class Run:
     progress: Progress
     environment: Record
     save: Callable[[List[Path]], None]
-    resumed: bool
 
     @property
     def epoch(self) -> int:

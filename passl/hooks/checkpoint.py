@@ -28,10 +28,6 @@ class Checkpoint(Hook):
         self._best_is_new = False
         self._saved_step = -1
 
-    def on_start(self, run: Run) -> None:
-        if run.resumed:
-            self._saved_step = run.progress.step
-
     def on_evaluation(self, run: Run, record: Record) -> None:
         self._best_is_new = run.progress.best is record
 

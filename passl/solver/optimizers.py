@@ -28,12 +28,16 @@ def undecayed_names(model: nn.Layer) -> Set[str]:
     return names
 
 
+def _trainable(model: nn.Layer) -> List[Tuple[str, Any]]:
+    return [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+
+
 def parameter_groups(model: nn.Layer, weight_decay: float) -> List[Dict[str, Any]]:
     """Returns the trainable parameters in two of Paddle's groups: decayed and not."""
     if not 0 <= weight_decay < math.inf:
         raise PasslError(f"weight_decay is at least 0, not {weight_decay}")
     undecayed = undecayed_names(model)
-    trainable = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+    trainable = _trainable(model)
     groups = [
         {
             "params": [p for n, p in trainable if n not in undecayed],
@@ -61,7 +65,7 @@ class Optimizer:
         self._optimizer = optimizer
         # Paddle 2.6 forgets a restored state until the first step has used it.
         self._restored: Optional[Dict[str, np.ndarray]] = None
-        self._named = [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
+        self._named = _trainable(model)
         self.grad_clip = grad_clip
 
     def step(self, learning_rate: float) -> None:
@@ -86,7 +90,7 @@ class Optimizer:
         if self._restored is not None:
             return dict(self._restored)
         state: Dict[str, np.ndarray] = {}
-        automatic = self._automatic_names()
+        automatic = {parameter.name: name for name, parameter in self._named}
         for key, value in self._optimizer.state_dict().items():
             if key in ("LR_Scheduler", "master_weights"):
                 continue  # the schedule is a function of the step
@@ -105,9 +109,6 @@ class Optimizer:
             restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
         self._optimizer.set_state_dict(restored)
         self._restored = dict(state)
-
-    def _automatic_names(self) -> Dict[str, str]:
-        return {parameter.name: name for name, parameter in self._named}
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:

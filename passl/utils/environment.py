@@ -83,11 +83,6 @@ def import_paddle() -> bool:
     return True
 
 
-def math_threads() -> str:
-    """Returns the number of math threads as Paddle found it in the environment."""
-    return os.environ.get("OMP_NUM_THREADS", "1")
-
-
 def select_device(device: str) -> str:
     """Makes ``cpu`` or ``gpu`` Paddle's current device; ``auto`` takes a GPU where one is.
 
@@ -153,6 +148,6 @@ def describe_environment(device: str) -> Dict[str, object]:
         "machine": platform.node(),
         "device": device,
         "cores": available_cores(),
-        "math_threads": math_threads(),
+        "math_threads": os.environ.get("OMP_NUM_THREADS", "1"),
         "environment_set": list(_applied),
     }

@@ -44,6 +44,8 @@ def test_config_that_is_not_yaml(train_error, tmp_path):
     [
         ("model.architecture.name=MlpMixr", ("unknown backbone", "did you mean 'MlpMixer'")),
         ("dataloader.train.dataset.transforms.0.name=RandomCropp", ("unknown transform",)),
+        ("dataloader.train.batch_transforms.0.name=Normalise", ("did you mean 'Normalize'",)),
+        ("dataloader.test.batch_transforms.0.std=[0.5, 0.0, 0.5]", ("std above 0",)),
         ("optimizer.name=AdamX", ("unknown optimizer", "did you mean 'AdamW'")),
         ("lr_scheduler.name=Cosin", ("unknown lr_scheduler", "Cosine")),
         ("hooks=[{name: Nothing}]", ("unknown hook",)),
@@ -143,6 +145,13 @@ def test_help_has_an_example(capsys):
             command.main(["--help"])
         assert stopped.value.code == 0
         assert "example:" in capsys.readouterr().out
+
+
+def test_an_output_folder_is_taken_by_the_letter(config_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["-c", config_file(epochs=1), "--output-dir", "run #1: a"]
+    assert train_command.main(argv) == 0
+    assert (tmp_path / "run #1: a" / "metrics.jsonl").exists()
 
 
 def test_the_working_folder_stays_clean(train_error, monkeypatch, tmp_path):
