@@ -43,7 +43,9 @@ setup(
         "dev": ["pytest>=8", "ruff==0.15.22", "build"],
     },
     entry_points={
-        "console_scripts": ["passl-train=passl.cli.train:main", "passl-eval=passl.cli.eval:main"]
+        "console_scripts": [
+            f"passl-{command}=passl.cli.{command}:main" for command in ("train", "eval", "convert")
+        ]
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

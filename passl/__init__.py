@@ -10,3 +10,12 @@ __version__ = "0.1.0"
 
 prepare_environment()
 import_paddle()
+
+
+def __getattr__(name):
+    # Not imported above: the command lines must be able to say that Paddle is missing.
+    if name == "create_model":
+        from passl.engine.create_model import create_model
+
+        return create_model
+    raise AttributeError(f"module 'passl' has no attribute '{name}'")

@@ -15,7 +15,7 @@ from passl.utils.logging import log_to_console
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """Returns a parser with the arguments of every command.
+    """Returns a parser with what every command has.
 
     Args:
         description: one sentence.
@@ -26,6 +26,12 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of commands that work as a config says."""
     parser.add_argument(
         "-c", "--config", required=True, metavar="CONFIG",
         help="YAML file, or the name of a shipped config (mlp-mixer_b16_224)",
@@ -39,8 +45,22 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "gpu"), help="default: the config's, or auto"
     )
     parser.add_argument("--output-dir", metavar="DIR", help="default: output/<config name>")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+
+
+def add_weights_key(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--weights-key``, for commands that read weight files."""
+    parser.add_argument(
+        "--weights-key", metavar="KEY",
+        help="which of the file's mappings to take, where it has several (state_dict_ema)",
+    )  # fmt: skip
+
+
+def add_allow_partial(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--allow-partial``, for commands that load weights into a network."""
+    parser.add_argument(
+        "--allow-partial", action="store_true",
+        help="load what fits of the weights, and list what does not, instead of stopping",
+    )  # fmt: skip
 
 
 def overrides_of(arguments: argparse.Namespace) -> List[str]:

@@ -8,33 +8,58 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.common import make_parser, overrides_of, run_command
+from passl.cli.common import (
+    add_allow_partial,
+    add_config_arguments,
+    add_weights_key,
+    make_parser,
+    overrides_of,
+    run_command,
+)
 from passl.datasets import build_dataset
-from passl.engine.checkpoint import load_model
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
-from passl.utils.config import get_config
+from passl.utils import zoo
+from passl.utils.config import Config, get_config, plain
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+from passl.weights import load_weights
+
+
+class _List(argparse.Action):
+    """``--list``: shows the model zoo and exits, whatever else is asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(zoo.as_text())
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "Evaluate a checkpoint: Top-1, Top-5 and loss over exactly the images of a set.",
+        "Evaluate weights: Top-1, Top-5 and loss over exactly the images of a set.",
         "  python tools/eval.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
-        "      --weights output/mlp-mixer_b16_224/checkpoints/best.safetensors",
+        "      --weights Mixer-B_16.npz",
     )
+    add_config_arguments(parser)
     parser.add_argument(
         "--weights", metavar="PATH",
-        help="a checkpoint; default: the best one in the output folder",
+        help="a checkpoint, or a released file: Google's .npz, .safetensors, torch's .pth, .pt or "
+        ".bin, Paddle's .pdparams; default: the best checkpoint in the output folder",
     )  # fmt: skip
+    add_weights_key(parser)
+    add_allow_partial(parser)
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="val",
         help="the section of the config's dataloader to evaluate (default: val)",
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
+    parser.add_argument(
+        "--list", action=_List, nargs=0,
+        help="show the released weights: files, preprocessing, reported accuracy; and exit",
+    )  # fmt: skip
     return parser
 
 
@@ -47,8 +72,9 @@ def _main(arguments: argparse.Namespace) -> None:
     dataset = build_dataset(section.dataset)
     architecture = build_architecture(cfg.model)
     weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
-    metadata = load_model(weights, architecture)
-    check_classes(architecture, dataset, metadata.get("class_names"), section)
+    report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
+    _compare_with_zoo(Path(weights), section)
+    check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     result = evaluate(architecture, evaluation_loader(dataset, section), arguments.split)
     ratio = crop_ratio(dataset)
     print(
@@ -59,6 +85,24 @@ def _main(arguments: argparse.Namespace) -> None:
     )
     if arguments.json:
         _write_json(arguments.json, {**result, "crop_ratio": ratio})
+
+
+def _compare_with_zoo(weights: Path, section: Config) -> None:
+    """Warns where a released file is evaluated in another way than it asks for."""
+    known = zoo.files_called(weights)
+    for release, file in known:
+        if not zoo.has_known_hash(weights, file):
+            logger.warning(
+                "%s: has the name of a file of %s, but not its content (SHA-256 %s…); is it "
+                "damaged, or another one?", weights, release.name, file.sha256,
+            )  # fmt: skip
+    wanted = [release.preprocessing for release, _ in known]
+    given = (plain(section.dataset.get("transforms")), plain(section.batch_transforms))
+    if wanted and given not in [(p.transforms(), p.batch_transforms()) for p in wanted]:
+        logger.warning(
+            "%s: was trained for other images than the config prepares: %s; take them with "
+            "-o preprocessing=%s", weights, wanted[0], known[0][0].name,
+        )  # fmt: skip
 
 
 def _write_json(path: str, result: dict) -> None:

@@ -6,7 +6,14 @@ import argparse
 import sys
 from typing import List, Optional
 
-from passl.cli.common import make_parser, overrides_of, run_command
+from passl.cli.common import (
+    add_allow_partial,
+    add_config_arguments,
+    add_weights_key,
+    make_parser,
+    overrides_of,
+    run_command,
+)
 from passl.engine import train
 from passl.utils.config import get_config
 
@@ -18,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python tools/train.py -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
         "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3",
     )
+    add_config_arguments(parser)
     parser.add_argument("--seed", type=int, help="default: the config's, or 0")
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
@@ -26,14 +34,24 @@ def _parser() -> argparse.ArgumentParser:
         "or from a given one",
     )  # fmt: skip
     start.add_argument(
-        "--pretrained", metavar="PATH", help="begin from the weights of a checkpoint"
-    )
+        "--pretrained", metavar="PATH",
+        help="begin from weights: a checkpoint or a released file (see tools/eval.py --list); a "
+        "head for another number of classes is left out",
+    )  # fmt: skip
+    add_weights_key(parser)
+    add_allow_partial(parser)
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
     cfg = get_config(arguments.config, overrides_of(arguments))
-    train(cfg, resume=arguments.resume, pretrained=arguments.pretrained)
+    train(
+        cfg,
+        resume=arguments.resume,
+        pretrained=arguments.pretrained,
+        weights_key=arguments.weights_key,
+        allow_partial=arguments.allow_partial,
+    )
 
 
 def main(argv: Optional[List[str]] = None) -> int:

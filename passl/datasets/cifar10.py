@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import tarfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,8 @@ from PIL import Image
 from passl.datasets.dataset import ImageDataset, subset_indices
 from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError
+from passl.utils.pickles import Unpickler
+from passl.utils.stored_array import Window
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -123,30 +124,12 @@ def _stack(names: Sequence[str], files: Mapping[str, bytes]) -> Tuple[np.ndarray
     return np.ascontiguousarray(np.concatenate(images)), every
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain containers; a pickle that names anything else fails."""
-
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        if name == "_reconstruct":
-            # NumPy 2 moved it; the old path still imports, with a warning.
-            return np.ndarray(0).__reduce__()[0]
-        return super().find_class(module, name)
-
-
 def _unpickle(name: str, data: bytes) -> Tuple[np.ndarray, Sequence[int]]:
     try:
-        batch = _ArraysOnly(io.BytesIO(data), encoding="bytes").load()
-        pixels, labels = batch[b"data"], batch[b"labels"]
+        batch = Unpickler(Window(io.BytesIO(data), 0, len(data))).load()
+        # Pickled again by Python 3, the keys are bytes.
+        batch = {k.decode() if isinstance(k, bytes) else k: v for k, v in batch.items()}
+        pixels, labels = batch["data"].stored.read(), batch["labels"]
         if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _RECORD - 1):
             raise ValueError(f"data of shape {pixels.shape} for {len(labels)} labels")
     except Exception as error:  # a damaged pickle can raise nearly anything

@@ -14,9 +14,9 @@ from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
 from passl.utils.config import plain
 from passl.utils.errors import PasslError
-from passl.weights import TensorFile, load_weights, write_tensor_file
+from passl.weights import WeightFile, load_weights, write_tensor_file
 
-_MODEL, _OPTIMIZER = "model/", "optimizer/"
+_OPTIMIZER = "optimizer"
 _PARTIAL = ".partial-"
 
 # Parts of a config that a resumed run may change, because they do not change what is learned.
@@ -61,8 +61,9 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
-    tensors = {_MODEL + n: t.numpy() for n, t in architecture.state_dict().items()}
-    tensors.update({_OPTIMIZER + n: array for n, array in optimizer.state_dict().items()})
+    # The groups of a checkpoint, as WeightFile reads them back.
+    tensors = {f"model/{name}": t.numpy() for name, t in architecture.state_dict().items()}
+    tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
     metadata = {"kind": "training", "progress": progress.to_json(), **record}
     write_tensor_file(partial, tensors, metadata)
@@ -97,28 +98,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load_model(path: Any, architecture: Architecture) -> Dict[str, Any]:
-    """Loads the network's weights from a checkpoint, strictly.
-
-    Returns:
-        What the checkpoint records beside the arrays (``class_names``, ``config``,
-        ``progress``, …); empty where it records nothing.
-
-    Raises:
-        PasslError: an unreadable file, or weights that do not fit the network.
-    """
-    file = TensorFile(path)
-    prefix = _MODEL if file.metadata.get("kind") == "training" else ""
-    load_weights(architecture, file.read(prefix), str(path))
-    return file.metadata
-
-
 @dataclasses.dataclass
 class Checkpoint:
     """A checkpoint to resume from, read and compared with the config before it is used."""
 
     path: Path
-    file: TensorFile
+    file: WeightFile
     progress: Progress
 
     @classmethod
@@ -129,7 +114,7 @@ class Checkpoint:
             PasslError: it is missing or damaged, or holds no training state.
         """
         try:
-            file = TensorFile(path)
+            file = WeightFile(path)
         except PasslError as error:
             raise PasslError(
                 f"cannot resume: {error}; name another checkpoint with --resume PATH"
@@ -157,8 +142,8 @@ class Checkpoint:
 
     def restore(self, architecture: Architecture, optimizer: Optimizer) -> None:
         """Puts weights and optimizer state back."""
-        load_weights(architecture, self.file.read(_MODEL), str(self.path))
-        optimizer.load_state_dict(self.file.read(_OPTIMIZER))
+        load_weights(architecture, self.file)
+        optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:

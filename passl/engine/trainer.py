@@ -16,7 +16,6 @@ from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset,
 from passl.engine.checkpoint import (
     Checkpoint,
     find_checkpoint,
-    load_model,
     remove_partial_files,
     save_checkpoint,
 )
@@ -34,16 +33,25 @@ from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
+from passl.weights import load_weights
 
 
-def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] = None) -> Record:
+def train(
+    cfg: Config,
+    resume: Optional[str] = None,
+    pretrained: Optional[str] = None,
+    weights_key: Optional[str] = None,
+    allow_partial: bool = False,
+) -> Record:
     """Trains as the config says, and writes everything to ``cfg.output_dir``.
 
     Args:
         cfg: the whole config.
         resume: a checkpoint to continue from; ``auto`` takes the latest of the output folder
             and starts from the beginning where there is none.
-        pretrained: weights to begin from, without training state.
+        pretrained: weights to begin from, without training state, whoever released them. A head
+            for another number of classes is left out.
+        weights_key, allow_partial: see ``passl.weights.load_weights``.
 
     Returns:
         The last evaluation record (of the test split where there is one, else of the
@@ -103,7 +111,7 @@ def train(cfg: Config, resume: Optional[str] = None, pretrained: Optional[str] =
         checkpoint.restore(architecture, optimizer)
         progress = checkpoint.progress
     elif pretrained is not None:
-        load_model(pretrained, architecture)
+        load_weights(architecture, pretrained, weights_key, allow_partial, new_head=True)
     loader = Loader(
         datasets["train"],
         TrainingBatches(
@@ -287,7 +295,7 @@ def _test_once(
         return
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
-        load_model(best, architecture)
+        load_weights(architecture, best)
     record = evaluate(architecture, loader, "test", stop)
     if not record:
         raise Interrupted(stop.signum)

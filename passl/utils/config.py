@@ -24,6 +24,8 @@ from omegaconf import MISSING, OmegaConf
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.migration import renamed_keys
+from passl.utils.shipped import config_root
+from passl.utils.zoo import get_release
 
 # ---------------------------------------------------------------- what a config may hold
 
@@ -95,7 +97,8 @@ class Schema:
     seed: int = 0
     device: str = "auto"  # auto, cpu or gpu
     global_batch_size: Optional[int] = None  # images a step; default: batch_size × processes
-    model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head
+    model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head, freeze
+    preprocessing: Optional[str] = None  # the release of the model zoo whose image view is taken
     dataloader: DataloaderSection = dataclasses.field(default_factory=DataloaderSection)
     lr_scheduler: Optional[Dict[str, Any]] = None
     optimizer: Optional[Dict[str, Any]] = None
@@ -287,16 +290,12 @@ def _record_origins(
 
 def shipped_configs() -> Dict[str, Path]:
     """Returns the configs that come with the package, by file name without ``.yaml``."""
-    package = Path(__file__).resolve().parent.parent
-    # In a checkout they stand beside the package; an installed wheel carries them inside it.
-    for root in (package / "configs", package.parent / "configs"):
-        if root.is_dir():
-            return {
-                path.stem: path
-                for path in sorted(root.rglob("*.yaml"))
-                if not path.stem.startswith("_")
-            }
-    return {}
+    root = config_root()
+    return {
+        path.stem: path
+        for path in sorted(root.rglob("*.yaml"))
+        if path.parent != root / "zoo" and not path.stem.startswith("_")
+    }
 
 
 def _find(path: Union[str, os.PathLike]) -> Path:
@@ -417,7 +416,14 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
     file = _find(path)
     origins: Dict[str, str] = {}
     values = _load(file, (), origins)
-    for override in overrides or ():
+    # The view of the images is filled in before overrides can change parts of it.
+    overrides = sorted(overrides or (), key=lambda text: not text.startswith("preprocessing="))
+    if overrides and overrides[0].startswith("preprocessing="):
+        values = _override(values, overrides[0], origins)
+        _fill_preprocessing(values, origins, replace=True)
+    else:
+        _fill_preprocessing(values, origins)
+    for override in overrides:
         values = _override(values, override, origins)
     renames = renamed_keys(values)
     if renames:
@@ -429,6 +435,34 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
     if checked["output_dir"] is None:
         checked["output_dir"] = os.path.join("output", file.stem)
     return Config(checked, "", origins)
+
+
+def _fill_preprocessing(
+    values: Dict[str, Any], origins: Mapping[str, str], replace: bool = False
+) -> None:
+    """Adds the view and the normalisation of the named release where the config gives none.
+
+    Args:
+        values: the config, changed in place.
+        origins: for the message.
+        replace: also where it gives them.
+    """
+    name, loaders = values.get("preprocessing"), values.get("dataloader")
+    if name is None or not isinstance(loaders, dict):
+        return
+    try:
+        preprocessing = get_release(name).preprocessing
+    except PasslError as error:
+        error.place = _origin("preprocessing", origins)
+        raise
+    for split, section in loaders.items():
+        dataset = section.get("dataset") if isinstance(section, dict) else None
+        if not isinstance(dataset, dict):
+            continue
+        if replace or "batch_transforms" not in section:
+            section["batch_transforms"] = preprocessing.batch_transforms()
+        if split != "train" and (replace or "transforms" not in dataset):
+            dataset["transforms"] = preprocessing.transforms()
 
 
 def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Dict[str, Any]:

@@ -64,6 +64,13 @@ class Registry:
             )
         return self._factories[name]
 
+    def attribute(self, name: str, attribute: str, default: Any) -> Any:
+        """Returns an attribute of the class behind ``name``, without building it."""
+        factory = self.get(name)
+        while isinstance(factory, functools.partial):
+            factory = factory.func
+        return getattr(factory, attribute, default)
+
     def build(self, cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any) -> Any:
         """Builds what ``cfg`` describes, and leaves ``cfg`` as it was.
 

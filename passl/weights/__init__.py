@@ -1,6 +1,7 @@
-"""Weight files: reading and writing them safely."""
+"""Weight files: reading and writing them safely, whoever's they are."""
 
-from passl.weights.loading import load_weights
-from passl.weights.safetensors_file import TensorFile, write_tensor_file
+from passl.weights.formats.safetensors import write_tensor_file
+from passl.weights.loading import LoadReport, count_classes, load_weights
+from passl.weights.reading import WeightFile
 
-__all__ = ["TensorFile", "load_weights", "write_tensor_file"]
+__all__ = ["LoadReport", "WeightFile", "count_classes", "load_weights", "write_tensor_file"]

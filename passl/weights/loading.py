@@ -1,44 +1,208 @@
-"""Putting arrays into a network, with every tensor accounted for."""
+"""Putting a file's tensors into a network, with every tensor accounted for."""
 
 from __future__ import annotations
 
-from typing import Dict, List
+import dataclasses
+import os
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import paddle
 from paddle import nn
 
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+from passl.utils.stored_array import BFLOAT16, StoredArray
+from passl.weights.naming import ReleasedNames, translate
+from passl.weights.reading import WeightFile
+
+_BACKBONE, _HEAD = "backbone.", "head."
+_SHOWN = 6
 
 
-def load_weights(model: nn.Layer, arrays: Dict[str, np.ndarray], source: str) -> None:
-    """Sets all parameters and buffers of ``model``; the names and shapes must be the same.
+@dataclasses.dataclass
+class LoadReport:
+    """What ``load_weights`` did.
+
+    Attributes:
+        path, format, publisher: what was loaded, and whose names it uses.
+        loaded: names of the network's tensors that were set.
+        kept: names that were not, and have their initial values.
+        left_out: names of the file's tensors that were not used.
+        metadata: what PASSL recorded in the file (``class_names``, ``config``, …).
+    """
+
+    path: str
+    format: str
+    publisher: str
+    loaded: List[str]
+    kept: List[str]
+    left_out: List[str]
+    metadata: Dict[str, Any]
+
+
+def load_weights(
+    model: nn.Layer,
+    path: Union[str, os.PathLike, WeightFile],
+    key: Optional[str] = None,
+    allow_partial: bool = False,
+    new_head: bool = False,
+) -> LoadReport:
+    """Loads a weight file into a network, whoever released it.
+
+    A tensor is read, set and let go of before the next one, so that loading needs hardly more
+    memory than the network.
 
     Args:
-        model: the network.
-        arrays: name to array.
-        source: what to call the arrays' origin in an error, a path.
+        model: an architecture, what ``create_model`` returns, or a backbone alone, for which
+            the file's head is left out.
+        path: the file, see ``WeightFile`` for the formats; or one that is open.
+        key: which of the file's mappings to take, where it has several.
+        allow_partial: load what fits, and report the rest.
+        new_head: leave the head as it is where the file has none, or one for another number of
+            classes: fine-tuning.
 
     Raises:
-        PasslError: names that are missing, unexpected, or of another shape; the network is then
-            unchanged.
+        PasslError: an unreadable file, or names and shapes that do not fit. The network is then
+            unchanged, unless the file turns out to be damaged half way.
     """
-    own = model.state_dict()
-    problems: List[str] = []
-    for name in sorted(set(own) | set(arrays)):
-        if name not in arrays:
-            problems.append(f"missing {name}")
-        elif name not in own:
-            problems.append(f"unexpected {name}")
-        elif list(arrays[name].shape) != list(own[name].shape):
-            problems.append(
-                f"{name} has shape {list(arrays[name].shape)}, "
-                f"the model's has {list(own[name].shape)}"
-            )
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise PasslError(
-            f"{source}: does not fit the config's model: {'; '.join(problems[:5])}{more}"
+    if isinstance(path, WeightFile):
+        return _load(model, path, allow_partial, new_head)
+    with WeightFile(path, key) as file:
+        return _load(model, file, allow_partial, new_head)
+
+
+def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool) -> LoadReport:
+    prefix = "" if hasattr(model, "backbone") else _BACKBONE
+    own = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    backbone = getattr(model, "backbone", model)
+    found = translate(file, getattr(backbone, "released_names", {}))
+    if found.publisher != "passl":
+        averages = file.averages()
+        if averages:
+            logger.info(
+                "%s: taking '%s'; it also holds averaged weights: --weights-key %s",
+                file.path, file.key, averages[0],
+            )  # fmt: skip
+    tensors = dict(found.tensors)
+    left_out = []
+    if not any(name.startswith(_HEAD) for name in own):
+        left_out = [name for name in tensors if name.startswith(_HEAD)]
+    elif new_head and _other_head(own, tensors):
+        left_out = [name for name in tensors if name.startswith(_HEAD)]
+        logger.info(
+            "%s: %s, so the head begins anew",
+            file.path,
+            f"its head has {_classes(tensors)} classes, the model's {_classes(own)}"
+            if left_out
+            else "has no head",
         )
-    for name, tensor in own.items():
-        tensor.set_value(paddle.to_tensor(arrays[name], dtype=tensor.dtype))
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(_HEAD)}
+    tensors = {name: array for name, array in tensors.items() if name not in left_out}
+    if not any(name in own for name in tensors):
+        raise PasslError(f"{file.path}: holds none of the tensors of this network")
+
+    for name, cause in found.refused.items():
+        if name in own:
+            raise PasslError(
+                f"{file.path}: its tensor '{name}' can only be made by {cause[:100]}, which is "
+                "never run; save plain tensors"
+            )
+    try:
+        tensors, mismatched, resized = _fit(backbone, own, tensors)
+    except PasslError as error:
+        raise PasslError(f"{file.path}: {error}") from None
+    missing = [name for name in own if name not in tensors and name not in mismatched]
+    unexpected = found.unexpected + [name for name in tensors if name not in own]
+    if missing or unexpected or mismatched:
+        account = "; ".join(
+            [
+                *_list("missing in the file", missing),
+                *_list("unexpected", unexpected),
+                *_list("of another shape", [f"{n} {why}" for n, why in mismatched.items()]),
+            ]
+        )
+        if not allow_partial:
+            raise PasslError(
+                f"{file.path}: does not fit the config's model: {account} "
+                "(--allow-partial loads what fits)"
+            )
+        logger.warning("%s: loaded in part: %s", file.path, account)
+    if resized:
+        logger.info("%s: %s", file.path, resized)
+    loaded = [name for name in tensors if name in own]
+    for name in loaded:
+        with file.reading(name):
+            array = np.ascontiguousarray(tensors[name].read())
+        own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
+    logger.info(
+        "%s: %d tensors (%s, %s names)", file.path, len(loaded), file.format, found.publisher
+    )
+    names = [prefix + name for name in model.state_dict()]
+    return LoadReport(
+        file.path,
+        file.format,
+        found.publisher,
+        [name[len(prefix) :] for name in loaded],
+        [name[len(prefix) :] for name in names if name not in set(loaded)],
+        left_out + unexpected + list(mismatched),
+        file.metadata,
+    )
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype == BFLOAT16 else array
+
+
+def _other_head(own: Dict[str, Any], tensors: Dict[str, StoredArray]) -> bool:
+    heads = [{n: tuple(t.shape) for n, t in part.items() if n.startswith(_HEAD)}
+             for part in (own, tensors)]  # fmt: skip
+    return heads[0] != heads[1]
+
+
+def _classes(tensors: Dict[str, Any]) -> int:
+    return next((t.shape[-1] for name, t in tensors.items() if name.startswith(_HEAD)), 0)
+
+
+def count_classes(file: WeightFile, released_names: ReleasedNames) -> int:
+    """Returns the number of classes that a file's head distinguishes; 0 where it has no head."""
+    return _classes(translate(file, released_names).tensors)
+
+
+def _fit(
+    backbone: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray]
+) -> Tuple[Dict[str, StoredArray], Dict[str, str], str]:
+    """Returns what fits, what does not and why, and what was done to make something fit."""
+    fitting, mismatched, resized = {}, {}, ""
+    for name, array in tensors.items():
+        if name not in own:
+            fitting[name] = array
+            continue
+        shape = tuple(own[name].shape)
+        if not _same_kind(array.dtype, own[name].dtype):
+            mismatched[name] = f"holds {array.dtype}, no weights"
+        elif array.shape == shape:
+            fitting[name] = array
+        else:
+            adapt = getattr(backbone, "adapt_weight", None)
+            adapted = adapt and adapt(name[len(_BACKBONE) :], array.shape)
+            if adapted:
+                change, resized = adapted
+                fitting[name] = StoredArray(
+                    shape, array.dtype, lambda array=array, change=change: change(array.read())
+                )
+            else:
+                mismatched[name] = f"(file {list(array.shape)}, model {list(shape)})"
+    return fitting, mismatched, resized
+
+
+def _same_kind(dtype: np.dtype, own: paddle.dtype) -> bool:
+    floating = dtype == BFLOAT16 or dtype.kind == "f"
+    return floating == ("float" in str(own))
+
+
+def _list(title: str, names: List[str]) -> List[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{more}"]

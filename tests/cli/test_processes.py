@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT, records, run_tool, start_tool
 
 from passl.cli import train as train_command
-from passl.weights import TensorFile
+from passl.weights import WeightFile
 
 EPOCHS = 12
 STEPS = 7 * EPOCHS
@@ -54,11 +54,12 @@ def wait_for_steps(process, folder, steps):
 
 def same_run(one, other):
     assert records(one) == records(other)
-    latest = [TensorFile(folder / "checkpoints" / "latest.safetensors") for folder in (one, other)]
-    arrays = [file.read() for file in latest]
-    assert arrays[0].keys() == arrays[1].keys()
-    for name, array in arrays[0].items():
-        np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
+    latest = [WeightFile(folder / "checkpoints" / "latest.safetensors") for folder in (one, other)]
+    for group in ("model", "optimizer"):
+        arrays = [file.read_group(group) for file in latest]
+        assert arrays[0] and arrays[0].keys() == arrays[1].keys()
+        for name, array in arrays[0].items():
+            np.testing.assert_array_equal(array, arrays[1][name], err_msg=name)
 
 
 @pytest.mark.smoke
@@ -158,7 +159,7 @@ def test_a_request_to_stop_saves_first(whole_run, tmp_path, signum, code):
     assert process.returncode == code, err
     assert "Traceback" not in out + err
     assert "continue with --resume auto" in out
-    progress = TensorFile(folder / "checkpoints" / "latest.safetensors").metadata["progress"]
+    progress = WeightFile(folder / "checkpoints" / "latest.safetensors").metadata["progress"]
     assert progress["step"] == records(folder)[-1]["step"] < STEPS
     result, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert result == 0, err

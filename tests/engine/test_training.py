@@ -12,7 +12,7 @@ from helpers import records, small_config
 from passl.engine import train
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
-from passl.weights import TensorFile
+from passl.weights import WeightFile
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_learns_and_keeps_its_account(run):
         "step-00000021.safetensors",
         "step-00000028.safetensors",
     ]
-    latest = TensorFile(folder / "checkpoints" / "latest.safetensors").metadata
+    latest = WeightFile(folder / "checkpoints" / "latest.safetensors").metadata
     assert latest["class_names"] == ["apple", "kiwi", "pear"]
     assert latest["samples_seen"] == 28 * 8
-    best = TensorFile(folder / "checkpoints" / "best.safetensors").metadata["progress"]["best"]
+    best = WeightFile(folder / "checkpoints" / "best.safetensors").metadata["progress"]["best"]
     assert best["top1"] == max(r["top1"] for r in evaluations)
     traced = json.loads((folder / "environment.jsonl").read_text())
     assert traced["commit"] and traced["paddle"] == paddle.__version__
@@ -124,7 +124,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(run, tmp_path
             optimizer={"name": "SGD"},
         )
     for path in (tmp_path / "nan" / "checkpoints").glob("*"):
-        arrays = TensorFile(path).read("model/")
+        arrays = WeightFile(path).read_group("model")
         assert all(np.isfinite(array).all() for array in arrays.values())
 
 

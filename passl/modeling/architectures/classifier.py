@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 from passl.modeling.architectures.base import Architecture
 from passl.modeling.architectures.registry import ARCHITECTURES
@@ -20,13 +20,19 @@ class Classifier(Architecture):
         architecture: config of the backbone.
         head: config of the head; its ``in_channels`` is the backbone's ``num_features`` where
             it is not given.
+        freeze: parts that do not learn; ``[backbone]`` trains a linear probe on its features.
 
     Shape:
         input: ``image`` ``[N, C, H, W]`` and, for a loss, ``label`` int64 ``[N]``;
         output: ``logits`` ``[N, num_classes]`` and ``loss``, a scalar.
     """
 
-    def __init__(self, architecture: Mapping[str, Any], head: Mapping[str, Any]):
+    def __init__(
+        self,
+        architecture: Mapping[str, Any],
+        head: Mapping[str, Any],
+        freeze: Sequence[str] = (),
+    ):
         super().__init__()
         self.backbone = build_backbone(architecture)
         width = self.backbone.num_features
@@ -37,6 +43,7 @@ class Classifier(Architecture):
                 place=origin_of(head, "in_channels"),
             )
         self.head = build_head(head, in_channels=width)
+        self.freeze(freeze)
 
     @property
     def num_classes(self) -> int:

@@ -9,8 +9,10 @@ widths of the token-mixing and channel-mixing MLPs.
 
 from __future__ import annotations
 
-from typing import FrozenSet
+import math
+from typing import Callable, Dict, FrozenSet, Optional, Sequence, Tuple
 
+import numpy as np
 from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
@@ -55,6 +57,84 @@ class MixerBlock(nn.Layer):
         tokens = self.norm1(x).transpose([0, 2, 1])
         x = x + self.drop_path(self.mlp_tokens(tokens).transpose([0, 2, 1]))
         return x + self.drop_path(self.mlp_channels(self.norm2(x)))
+
+
+_LAYERS = (
+    "backbone.stem.proj",
+    "backbone.blocks.{i}.norm1",
+    "backbone.blocks.{i}.mlp_tokens.fc1",
+    "backbone.blocks.{i}.mlp_tokens.fc2",
+    "backbone.blocks.{i}.norm2",
+    "backbone.blocks.{i}.mlp_channels.fc1",
+    "backbone.blocks.{i}.mlp_channels.fc2",
+    "backbone.norm",
+    "head.fc",
+)
+
+# What released files call these layers: publisher -> (how it stores them, names in the order
+# above); see passl/weights/naming.py.
+_RELEASED_NAMES: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+    "google": (  # google-research/vision_transformer, vit_jax/models_mixer.py
+        "flax",
+        (
+            "stem",
+            "MixerBlock_{i}/LayerNorm_0",
+            "MixerBlock_{i}/token_mixing/Dense_0",
+            "MixerBlock_{i}/token_mixing/Dense_1",
+            "MixerBlock_{i}/LayerNorm_1",
+            "MixerBlock_{i}/channel_mixing/Dense_0",
+            "MixerBlock_{i}/channel_mixing/Dense_1",
+            "pre_head_layer_norm",
+            "head",
+        ),
+    ),
+    # timm/models/mlp_mixer.py; without "backbone." the names are the same
+    "timm": ("torch", (*(name.replace("backbone.", "") for name in _LAYERS[:-1]), "head")),
+    "mmpretrain": (  # mmpretrain/models/backbones/mlp_mixer.py
+        "torch",
+        (
+            "backbone.patch_embed.projection",
+            "backbone.layers.{i}.ln1",
+            "backbone.layers.{i}.token_mix.layers.0.0",
+            "backbone.layers.{i}.token_mix.layers.1",
+            "backbone.layers.{i}.ln2",
+            "backbone.layers.{i}.channel_mix.layers.0.0",
+            "backbone.layers.{i}.channel_mix.layers.1",
+            "backbone.ln1",
+            "head.fc",
+        ),
+    ),
+    # PASSL 1.0 and 1.1, passl/modeling/backbones/mlp_mixer.py
+    "passl_v1": ("paddle", (*_LAYERS[:-1], "head.fc_cls")),
+    "paddlevit": (  # BR-IDL/PaddleViT, image_classification/MLP-Mixer
+        "paddle",
+        (
+            "patch_embed.patch_embed",
+            "mixer_layers.{i}.norm1",
+            "mixer_layers.{i}.mlp_tokens.fc1",
+            "mixer_layers.{i}.mlp_tokens.fc2",
+            "mixer_layers.{i}.norm2",
+            "mixer_layers.{i}.mlp_channels.fc1",
+            "mixer_layers.{i}.mlp_channels.fc2",
+            "norm",
+            "head",
+        ),
+    ),
+    "ppim": (  # AgentMaker/Paddle-Image-Models, ppim/models/mixer.py
+        "paddle",
+        (
+            "stem",
+            "blocks.{i}.norm_0",
+            "blocks.{i}.token_mixing.fc_0",
+            "blocks.{i}.token_mixing.fc_1",
+            "blocks.{i}.norm_1",
+            "blocks.{i}.channel_mixing.fc_0",
+            "blocks.{i}.channel_mixing.fc_1",
+            "pre_head_layer_norm",
+            "head",
+        ),
+    ),
+}
 
 
 @BACKBONES.register
@@ -143,6 +223,67 @@ class MlpMixer(nn.Layer):
                 lecun_normal_(layer.weight, fan_in=layer.weight.size // out_channels)
                 zeros_(layer.bias)
 
+    released_names = {
+        publisher: (convention, dict(zip(_LAYERS, names)))
+        for publisher, (convention, names) in _RELEASED_NAMES.items()
+    }
+
+    def adapt_weight(
+        self, name: str, shape: Sequence[int]
+    ) -> Optional[Tuple[Callable[[np.ndarray], np.ndarray], str]]:
+        """Says how a released weight for smaller images becomes one of this network's.
+
+        The scheme is the paper's (appendix C): for images K times as large in both directions,
+        K an integer, the token-mixing weights become block-diagonal, with one copy for each of
+        the K×K tiles of the image. The new network then computes, tile by tile, what the old
+        one computed.
+
+        Args:
+            name: a parameter of this network.
+            shape: its shape in the file, in Paddle's layout, different from that here.
+
+        Returns:
+            A function from the old array to the new, and a sentence that says what it does; None
+            where the size of the images does not explain the difference.
+
+        Raises:
+            PasslError: another number of tokens, which the scheme does not cover; says why.
+        """
+        parameter = name.partition(".mlp_tokens.")[2]
+        own = {n: list(p.shape) for n, p in self.blocks[0].mlp_tokens.state_dict().items()}
+        if parameter not in own or len(shape) != len(own[parameter]):
+            return None
+        tokens, hidden = own["fc1.weight"]
+        if parameter == "fc1.bias":
+            square = hidden / shape[0]
+        else:
+            old_tokens = shape[0] if parameter == "fc1.weight" else shape[-1]
+            if old_tokens == tokens:
+                return None
+            square = tokens / old_tokens
+        k = math.isqrt(int(square))
+        height, width = self.stem.grid
+        if k < 2 or k * k != square or height % k or width % k:
+            if parameter == "fc1.bias":
+                return None
+            raise PasslError(
+                f"it is for {old_tokens} tokens (patches of an image), this network has "
+                f"{height}×{width} = {tokens}; MLP-Mixer's weights depend on the position, and can "
+                "only be used for images that are 2, 3, … times as large in both directions "
+                "(arXiv 2105.01601, appendix C)"
+            )
+        if parameter != "fc2.bias":
+            old_hidden = shape[-1] if parameter.startswith("fc1") else shape[0]
+            if old_hidden * k * k != hidden:
+                raise PasslError(
+                    f"for images {k} times as large, tokens_mlp_dim must be {k}² times as large "
+                    f"too: set -o model.architecture.tokens_mlp_dim={old_hidden * k * k}"
+                )
+        return (
+            lambda array: _repeat_for_tiles(parameter, array, (height, width), k),
+            f"token-mixing weights repeated for {k}×{k} tiles of the image",
+        )
+
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
         """Parameters that never decay besides biases and norms: none."""
@@ -157,6 +298,29 @@ class MlpMixer(nn.Layer):
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)
+
+
+def _repeat_for_tiles(
+    parameter: str, array: np.ndarray, grid: Tuple[int, int], k: int
+) -> np.ndarray:
+    """Returns a token-mixing parameter for ``grid`` tokens, k×k times those of ``array``."""
+    height, width = grid[0] // k, grid[1] // k
+    # tokens[t]: where the tokens of tile t stand in the raster order of the whole image.
+    raster = np.arange(grid[0] * grid[1]).reshape(k, height, k, width)
+    tokens = raster.transpose(0, 2, 1, 3).reshape(k * k, -1)
+    if parameter == "fc1.bias":
+        return np.tile(array, k * k)
+    new = np.zeros([size * k * k for size in array.shape], array.dtype)
+    hidden = array.shape[1 if parameter == "fc1.weight" else 0]
+    for tile, at in enumerate(tokens):
+        units = np.arange(tile * hidden, (tile + 1) * hidden)
+        if parameter == "fc1.weight":  # [S, D_S]
+            new[np.ix_(at, units)] = array
+        elif parameter == "fc2.weight":  # [D_S, S]
+            new[np.ix_(units, at)] = array
+        else:  # fc2.bias, [S]
+            new[at] = array
+    return new
 
 
 # Table 1 of the paper: name, patch, blocks, C, D_S, D_C.

@@ -1,6 +1,7 @@
 """Small pieces that several backbones share."""
 
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
+from passl.modeling.layers.freezing import freeze, keep_frozen
 from passl.modeling.layers.initializers import lecun_normal_, zeros_
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
@@ -10,6 +11,8 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "drop_path_rates",
+    "freeze",
+    "keep_frozen",
     "lecun_normal_",
     "to_pair",
     "zeros_",

@@ -1,0 +1,60 @@
+"""``passl-convert``: released weights from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import List, Optional
+
+from passl.cli.common import add_weights_key, make_parser, run_command
+from passl.modeling.backbones import BACKBONES
+from passl.weights.converting import convert_weights
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Convert weights between the names and formats of Google, timm, mmpretrain, PASSL 1 and "
+        "others, and PASSL's own. Numbers stay as they are, bit for bit; nothing in the source "
+        "is run.",
+        "  python tools/convert.py Mixer-B_16.npz mixer_b16.safetensors\n"
+        "  python tools/convert.py output/mine/checkpoints/best.safetensors best.pth --to timm",
+    )
+    parser.add_argument("source", metavar="SRC", help="any weight file that tools/eval.py reads")
+    parser.add_argument(
+        "target", metavar="DST",
+        help="what to write; its suffix picks the format: .npz, .pth, .pt, .bin, .pdparams, "
+        ".safetensors",
+    )  # fmt: skip
+    parser.add_argument(
+        "--to", metavar="PUBLISHER",
+        help="whose names: google, timm, mmpretrain, passl_v1, paddlevit, ppim or passl; default: "
+        "google for .npz, timm for torch's, passl_v1 for .pdparams, passl for .safetensors",
+    )  # fmt: skip
+    add_weights_key(parser)
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    names = {BACKBONES.attribute(name, "__name__", name): name for name in BACKBONES.names()}
+    families = {
+        family: released
+        for family, name in names.items()
+        if (released := BACKBONES.attribute(name, "released_names", None))
+    }
+    done = convert_weights(
+        arguments.source, arguments.target, families, arguments.to, arguments.weights_key
+    )
+    aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
+    print(
+        f"{arguments.target}: {done.tensors} tensors, {done.source} names to {done.target} names"
+        f"{aside}"
+    )
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""From one release's names and file format to another's, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from passl.utils.errors import PasslError, listing, suggest
+from passl.utils.stored_array import DamagedFile, StoredArray
+from passl.weights.formats import npz, paddle, safetensors, torch
+from passl.weights.formats.safetensors import own_labels
+from passl.weights.naming import OWN, Naming, ReleasedNames, namings, to_there, translate
+from passl.weights.reading import WeightFile
+
+Writer = Callable[[str, Mapping[str, np.ndarray]], None]
+
+# Suffix -> how such a file is written, whose names it gets where nothing else is asked for, and the
+# convention that its readers expect; None: that of the names.
+_FORMATS: Dict[str, Tuple[Writer, str, Optional[str]]] = {
+    ".npz": (npz.write, "google", "flax"),
+    ".pth": (torch.write, "timm", "torch"),
+    ".pt": (torch.write, "timm", "torch"),
+    ".bin": (torch.write, "timm", "torch"),
+    ".pdparams": (paddle.write, "passl_v1", "paddle"),
+    ".safetensors": (safetensors.write, OWN, None),
+}
+
+
+@dataclasses.dataclass
+class Conversion:
+    """What ``convert_weights`` did: whose names it read and wrote, and how many tensors."""
+
+    source: str
+    target: str
+    tensors: int
+    dropped: List[str]
+
+
+def convert_weights(
+    source: os.PathLike,
+    target: os.PathLike,
+    families: Mapping[str, ReleasedNames],
+    publisher: Optional[str] = None,
+    key: Optional[str] = None,
+) -> Conversion:
+    """Writes the weights of one file in another publisher's names and format.
+
+    Numbers and their type stay as they are. What a file holds besides the network's tensors
+    (an optimizer's state, a history) is not carried over.
+
+    Args:
+        source: see ``WeightFile`` for what is read.
+        target: its suffix picks the format: ``.npz``, ``.pth``, ``.pt``, ``.bin``,
+            ``.pdparams`` or ``.safetensors``. Written aside and renamed: it appears whole or not
+            at all, and replaces what was there.
+        families: ``released_names`` of the networks that the file could be of.
+        publisher: whose names to write; by default those usual for the format (``google``,
+            ``timm``, ``passl_v1``; ``passl`` for ``.safetensors``).
+        key: which of the source's mappings to take, where it has several.
+
+    Raises:
+        PasslError: an unreadable source, tensors of no known network, a combination that nobody
+            uses, or a full disk.
+    """
+    target = Path(target)
+    if target.suffix not in _FORMATS:
+        raise PasslError(
+            f"{target}: '{target.suffix}' is no format that is written; it is one of: "
+            f"{listing(_FORMATS)}"
+        )
+    write, usual, convention = _FORMATS[target.suffix]
+    with WeightFile(source, key) as file:
+        released_names = _family(file, families)
+        found = translate(file, released_names)
+        if found.unexpected or found.refused:
+            stray = [*found.unexpected, *found.refused]
+            raise PasslError(
+                f"{file.path}: {len(stray)} tensors are none of this network's: "
+                f"{', '.join(stray[:6])}"
+            )
+        naming = _naming(publisher or usual, released_names, target)
+        convention = convention or naming.convention
+        named = _rename(found.tensors, naming, file.path)
+        arrays = {}
+        for name, array in named.items():
+            with file.reading(name):
+                arrays[name] = np.ascontiguousarray(to_there(array, convention).read())
+        classes = file.metadata.get("class_names")
+        dropped = [group for group in file.groups if group != file.key]
+    if write is safetensors.write:
+        labels = _labels(naming, classes)
+        _write_whole(target, lambda path: safetensors.write(path, arrays, labels))
+    else:
+        _write_whole(target, lambda path: write(path, arrays))
+    return Conversion(found.publisher, naming.name, len(arrays), dropped)
+
+
+def _family(file: WeightFile, families: Mapping[str, ReleasedNames]) -> ReleasedNames:
+    """Returns the names of the family that the file is of."""
+    problems = []
+    for released_names in families.values():
+        try:
+            found = translate(file, released_names)
+        except PasslError as error:
+            problems.append(error)
+            continue
+        own = namings(released_names)[OWN]
+        if any(own.to_here(name) is not None for name in found.tensors):
+            return released_names
+    if len(problems) == 1:
+        raise problems[0]
+    raise PasslError(
+        f"{file.path}: its names belong to no network that is known ({listing(families)})"
+    )
+
+
+def _naming(publisher: str, released_names: ReleasedNames, target: Path) -> Naming:
+    known = namings(released_names)
+    if publisher not in known:
+        raise PasslError(
+            f"'{publisher}' is no publisher of this network's weights"
+            f"{suggest(publisher, known)}; known: {listing(known)}"
+        )
+    naming = known[publisher]
+    flax = naming.convention == "flax"
+    if flax != (target.suffix == ".npz"):
+        raise PasslError(
+            f"{target}: the names of '{publisher}' go into "
+            f"{'.npz' if flax else listing(s for s in _FORMATS if s != '.npz')} files"
+        )
+    return naming
+
+
+def _rename(
+    tensors: Mapping[str, StoredArray], naming: Naming, path: str
+) -> Dict[str, StoredArray]:
+    named = {}
+    for name, array in tensors.items():
+        there = naming.to_there(name, len(array.shape))
+        if there is None:
+            raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'")
+        named[there] = array
+    return named
+
+
+def _labels(naming: Naming, class_names: Any) -> Dict[str, str]:
+    """Returns what a safetensors file says about itself: its framework, or PASSL's record."""
+    if naming.name == OWN:
+        return own_labels({"kind": "weights", "class_names": class_names})
+    return {"format": "pt" if naming.convention == "torch" else "pd"}
+
+
+def _write_whole(target: Path, write: Callable[[str], None]) -> None:
+    aside = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(str(aside))
+        os.replace(aside, target)
+    except DamagedFile as error:
+        raise PasslError(f"{target}: cannot be written: {error}") from None
+    except OSError as error:
+        raise PasslError(f"{target}: could not be written ({error.strerror})") from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()

@@ -1,0 +1,1 @@
+"""One file, one format: reading arrays lazily, writing them, and nothing about networks."""

@@ -1,0 +1,243 @@
+"""Opening a weight file, whoever wrote it. What it is, is told from its content."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zipfile
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Union
+
+import numpy as np
+
+from passl.utils.errors import PasslError, listing, suggest
+from passl.utils.pickles import Unpickler
+from passl.utils.stored_array import StoredArray, Window
+from passl.weights.formats import npz, paddle, safetensors, torch
+from passl.weights.formats.contents import Contents
+
+# The key under which a file keeps the network, in order of preference, where its tensors do not
+# stand at the top level. A moving average is never taken unasked.
+_NETWORK_KEYS = ("state_dict", "model", "model_state_dict", "params", "module", "net", "network")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "opt.target", "opt/target")
+
+# What people hold by mistake: how it begins, and what to do about it.
+_NOT_WEIGHTS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run  git lfs pull"),
+    (b"<", "is a web page, not weights; download the file itself"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"BZh", "is compressed with bzip2; unpack it first"),
+    (b"\xfd7zXZ", "is compressed with xz; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with Zstandard; unpack it first"),
+    (b"Rar!", "is a RAR archive; unpack it first"),
+    (b"7z\xbc\xaf", "is a 7z archive; unpack it first"),
+    (b"\x89HDF", "is an HDF5 file (Keras, TensorFlow), which is not read"),
+    (b"\x93NUMPY", "is a single NumPy array (.npy), not a set of named ones (.npz)"),
+    (b"\xff\xd8", "is an image"),
+    (b"\x89PNG", "is an image"),
+)
+
+PathLike = Union[str, os.PathLike]
+
+
+class WeightFile:
+    """A weight file, open: names, shapes and types are known, numbers are read on demand.
+
+    Args:
+        path: the file; PASSL's own checkpoints, ``.safetensors``, torch's ``.pth``/``.pt``/
+            ``.bin`` (both formats), Paddle's ``.pdparams``, or NumPy's ``.npz``. The content
+            decides, not the name.
+        key: which of its mappings to take as the network's weights (``state_dict_ema``); by
+            default the usual one.
+
+    Attributes:
+        path: as given.
+        format: what the content is: ``safetensors``, ``torch``, ``paddle`` or ``npz``.
+        convention: how linear layers are stored, see ``Contents``.
+        key: where in the file ``tensors`` stand; ``""`` is its top level.
+        tensors: name to ``StoredArray``.
+        refused: names beside them whose value only the code of another program could make, and
+            what that code is called.
+        groups: all such mappings of the file, by where they stand.
+        metadata: what PASSL recorded beside the tensors; empty for others' files.
+
+    Raises:
+        PasslError: it cannot be read, is damaged, or holds no weights; one line that says why.
+
+    Example:
+        >>> with WeightFile("Mixer-B_16.npz") as file:
+        ...     file.tensors["head/bias"].shape
+        (1000,)
+    """
+
+    def __init__(self, path: PathLike, key: Optional[str] = None):
+        self.path = os.fspath(path)
+        self._zip: Optional[zipfile.ZipFile] = None
+        self._file = _open(self.path)
+        try:
+            with self.reading():
+                contents = self._read_contents()
+            self.groups = contents.groups
+            self.convention = contents.convention
+            self.metadata = contents.metadata
+            self.key = self._choose(contents, key)
+            self.tensors: Dict[str, StoredArray] = contents.groups[self.key]
+            self.refused = contents.refused.get(self.key, {})
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; tensors cannot be read any more."""
+        if self._zip is not None:
+            self._zip.close()
+        self._file.close()
+
+    def __enter__(self) -> WeightFile:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns one tensor of the network.
+
+        Raises:
+            PasslError: the file is damaged there.
+        """
+        with self.reading(name):
+            return self.tensors[name].read()
+
+    def read_group(self, key: str) -> Dict[str, np.ndarray]:
+        """Returns all arrays of ``groups[key]``; an empty dict where there is no such group."""
+        arrays = {}
+        for name, array in self.groups.get(key, {}).items():
+            with self.reading(name):
+                arrays[name] = array.read()
+        return arrays
+
+    @contextlib.contextmanager
+    def reading(self, what: str = "") -> Iterator[None]:
+        """Turns whatever a damaged file makes its readers raise into a PasslError of one line."""
+        try:
+            yield
+        except PasslError:
+            raise
+        except MemoryError:
+            raise PasslError(f"{self.path}: asks for more memory than there is") from None
+        except Exception as error:
+            where = f" at '{what}'" if what else ""
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            raise PasslError(
+                f"{self.path}: is damaged, or is not what its name says{where} ({reason}); "
+                "download it again"
+            ) from error
+
+    # ------------------------------------------------ what it is
+
+    def _read_contents(self) -> Contents:
+        size = os.fstat(self._file.fileno()).st_size
+        head = self._file.read(512)
+        self._file.seek(0)
+        if head[:4] == b"PK\x03\x04":
+            return self._read_zip(size)
+        if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+            return self._read_pickle(size)
+        if int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
+            self.format = "safetensors"
+            return safetensors.read(self.path, self._file, size)
+        raise PasslError(f"{self.path}: {_guess(head, size)}")
+
+    def _read_zip(self, size: int) -> Contents:
+        self._zip = zipfile.ZipFile(self._file)
+        names = self._zip.namelist()
+        if torch.is_torch_zip(names):
+            self.format = "torch"
+            return torch.read_zip(self._zip, size)
+        if npz.is_npz(names):
+            self.format = "npz"
+            return npz.read(self._zip, size)
+        raise PasslError(
+            f"{self.path}: is a zip file, but neither torch's nor NumPy's; it holds "
+            f"{listing(names[:3]) or 'nothing'}; unpack it first if the weights are inside"
+        )
+
+    def _read_pickle(self, size: int) -> Contents:
+        try:
+            legacy = Unpickler(Window(self._file, 0, min(size, 64))).load() == torch.LEGACY_MAGIC
+        except Exception:  # the beginning of a longer pickle
+            legacy = False
+        if legacy:
+            self.format = "torch"
+            return torch.read_legacy(self._file, size)
+        self.format = "paddle"
+        return paddle.read(self._file, size)
+
+    # ------------------------------------------------ which tensors are the network's
+
+    def _choose(self, contents: Contents, key: Optional[str]) -> str:
+        groups = contents.groups
+        if key is not None:
+            if key not in groups:
+                raise PasslError(
+                    f"{self.path}: holds no tensors under '{key}'{suggest(key, groups)}; it has "
+                    f"them under: {_places(groups)}"
+                )
+            return key
+        if self.metadata.get("kind") == "training":
+            return "model"
+        if not groups and contents.objects:
+            raise PasslError(
+                f"{self.path}: holds no tensors outside of objects of other programs "
+                f"({listing(sorted(contents.objects)[:3])}), which are never rebuilt because that "
+                "runs their code; save the model's state_dict instead"
+            )
+        if not groups:
+            raise PasslError(f"{self.path}: holds no tensors")
+        for usual in ("", *_NETWORK_KEYS):
+            if usual in groups:
+                return usual
+        if len(groups) == 1:
+            return next(iter(groups))
+        raise PasslError(
+            f"{self.path}: has tensors in several places; choose one with --weights-key: "
+            f"{_places(groups)}"
+        )
+
+    def averages(self) -> List[str]:
+        """Returns the keys of moving averages of the weights, which are not taken unasked."""
+        return [key for key in _AVERAGES if key in self.groups and key != self.key]
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        if os.path.isdir(path):
+            raise PasslError(f"{path}: is a folder; name the weight file in it")
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise PasslError(f"{path}: is not a file")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise PasslError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PasslError(f"{path}: cannot be read ({reason})") from None
+
+
+def _guess(head: bytes, size: int) -> str:
+    if not size:
+        return "is empty; download it again"
+    for start, meaning in _NOT_WEIGHTS:
+        if head.lstrip().startswith(start):
+            return meaning
+    if head[257:262] == b"ustar":
+        return "is a tar archive (torch before 0.2 saved such); unpack it, or save it again"
+    return (
+        "is no weight file: it begins like neither .npz, .safetensors, torch's .pth nor Paddle's "
+        ".pdparams"
+    )
+
+
+def _places(groups: Dict[str, Any]) -> str:
+    shown = [f"'{key}' ({len(group)})" for key, group in list(groups.items())[:12]]
+    return ", ".join(shown) + (", …" if len(groups) > 12 else "")
+
