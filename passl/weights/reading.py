@@ -18,8 +18,11 @@ from passl.weights.formats.contents import Contents
 
 # The key under which a file keeps the network, in order of preference, where its tensors do not
 # stand at the top level. A moving average is never taken unasked.
-_NETWORK_KEYS = ("state_dict", "model", "model_state_dict", "params", "module", "net", "network")
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "opt.target", "opt/target")
+_NETWORK_KEYS = (
+    *("state_dict", "model", "model_state_dict", "module", "net", "network"),
+    *npz.NETWORKS,
+)
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 
 # What people hold by mistake: how it begins, and what to do about it.
 _NOT_WEIGHTS = (

@@ -254,6 +254,7 @@ class MlpMixer(nn.Layer):
         if parameter not in own or len(shape) != len(own[parameter]):
             return None
         tokens, hidden = own["fc1.weight"]
+        old_tokens = 0
         if parameter == "fc1.bias":
             square = hidden / shape[0]
         else:
@@ -263,8 +264,11 @@ class MlpMixer(nn.Layer):
             square = tokens / old_tokens
         k = math.isqrt(int(square))
         height, width = self.stem.grid
-        if k < 2 or k * k != square or height % k or width % k:
-            if parameter == "fc1.bias":
+        # As many tokens as a square has are taken for those of a square image: the file cannot say.
+        from_square = bool(old_tokens) and math.isqrt(old_tokens) ** 2 == old_tokens
+        stretched = from_square and height != width
+        if k < 2 or k * k != square or height % k or width % k or stretched:
+            if not old_tokens:
                 return None
             raise PasslError(
                 f"it is for {old_tokens} tokens (patches of an image), this network has "

@@ -11,8 +11,8 @@ from numpy.lib import format as npy
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, checked_shape
 from passl.weights.formats.contents import Contents
 
-# Where Flax training states keep the network, and what such a file holds besides.
-_NETWORKS = ("params/", "opt/target/", "target/")
+# Where Flax training states keep the network.
+NETWORKS = ("params", "opt/target", "target")
 
 
 def is_npz(names: list) -> bool:
@@ -31,10 +31,13 @@ def read(archive: zipfile.ZipFile, size: int) -> Contents:
     total = sum(array.nbytes for array in arrays.values())
     if total > (1 << 30) and total > 100 * size:
         raise DamagedFile(f"it would unpack to {total / 1e9:.0f} GB, which no weights do")
+    network = next((n for n in NETWORKS if any(name.startswith(n + "/") for name in arrays)), None)
+    if network is None:
+        return Contents({"": arrays}, "flax")
     groups: Dict[str, Dict[str, StoredArray]] = {}
     for name, array in arrays.items():
-        prefix = next((p for p in _NETWORKS if name.startswith(p)), "")
-        groups.setdefault(prefix.rstrip("/"), {})[name[len(prefix) :]] = array
+        group = network if name.startswith(network + "/") else name.partition("/")[0]
+        groups.setdefault(group, {})[name[len(group) + 1 :]] = array
     return Contents(groups, "flax")
 
 
