@@ -56,10 +56,11 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """Top-1 and Top-5 on ImageNet-1k's validation set in percent, and who measured them."""
+    """Top-1 and Top-5 on ImageNet-1k's validation set in percent, who measured them, and where."""
 
     top1: float
     by: str
+    source: str
     top5: Optional[float] = None
 
     def __str__(self) -> str:
@@ -167,8 +168,8 @@ def as_text() -> str:
     """Returns the zoo for a terminal."""
     blocks = []
     for release in releases().values():
-        reported = [f"{a} by {a.by}" for a in release.reported] or ["nothing"]
-        measured = [f"{a} by {a.by}" for a in release.measured] or ["not yet"]
+        reported = [f"{a} by {a.by} ({a.source})" for a in release.reported] or ["nothing"]
+        measured = [f"{a} by {a.by} ({a.source})" for a in release.measured] or ["not yet"]
         lines = [
             release.name,
             f"  network     {release.parameters:,} parameters, {release.num_classes} classes",
@@ -196,16 +197,21 @@ def as_text() -> str:
 def as_markdown() -> str:
     """Returns the zoo as the README's table."""
     rows = [
-        "| release | trained on | classes | parameters | Top-1 / Top-5, reported by others "
+        "| release | config | trained on | parameters | Top-1 / Top-5 as reported by others "
         "| measured here | files |",
         "|---|---|---|---|---|---|---|",
     ]
     for release in releases().values():
-        reported = "; ".join(f"{a} ({a.by})" for a in release.reported) or "–"
-        measured = "; ".join(f"{a} ({a.by})" for a in release.measured) or "no"
-        files = ", ".join(f"[{file.by}]({file.url})" for file in release.files)
+        reported, measured = (
+            "<br>".join(f"{a} ({a.by})" for a in accuracies)
+            for accuracies in (release.reported, release.measured)
+        )
+        files = ", ".join(
+            f"[{file.by} {Path(file.name).suffix}]({file.url})" for file in release.files
+        )
+        star = " \\*" if release.overrides else ""
         rows.append(
-            f"| `{release.name}` | {release.provenance} | {release.num_classes} "
-            f"| {release.parameters:,} | {reported} | {measured} | {files} |"
+            f"| `{release.name}` | `{release.config}`{star} | {release.provenance} "
+            f"| {release.parameters:,} | {reported or '–'} | {measured or 'no'} | {files} |"
         )
     return "\n".join(rows)
