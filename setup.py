@@ -40,6 +40,9 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4", "setuptools"],
         "gpu": ["paddlepaddle-gpu==2.6.2; python_version < '3.13'", "setuptools"],
         "photos": ["pyarrow>=15"],
+        # What tests/reference/ runs with, in an environment without Paddle: python -m venv
+        # .venv-reference; .venv-reference/bin/python -m pip install -e ".[reference]"
+        "reference": ["torch", "torchvision", "timm>=1.0", "safetensors", "flax", "einops"],
         "dev": ["pytest>=8", "ruff==0.15.22", "build"],
     },
     entry_points={

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Sets up an environment of its own and runs the tests.
 #
-# usage: bash scripts/test.sh [--full] [--paddle VERSION] [PYTEST ARGUMENTS …]
+# usage: bash scripts/test.sh [--full] [--paddle VERSION] [--reference PYTHON] [PYTEST ARGUMENTS …]
 #   --full              also the slow tests
 #   --paddle VERSION    on another PaddlePaddle, in an environment of its own
+#   --reference PYTHON  only the comparisons with timm as it runs; PYTHON is another interpreter, which
+#                       has what the extra `reference` in setup.py names, and no PaddlePaddle
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -13,7 +15,7 @@ venv=.venv
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        sed -n '2,6s/^# \{0,1\}//p' "$0"
+        sed -n '2,8s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     --full) selection=() ;;
@@ -25,9 +27,22 @@ while [ $# -gt 0 ]; do
         case "$2" in 2.*) export PASSL_PYTHON_BEFORE=13 ;; esac
         shift
         ;;
+    --reference)
+        [ $# -ge 2 ] || fail "--reference needs an interpreter, such as .venv-reference/bin/python"
+        command -v "$2" >/dev/null || fail "--reference: $2 is not a program"
+        export PASSL_REFERENCE_PYTHON="$2"
+        selection=(-m reference)
+        shift
+        ;;
     *) break ;;
     esac
     shift
 done
 make_environment "$venv" cpu,photos,dev ${paddle[@]+"${paddle[@]}"}
+# Photographs for the tests of the pixels; the rest of the package is not needed. No cost if there.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps foolbox==3.3.4 ||
+    fail "pip could not install the test photographs; its message is above; check the network"
+if [ -n "${PASSL_REFERENCE_PYTHON:-}" ]; then
+    PYTHON="$venv/bin/python" bash scripts/fetch_groceries.sh
+fi
 exec "$venv/bin/python" -m pytest ${selection[@]+"${selection[@]}"} "$@"
