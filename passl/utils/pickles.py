@@ -22,9 +22,11 @@ from passl.utils.stored_array import DamagedFile, StoredArray, Window
 
 # Longer strings stay in the file until an array of theirs is read.
 _LONG = 1 << 12
-# What a program may read and copy, in bytes and items, those long strings not counted. It bounds
-# memory; the largest training checkpoints of the networks here need a tenth of it.
-_BUDGET = 1 << 24
+# What a program may take of memory, in bytes, those long strings not counted; and of time, because
+# every step counts as what the largest object that a step makes needs. The largest training
+# checkpoints of the networks here need a tenth of it.
+_BUDGET = 1 << 28
+_STEP = 256
 _LONGEST_NAME = 500
 
 
@@ -69,7 +71,7 @@ class _Dtype:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = True):
         code = code.decode("ascii") if isinstance(code, bytes) else code
-        self.code = code if isinstance(code, str) else "?"
+        self.code = code if isinstance(code, str) else getattr(code, "name", "")
         self.order = "="
 
     def set_state(self, state: Any) -> None:
@@ -136,22 +138,30 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
 def _mapping(pairs: Any = ()) -> Dict[Any, Any]:
     made = {}
     for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
-        _check_key(key)
-        made[key] = value
+        if _is_plain(key):
+            made[key] = value
     return made
 
 
-def _plain_items(items: Any = ()) -> List[Any]:
-    for item in items:
-        _check_key(item)
-    return list(items)
+def _items(container: Any = ()) -> List[Any]:
+    if not isinstance(container, (list, tuple, dict, set, frozenset)):  # text: more than it costs
+        raise DamagedFile("it makes a list of what is none")
+    return list(container)
 
 
-def _check_key(key: Any) -> None:
-    # The hash of nested tuples that share their parts takes for ever.
-    flat = key if isinstance(key, tuple) else (key,)
-    if not all(isinstance(part, (str, bytes, int, float, bool, type(None))) for part in flat):
-        raise DamagedFile("it holds a mapping whose keys are not plain")
+def _plain_items(container: Any = ()) -> List[Any]:
+    return [item for item in _items(container) if _is_plain(item)]
+
+
+def _is_plain(key: Any) -> bool:
+    """Tells what may be a key from what is left out of mappings and sets.
+
+    Anybody can make tuples, large integers and NaNs that all have the same hash, and tuples whose
+    hash takes for ever. None of them is ever a tensor's name.
+    """
+    if isinstance(key, (int, float)):
+        return -(1 << 60) < key < 1 << 60
+    return key is None or isinstance(key, (str, bytes))
 
 
 # What every reader rebuilds. Each function takes what the pickle gives the one it stands for.
@@ -173,10 +183,11 @@ for _module in ("builtins", "__builtin__"):
     _KNOWN.update(
         {
             f"{_module}.dict": _mapping,
-            f"{_module}.list": lambda items=(): list(items),
-            f"{_module}.tuple": lambda items=(): tuple(items),
+            f"{_module}.list": _items,
+            f"{_module}.tuple": lambda items=(): tuple(_items(items)),
             f"{_module}.set": lambda items=(): set(_plain_items(items)),
             f"{_module}.frozenset": lambda items=(): frozenset(_plain_items(items)),
+            f"{_module}.bytes": lambda: b"",  # how protocol 2 writes those that are empty
             f"{_module}.bytearray": lambda data=b"": data,
         }
     )
@@ -197,12 +208,12 @@ class _Budget:
             raise DamagedFile("its pickle is too large to be a description of weights")
 
     def read(self, count: int) -> bytes:
-        self.spend(count)
+        self.spend(_STEP + 4 * count)  # a character takes up to four bytes
         return self._window.read(count)
 
     def readline(self) -> bytes:
         line = self._window.readline()
-        self.spend(len(line))
+        self.spend(_STEP + 4 * len(line))
         return line
 
 
@@ -245,7 +256,7 @@ class Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Placeholder:
         full = f"{module}.{name}"
-        if len(full) > _LONGEST_NAME:
+        if len(full) > _LONGEST_NAME or not full.isprintable():
             raise DamagedFile("it names what no module can hold")
         self._budget.spend(len(full))
         rebuild = self._known.get(full)
@@ -263,9 +274,12 @@ class Unpickler(pickle._Unpickler):
         if not isinstance(what, Placeholder) or not isinstance(arguments, tuple):
             raise DamagedFile("it calls what is not a name")
         if isinstance(what, Known):
-            for argument in arguments:  # an argument that is copied may be used many times
-                if isinstance(argument, (str, bytes, list, tuple, dict, set)):
-                    self._budget.spend(len(argument))
+            # They may be copied, and the same ones be used in many calls.
+            for part in (arguments, *arguments):
+                if isinstance(part, (str, bytes)):
+                    self._budget.spend(len(part))
+                elif isinstance(part, (list, tuple, dict, set, frozenset)):
+                    self._budget.spend(_STEP * len(part))
             return what.rebuild(*arguments)
         return Placeholder(what.name)
 
@@ -290,6 +304,12 @@ class Unpickler(pickle._Unpickler):
         if isinstance(target, (PickledArray, _Dtype)):
             target.set_state(state)
         # A state is attributes to set, and nothing that is rebuilt has any that matter.
+
+    def load_put(self) -> None:
+        place = int(self.readline()[:-1])
+        if not 0 <= place < 1 << 32:  # as in the other instructions; see _is_plain
+            raise DamagedFile("its pickle remembers more than it holds")
+        self.memo[place] = self.stack[-1]
 
     # ------------------------------------------------ containers
 
@@ -325,8 +345,8 @@ class Unpickler(pickle._Unpickler):
         if not isinstance(target, dict):
             raise DamagedFile("it sets items of what is not a mapping")
         for key, value in zip(items[::2], items[1::2]):
-            _check_key(key)
-            target[key] = value
+            if _is_plain(key):
+                target[key] = value
 
     def load_additems(self) -> None:
         items = _plain_items(self.pop_mark())
@@ -334,7 +354,8 @@ class Unpickler(pickle._Unpickler):
             self.stack[-1].update(items)
 
     def load_frozenset(self) -> None:
-        self.append(frozenset(_plain_items(self.pop_mark())))
+        items = _plain_items(self.pop_mark())  # before ``append`` is looked up: it changes it
+        self.append(frozenset(items))
 
     # ------------------------------------------------ strings
 
@@ -366,6 +387,7 @@ def _replace_instructions() -> None:
         (pickle.NEWOBJ, own.load_newobj),
         (pickle.NEWOBJ_EX, own.load_newobj_ex),
         (pickle.BUILD, own.load_build),
+        (pickle.PUT, own.load_put),
         (pickle.APPEND, own.load_append),
         (pickle.APPENDS, own.load_appends),
         (pickle.SETITEM, own.load_setitem),

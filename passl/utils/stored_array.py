@@ -85,8 +85,10 @@ class Window:
         return data
 
     def readline(self) -> bytes:
-        """Returns the rest of a line, of at most 64 KiB."""
+        """Returns the rest of a line, of at most 64 KiB with its end."""
         line = self._file.readline(min(self.size - self.position, 1 << 16))
+        if not line.endswith(b"\n"):
+            raise DamagedFile("it holds a line without an end")
         self.position += len(line)
         return line
 

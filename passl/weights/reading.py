@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import zipfile
@@ -12,7 +13,7 @@ import numpy as np
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.pickles import Unpickler
-from passl.utils.stored_array import StoredArray, Window
+from passl.utils.stored_array import DamagedFile, StoredArray, Window
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.contents import Contents
 
@@ -39,6 +40,13 @@ _NOT_WEIGHTS = (
     (b"\xff\xd8", "is an image"),
     (b"\x89PNG", "is an image"),
 )
+
+_LONGEST_NAME = 500
+# The list of a zip file's members, in bytes; in memory it takes fifteen times as much.
+_LONGEST_DIRECTORY = 1 << 21
+# Weights hardly get smaller by packing. What unpacks to this many bytes does no harm, and what
+# unpacks to so many times the file is no weights.
+_HARMLESS_SIZE, _MOST_PACKED = 1 << 28, 20
 
 PathLike = Union[str, os.PathLike]
 
@@ -79,7 +87,9 @@ class WeightFile:
         self._file = _open(self.path)
         try:
             with self.reading():
-                contents = self._read_contents()
+                size = os.fstat(self._file.fileno()).st_size
+                contents = self._read_contents(size)
+                _check(contents, size)
             self.groups = contents.groups
             self.convention = contents.convention
             self.metadata = contents.metadata
@@ -130,7 +140,7 @@ class WeightFile:
             raise PasslError(f"{self.path}: asks for more memory than there is") from None
         except Exception as error:
             where = f" at '{what}'" if what else ""
-            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            reason = _printable(str(error).partition("\n")[0][:200]) or type(error).__name__
             raise PasslError(
                 f"{self.path}: is damaged, or is not what its name says{where} ({reason}); "
                 "download it again"
@@ -138,13 +148,12 @@ class WeightFile:
 
     # ------------------------------------------------ what it is
 
-    def _read_contents(self) -> Contents:
-        size = os.fstat(self._file.fileno()).st_size
+    def _read_contents(self, size: int) -> Contents:
         head = self._file.read(512)
         self._file.seek(0)
         if head[:4] == b"PK\x03\x04":
             return self._read_zip(size)
-        if head[:1] == b"\x80" and 2 <= head[1] <= 5:
+        if head[:2] in (b"\x80\2", b"\x80\3", b"\x80\4", b"\x80\5"):
             return self._read_pickle(size)
         if int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
             self.format = "safetensors"
@@ -152,17 +161,26 @@ class WeightFile:
         raise PasslError(f"{self.path}: {_guess(head, size)}")
 
     def _read_zip(self, size: int) -> Contents:
+        end = zipfile._EndRecData(self._file)
+        if end and end[zipfile._ECD_SIZE] > _LONGEST_DIRECTORY:
+            raise DamagedFile("it has more members than weights have tensors")
         self._zip = zipfile.ZipFile(self._file)
-        names = self._zip.namelist()
+        members = self._zip.infolist()
+        # Other methods unpack without a limit on what comes out of a few bytes.
+        if any(m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for m in members):
+            raise DamagedFile("it is packed by a method that neither NumPy nor torch uses")
+        _check_unpacked(sum(member.file_size for member in members), size)
+        names = [member.filename for member in members]
         if torch.is_torch_zip(names):
             self.format = "torch"
-            return torch.read_zip(self._zip, size)
+            return torch.read_zip(self._zip)
         if npz.is_npz(names):
             self.format = "npz"
-            return npz.read(self._zip, size)
+            return npz.read(self._zip)
         raise PasslError(
             f"{self.path}: is a zip file, but neither torch's nor NumPy's; it holds "
-            f"{listing(names[:3]) or 'nothing'}; unpack it first if the weights are inside"
+            f"{listing(_printable(name[:60]) for name in names[:3]) or 'nothing'}; unpack it "
+            "first if the weights are inside"
         )
 
     def _read_pickle(self, size: int) -> Contents:
@@ -188,6 +206,8 @@ class WeightFile:
                 )
             return key
         if self.metadata.get("kind") == "training":
+            if "model" not in groups:
+                raise PasslError(f"{self.path}: is a checkpoint without a model")
             return "model"
         if not groups and contents.objects:
             raise PasslError(
@@ -224,6 +244,29 @@ def _open(path: str) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PasslError(f"{path}: cannot be read ({reason})") from None
+
+
+def _check(contents: Contents, size: int) -> None:
+    """Refuses what would flood memory or the screen, in whatever format."""
+    for group, tensors in contents.groups.items():
+        # Views of the same numbers take no room in the file, nor do shapes such as [0, 2**40].
+        _check_unpacked(sum(_extent(array) for array in tensors.values()), size)
+        for name in (group, *tensors, *contents.refused.get(group, ())):
+            if len(name) > _LONGEST_NAME or not name.isprintable():
+                raise DamagedFile("the name of a tensor is too long, or not of printable text")
+
+
+def _extent(array: StoredArray) -> int:
+    return math.prod(max(axis, 1) for axis in array.shape) * array.dtype.itemsize
+
+
+def _check_unpacked(unpacked: int, size: int) -> None:
+    if unpacked > max(_HARMLESS_SIZE, _MOST_PACKED * size):
+        raise DamagedFile(f"it would unpack to {unpacked / 1e9:.1f} GB, which no weights do")
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _guess(head: bytes, size: int) -> str:

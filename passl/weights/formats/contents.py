@@ -6,9 +6,11 @@ import dataclasses
 from typing import Any, Dict, Iterable, Mapping, Set, Tuple
 
 from passl.utils.pickles import PickledArray, Placeholder
-from passl.utils.stored_array import StoredArray
+from passl.utils.stored_array import DamagedFile, StoredArray
 
 _DEEPEST = 6
+# Of all paths together, in characters: a pickle can put one container under many long names.
+_LONGEST_PATHS = 1 << 24
 
 
 @dataclasses.dataclass
@@ -38,23 +40,29 @@ def sort_out(tree: Any, convention: str) -> Contents:
     contents = Contents({}, convention)
     seen: Set[int] = set()
     todo = [("", tree)]
+    length = 0
+    if isinstance(tree, Placeholder):
+        contents.objects.add(tree.name)
     while todo:
         path, node = todo.pop()
-        if isinstance(node, Placeholder):
-            contents.objects.add(node.name)
         if not isinstance(node, (dict, list, tuple)) or id(node) in seen:
             continue
         seen.add(id(node))
+        deepest = path.count(".") >= _DEEPEST
         for key, value in _children(node):
             name = key.decode("latin-1") if isinstance(key, bytes) else str(key)
             array = _as_array(value)
             if array is not None:
                 contents.groups.setdefault(path, {})[name] = array
-            elif isinstance(value, Placeholder) and isinstance(node, dict):
-                contents.refused.setdefault(path, {})[name] = value.name
+            elif isinstance(value, Placeholder):
                 contents.objects.add(value.name)
-            elif path.count(".") < _DEEPEST:
+                if isinstance(node, dict):
+                    contents.refused.setdefault(path, {})[name] = value.name
+            elif isinstance(value, (dict, list, tuple)) and not deepest:
                 todo.append((f"{path}.{name}" if path else name, value))
+                length += len(todo[-1][0])
+                if length > _LONGEST_PATHS:
+                    raise DamagedFile("its pickle is too large to be a description of weights")
     return contents
 
 

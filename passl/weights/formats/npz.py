@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from typing import BinaryIO, Dict, Mapping, Tuple
 
@@ -13,6 +14,7 @@ from passl.weights.formats.contents import Contents
 
 # Where Flax training states keep the network.
 NETWORKS = ("params", "opt/target", "target")
+_LONGEST_HEADER = 1 << 12
 
 
 def is_npz(names: list) -> bool:
@@ -20,17 +22,13 @@ def is_npz(names: list) -> bool:
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
-def read(archive: zipfile.ZipFile, size: int) -> Contents:
+def read(archive: zipfile.ZipFile) -> Contents:
     """Reads the names, shapes and types of all arrays.
 
     Args:
         archive: the open file; the arrays are read from it later.
-        size: its length in bytes.
     """
     arrays = {info.filename[: -len(".npy")]: _array(archive, info) for info in archive.infolist()}
-    total = sum(array.nbytes for array in arrays.values())
-    if total > (1 << 30) and total > 100 * size:
-        raise DamagedFile(f"it would unpack to {total / 1e9:.0f} GB, which no weights do")
     network = next((n for n in NETWORKS if any(name.startswith(n + "/") for name in arrays)), None)
     if network is None:
         return Contents({"": arrays}, "flax")
@@ -60,8 +58,10 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> StoredArray:
     return StoredArray(shape, dtype.newbyteorder("="), read)
 
 
-def _header(file: BinaryIO) -> Tuple[Tuple[int, ...], bool, np.dtype, int]:
+def _header(member: BinaryIO) -> Tuple[Tuple[int, ...], bool, np.dtype, int]:
     """Returns shape, whether columns come first, type, and the length of the header."""
+    # NumPy would read a header of any length; packed, zeros take no room in the file.
+    file = io.BytesIO(member.read(_LONGEST_HEADER))
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise DamagedFile("it holds an array of records")
@@ -69,7 +69,7 @@ def _header(file: BinaryIO) -> Tuple[Tuple[int, ...], bool, np.dtype, int]:
     shape, fortran, dtype = reader(file)
     if dtype.hasobject:
         raise DamagedFile("it holds an array of Python objects, which only a pickle can read")
-    if dtype.kind == "V" and dtype.names is None and dtype.itemsize == 2:
+    if dtype.str == "|V2" and dtype.names is None and dtype.subdtype is None:
         dtype = BFLOAT16  # NumPy writes bfloat16 as two nameless bytes
     elif dtype.kind not in "fiub":
         raise DamagedFile(f"it holds an array of NumPy type '{dtype.str[:20]}', not of numbers")

@@ -21,6 +21,9 @@ from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window
 from passl.weights.formats.contents import Contents
 
 _METADATA_KEY = "passl"
+# Parsed, a header can take thirty times its length of memory. The class names of ImageNet-21k are
+# a tenth of this.
+_LONGEST_HEADER = 1 << 23
 _DTYPES = {
     "F64": np.dtype("f8"),
     "F32": np.dtype("f4"),
@@ -46,11 +49,13 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
         file: the same, open; the tensors are read from it later.
         size: its length in bytes.
     """
-    # Refuses headers that are too long, and tensors that overlap or leave holes.
-    with safetensors.safe_open(path, framework="numpy"):
-        pass
     window = Window(file, 0, size)
     (length,) = struct.unpack("<Q", window.read(8))
+    if length > _LONGEST_HEADER:
+        raise DamagedFile("its header is too long to be a description of weights")
+    # Refuses tensors that overlap or leave holes.
+    with safetensors.safe_open(path, framework="numpy"):
+        pass
     header = json.loads(window.read(length))
     labels = header.pop("__metadata__", None) or {}
     metadata = json.loads(labels.get(_METADATA_KEY, "{}"))

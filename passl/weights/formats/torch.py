@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from passl.utils.pickles import Placeholder, Unpickler
+from passl.utils.pickles import Known, Placeholder, Unpickler
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window, checked_shape
 from passl.weights.formats.contents import Contents, sort_out
 
@@ -97,13 +97,14 @@ def _typed_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any)
 def _subclass(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     """``_rebuild_from_type_v2``: a tensor that has attributes, or is of a subclass."""
     plain = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
-    rebuild = getattr(function, "rebuild", None)
-    if rebuild is None or getattr(kind, "name", "") not in plain:
+    if getattr(kind, "name", "") not in plain:
         return Placeholder(getattr(kind, "name", "a tensor of an unknown class"))
-    return rebuild(*arguments)
+    if not isinstance(function, Known) or function.name not in _TENSORS:
+        return Placeholder(getattr(function, "name", "a tensor of an unknown function"))
+    return function.rebuild(*arguments)
 
 
-_KNOWN: Dict[str, Callable[..., Any]] = {
+_TENSORS: Dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _typed_tensor,
@@ -111,6 +112,9 @@ _KNOWN: Dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": lambda data, *rest: data,
     "torch._utils._rebuild_device_tensor_from_numpy": lambda data, *rest: data,
     "torch._utils._rebuild_xla_tensor": lambda data, *rest: data,
+}
+_KNOWN: Dict[str, Callable[..., Any]] = {
+    **_TENSORS,
     "torch._tensor._rebuild_from_type_v2": _subclass,
     "torch.Size": lambda size: tuple(size),
 }
@@ -128,12 +132,11 @@ def is_torch_zip(names: List[str]) -> bool:
     return any(name.endswith("/data.pkl") for name in names)
 
 
-def read_zip(archive: zipfile.ZipFile, size: int) -> Contents:
+def read_zip(archive: zipfile.ZipFile) -> Contents:
     """Reads the zip format (torch 1.6 and later).
 
     Args:
         archive: the open file; the tensors are read from it later.
-        size: its length in bytes.
     """
     members = {info.filename: info for info in archive.infolist()}
     root = next(name for name in members if name.endswith("/data.pkl"))[: -len("data.pkl")]
@@ -141,7 +144,12 @@ def read_zip(archive: zipfile.ZipFile, size: int) -> Contents:
         raise DamagedFile(
             "it is a TorchScript program; save the state_dict of the model it came from"
         )
-    order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
+    order = b"little"
+    if root + "byteorder" in members:
+        with archive.open(members[root + "byteorder"]) as file:
+            order = file.read(8)
+    if order not in (b"little", b"big"):
+        raise DamagedFile("its byte order is unknown")
     storages: Dict[Tuple[str, str], Any] = {}
 
     def persistent(pid: Any) -> Any:
@@ -151,12 +159,13 @@ def read_zip(archive: zipfile.ZipFile, size: int) -> Contents:
         dtype = _storage_type(kind)
         if dtype is None:
             return kind
+        if not isinstance(key, str):
+            raise DamagedFile("it lacks the numbers of a storage without a name")
         if (key, dtype.name) not in storages:
-            info = members.get(f"{root}data/{key}") if isinstance(key, str) else None
+            info = members.get(f"{root}data/{key}")
             if info is None:
-                raise DamagedFile(f"it lacks the numbers of storage '{str(key)[:20]}'")
-            # Stored members cannot state more than is there; packed ones at most a thousandfold.
-            if count != info.file_size // dtype.itemsize or info.file_size > 1100 * size:
+                raise DamagedFile(f"it lacks the numbers of storage '{key[:20]}'")
+            if count != info.file_size // dtype.itemsize:
                 raise DamagedFile("a storage has more or fewer numbers than the file says")
 
             def read(begin: int, length: int) -> bytes:
@@ -170,7 +179,7 @@ def read_zip(archive: zipfile.ZipFile, size: int) -> Contents:
                     raise DamagedFile("it ends too early")
                 return data
 
-            storages[key, dtype.name] = _Storage(dtype, count, read, order != b"little")
+            storages[key, dtype.name] = _Storage(dtype, count, read, order == b"big")
         return storages[key, dtype.name]
 
     program = members[root + "data.pkl"]
@@ -214,6 +223,8 @@ def read_legacy(file: BinaryIO, size: int) -> Contents:
             return window.read_at(begins[key] + begin, length)
 
         whole = storages.setdefault(key, _Storage(dtype, count, read))
+        if whole.dtype != dtype:
+            raise DamagedFile("a storage has numbers of two types")
         if view is None:
             return whole
         _, first, length = view
@@ -224,7 +235,8 @@ def read_legacy(file: BinaryIO, size: int) -> Contents:
 
     tree = Unpickler(window, _KNOWN, persistent).load()
     keys = Unpickler(window).load()
-    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not named or sorted(keys) != sorted(storages):
         raise DamagedFile("its list of storages is not that of its tensors")
     for key in keys:
         storage = storages[key]
