@@ -286,4 +286,3 @@ def _guess(head: bytes, size: int) -> str:
 def _places(groups: Dict[str, Any]) -> str:
     shown = [f"'{key}' ({len(group)})" for key, group in list(groups.items())[:12]]
     return ", ".join(shown) + (", …" if len(groups) > 12 else "")
-

@@ -333,6 +333,7 @@ def test_nonsense(instructions, why):
 
 # ---------------------------------------------------------------- memory and time
 
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -377,7 +378,9 @@ def test_places_that_could_share_a_hash_are_refused(place):
         (b"V" + b"x" * 60000 + b"\n") * 2,
         integer(1 << 600000),
         b"](" + b"N" * 300 + b"eq\x000" + (name("builtins", "list") + b"h\x00\x85R") * 10,
-        b"(" + b"".join(map(integer, range(300))) + b"\x91q\x000"
+        b"("
+        + b"".join(map(integer, range(300)))
+        + b"\x91q\x000"
         + (name("builtins", "list") + b"h\x00\x85R") * 10,
         b"(" + b"N" * 300 + b"tq\x000" + (name("collections", "defaultdict") + b"h\x00R") * 10,
     ],

@@ -280,7 +280,9 @@ TENSORS = {
     "steps of absurd size": (tensor(shape=(2,), steps=(1 << 62,)), "shape that no array has"),
     "steps backwards": (tensor(shape=(2,), steps=(-1,)), "shape that no array has"),
     "one number, repeated for ever": (
-        tensor(shape=(1 << 20, 1 << 19), steps=(0, 0)), "reaches beyond"),
+        tensor(shape=(1 << 20, 1 << 19), steps=(0, 0)),
+        "reaches beyond",
+    ),
     "one number, repeated": (tensor(shape=(5,), steps=(0,)), "reaches beyond"),
     "more axes than steps": (tensor(shape=(2, 2), steps=(1,)), "reaches beyond"),
     "a hundred axes": (tensor(shape=(1,) * 100, steps=(1,) * 100), "shape that no array has"),
@@ -297,15 +299,16 @@ TENSORS = {
     "a storage without a name": (tensor(storage(b"N")), "lacks the numbers"),
     "a storage's name without end": (tensor(storage(doubled(60))), "lacks the numbers"),
     "a storage's name of many digits": (
-        tensor(storage(integer(1 << 40000000))), "lacks the numbers"),
+        tensor(storage(integer(1 << 40000000))),
+        "lacks the numbers",
+    ),
     "a shape without end": (tensor(shape=doubled(60)), "shape that no array has"),
     "steps without end": (tensor(steps=doubled(60)), "shape that no array has"),
     "a place without end": (tensor(offset=doubled(60)), "reaches beyond"),
     "a storage of more numbers": (tensor(storage(count=5)), "more or fewer numbers"),
     "a storage of fewer numbers": (tensor(storage(count=3)), "more or fewer numbers"),
     "a storage of half a number": (tensor(storage(count=b"N")), "more or fewer numbers"),
-    "a storage's size without end": (
-        tensor(storage(count=doubled(60))), "more or fewer numbers"),
+    "a storage's size without end": (tensor(storage(count=doubled(60))), "more or fewer numbers"),
     "no storage": (b"(" + text("data") + text("0") + b"tQ", "not a storage"),
     "a persistent id of text": (b"Pos.system\n", "not a storage"),
 }
