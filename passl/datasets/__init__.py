@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
-from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
+from passl.datasets.dataset import ImageDataset, SampleKey
+from passl.datasets.decoding import UnreadableImage
 from passl.datasets.loader import Loader, dead_worker
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
 from passl.datasets.sampler import EvaluationBatches, TrainingBatches

@@ -10,6 +10,7 @@ import numpy as np
 from paddle.io import Dataset
 from PIL import Image
 
+from passl.datasets.decoding import ArrayImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError
 from passl.utils.seeding import sample_rng, split_order
@@ -25,10 +26,6 @@ class SampleKey(NamedTuple):
     epoch: int = 0
     copy: int = 0
     seed: int = 0
-
-
-class UnreadableImage(PasslError):
-    """An image file that is missing, truncated or not an image."""
 
 
 class ImageDataset(Dataset, abc.ABC):
@@ -59,8 +56,8 @@ class ImageDataset(Dataset, abc.ABC):
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
 
     @abc.abstractmethod
-    def read(self, index: int) -> Image.Image:
-        """Returns the image at ``index`` as a PIL image in mode RGB.
+    def read(self, index: int) -> Union[Image.Image, ArrayImage]:
+        """Returns the image at ``index``: a PIL image in mode RGB, or an ArrayImage.
 
         Raises:
             UnreadableImage: with the file's path.
@@ -103,30 +100,6 @@ class ImageDataset(Dataset, abc.ABC):
             sample = transform(sample, rng)
         sample["image"] = np.asarray(sample["image"])
         return sample
-
-
-def decode_image(source: Any, name: str) -> Image.Image:
-    """Decodes an image file to RGB.
-
-    EXIF orientation is ignored, as everybody's ImageNet numbers have it.
-
-    Args:
-        source: a path or a binary file object.
-        name: what to call it in the error.
-
-    Raises:
-        UnreadableImage: anything that Pillow cannot decode.
-    """
-    try:
-        with Image.open(source) as image:
-            if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, …
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
-        raise UnreadableImage(
-            f"{name}: cannot be read as an image ({reason}); repair or remove it"
-        ) from None
 
 
 def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:

@@ -15,7 +15,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 from paddle.io import DataLoader, Dataset, multiprocess_utils
 
-from passl.datasets.dataset import ImageDataset, SampleKey, UnreadableImage
+from passl.datasets.dataset import ImageDataset, SampleKey
+from passl.datasets.decoding import UnreadableImage
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger

@@ -1,0 +1,192 @@
+"""What a set of images consists of, as arrays: a million entries take tens of megabytes.
+
+Workers share the arrays that the main process has made: nothing in them is counted by Python, so
+that reading one does not copy a page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from passl.utils.logging import logger
+
+# Smaller sets are listed faster than an index is worth.
+_SMALLEST_INDEX = 20_000
+# A file that changed this shortly before it was looked at may have changed again unnoticed.
+_TOO_RECENT_NS = 2_000_000_000
+_VERSION = 1
+
+
+class Names:
+    """A list of texts as one array of bytes.
+
+    Args:
+        blob: uint8, all texts one after the other, as ``os.fsencode`` writes them.
+        ends: int64 ``[n]``, where each ends in ``blob``.
+    """
+
+    def __init__(self, blob: np.ndarray, ends: np.ndarray):
+        self.blob, self.ends = blob, ends
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Names:
+        """Packs a list of texts."""
+        encoded = [os.fsencode(text) for text in texts]
+        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        begin = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.blob[begin : self.ends[index]].tobytes())
+
+
+class Catalog:
+    """The images of a set: where each stands, and its class.
+
+    Args:
+        root: the folder that paths are relative to.
+        names: the path of each image's file, or its name within an archive.
+        labels: int64 ``[n]``.
+        class_names: the name of every class, where the data has names.
+        archives: paths of the archives that the images stand in; empty for plain files.
+        archive: int32 ``[n]``, which archive each stands in.
+        offsets, sizes: int64 ``[n]``, where in its archive, in bytes.
+        watched: paths below ``root`` whose change makes the catalog out of date.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        names: Names,
+        labels: np.ndarray,
+        class_names: Optional[List[str]] = None,
+        archives: Sequence[str] = (),
+        archive: Optional[np.ndarray] = None,
+        offsets: Optional[np.ndarray] = None,
+        sizes: Optional[np.ndarray] = None,
+        watched: Sequence[str] = (),
+    ):
+        self.root, self.names, self.labels, self.class_names = root, names, labels, class_names
+        self.archives, self.archive = list(archives), archive
+        self.offsets, self.sizes = offsets, sizes
+        self.watched = list(watched)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> str:
+        """Returns what a message calls the image: its path, or ``archive:name``."""
+        if self.archives:
+            archive = os.path.join(self.root, self.archives[self.archive[index]])
+            return f"{archive}:{self.names[index]}"
+        return os.path.join(self.root, self.names[index])
+
+
+def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
+    """Returns what ``build`` makes, from the index of an earlier start where that still holds.
+
+    The index stands in ``$PASSL_CACHE`` or else in the user's cache folder. It holds as long as
+    every folder or archive that it was made from has the size and the time that it had then.
+
+    Args:
+        root: the data folder.
+        kind: what tells apart two readings of the same folder.
+        build: makes the catalog.
+    """
+    path = _index_path(root, kind)
+    with contextlib.suppress(Exception):  # a damaged index is made anew
+        catalog = _load(path, root)
+        if catalog is not None:
+            return catalog
+    started = time.time_ns()
+    catalog = build()
+    if len(catalog) >= _SMALLEST_INDEX or catalog.archives:
+        seconds = (time.time_ns() - started) / 1e9
+        with contextlib.suppress(OSError):  # a read-only home: the next start lists again
+            _save(path, catalog, started)
+            logger.info("%s: %d images listed in %.1f s; index: %s", root, len(catalog), seconds,
+                        path)  # fmt: skip
+    return catalog
+
+
+def _index_path(root: str, kind: str) -> Path:
+    base = os.environ.get("PASSL_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "passl"
+    )
+    key = hashlib.sha256(f"{os.path.realpath(root)}\0{kind}".encode()).hexdigest()[:16]
+    return Path(base, "index", f"{os.path.basename(os.path.normpath(root))}-{key}.npz")
+
+
+def _states(root: str, watched: Sequence[str]) -> np.ndarray:
+    """Returns size and time of last change of each path, int64 ``[n, 2]``."""
+    found = [os.stat(os.path.join(root, path)) for path in watched]
+    # The size of a folder says nothing.
+    return np.array(
+        [(s.st_size if os.path.isfile(os.path.join(root, p)) else 0, s.st_mtime_ns)
+         for p, s in zip(watched, found)], np.int64,
+    ).reshape(-1, 2)  # fmt: skip
+
+
+def _save(path: Path, catalog: Catalog, started: int) -> None:
+    states = _states(catalog.root, catalog.watched)
+    facts: Dict[str, Any] = {
+        "version": _VERSION,
+        "started": started,
+        "class_names": catalog.class_names,
+        "archives": catalog.archives,
+        "watched": catalog.watched,
+    }
+    arrays = {
+        "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
+        "states": states,
+        "blob": catalog.names.blob,
+        "ends": catalog.names.ends,
+        "labels": catalog.labels,
+    }
+    if catalog.archives:
+        arrays.update(archive=catalog.archive, offsets=catalog.offsets, sizes=catalog.sizes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _load(path: Path, root: str) -> Optional[Catalog]:
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    facts = json.loads(arrays["facts"].tobytes())
+    states = _states(root, facts["watched"])
+    recent = states[:, 1] >= facts["started"] - _TOO_RECENT_NS
+    if facts["version"] != _VERSION or not np.array_equal(states, arrays["states"]) or recent.any():
+        return None
+    return Catalog(
+        root,
+        Names(arrays["blob"], arrays["ends"]),
+        arrays["labels"],
+        facts["class_names"],
+        facts["archives"],
+        arrays.get("archive"),
+        arrays.get("offsets"),
+        arrays.get("sizes"),
+        facts["watched"],
+    )
+
+
