@@ -327,7 +327,7 @@ def read_shards(
                 archive.members = []
         for key, (name, offset, size) in images.items():
             if key not in labels:
-                raise PasslError(f"{path}: '{name}' has no label beside it ({key[1:]}.cls)")
+                raise PasslError(f"{path}: '{name}' has no label beside it ({key.lstrip('/')}.cls)")
             entries.add(name, labels[key], number, offset, size)
     if not entries.names:
         raise PasslError(f"{root}: its shards hold no images")
