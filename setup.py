@@ -43,11 +43,14 @@ setup(
         # What tests/reference/ runs with, in an environment without Paddle: python -m venv
         # .venv-reference; .venv-reference/bin/python -m pip install -e ".[reference]"
         "reference": ["torch", "torchvision", "timm>=1.0", "safetensors", "flax", "einops"],
-        "dev": ["pytest>=8", "ruff==0.15.22", "build"],
+        # The devkit of ImageNet's archives has its labels in a MATLAB file.
+        "devkit": ["scipy"],
+        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy"],
     },
     entry_points={
         "console_scripts": [
-            f"passl-{command}=passl.cli.{command}:main" for command in ("train", "eval", "convert")
+            f"passl-{command}=passl.cli.{command}:main"
+            for command in ("train", "eval", "convert", "pack", "benchmark")
         ]
     },
     classifiers=[

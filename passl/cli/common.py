@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from typing import Callable, List, Optional
+from pathlib import Path
+from typing import Any, Callable, List, Optional
 
 from passl.engine.interrupts import Interrupted
 from passl.utils.errors import PasslError
@@ -61,6 +62,18 @@ def add_allow_partial(parser: argparse.ArgumentParser) -> None:
         "--allow-partial", action="store_true",
         help="load what fits of the weights, and list what does not, instead of stopping",
     )  # fmt: skip
+
+
+def write_json(path: str, result: Any) -> None:
+    """Writes what ``--json FILE`` asks for.
+
+    Raises:
+        PasslError: the file cannot be written.
+    """
+    try:
+        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PasslError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def overrides_of(arguments: argparse.Namespace) -> List[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -15,6 +14,7 @@ from passl.cli.common import (
     make_parser,
     overrides_of,
     run_command,
+    write_json,
 )
 from passl.datasets import build_dataset
 from passl.engine.checks import check_classes
@@ -84,7 +84,7 @@ def _main(arguments: argparse.Namespace) -> None:
         f"{result['seconds']:.1f} s, {result['images_per_second']:.1f} images/s"
     )
     if arguments.json:
-        _write_json(arguments.json, {**result, "crop_ratio": ratio})
+        write_json(arguments.json, {**result, "crop_ratio": ratio})
 
 
 def _compare_with_zoo(weights: Path, section: Config) -> None:
@@ -103,13 +103,6 @@ def _compare_with_zoo(weights: Path, section: Config) -> None:
             "%s: was trained for other images than the config prepares: %s; take them with "
             "-o preprocessing=%s", weights, wanted[0], known[0][0].name,
         )  # fmt: skip
-
-
-def _write_json(path: str, result: dict) -> None:
-    try:
-        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise PasslError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def main(argv: Optional[List[str]] = None) -> int:

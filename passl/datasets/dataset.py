@@ -95,7 +95,10 @@ class ImageDataset(Dataset, abc.ABC):
         if not isinstance(key, SampleKey):
             key = SampleKey(range(len(self))[key])
         sample = {"image": self.read(key.index), "label": int(self.labels[key.index])}
-        rng = sample_rng(key.seed, key.epoch, key.index, key.copy)
+        return self.transform(sample, sample_rng(key.seed, key.epoch, key.index, key.copy))
+
+    def transform(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
+        """Applies the transforms to a sample; the image becomes an array."""
         for transform in self.transforms:
             sample = transform(sample, rng)
         sample["image"] = np.asarray(sample["image"])

@@ -73,7 +73,7 @@ class Loader:
         loader = DataLoader(
             _Reader(self.dataset),
             batch_sampler=self.batches,
-            collate_fn=_collate,
+            collate_fn=collate,
             num_workers=self.num_workers,
             use_shared_memory=self.use_shared_memory,
             worker_init_fn=_prepare_worker,
@@ -156,7 +156,7 @@ class _Reader(Dataset):
             )
 
 
-def _collate(samples: List[Any]) -> Dict[str, Any]:
+def collate(samples: List[Any]) -> Dict[str, Any]:
     """Stacks samples field by field; sets the fields that report trouble."""
     batch: Dict[str, Any] = {}
     good = [sample for sample in samples if isinstance(sample, dict)]

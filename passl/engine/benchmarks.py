@@ -1,0 +1,206 @@
+"""What holds a run back: the speed of the input pipeline by stage, of the model, and of both."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from typing import Any, Callable, Dict, Iterator, List
+
+import numpy as np
+import paddle
+
+from passl.datasets import Loader, TrainingBatches, build_dataset
+from passl.datasets.decoding import decode_image
+from passl.datasets.files import CatalogDataset
+from passl.datasets.loader import collate
+from passl.modeling.architectures import build_architecture
+from passl.solver import build_optimizer
+from passl.utils.config import Config
+from passl.utils.errors import PasslError
+from passl.utils.seeding import epoch_order, sample_rng
+
+Result = Dict[str, Any]
+_WARM_UP = 2  # batches before the clock starts
+
+
+def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
+    """Times each stage of reading ``images`` images, one process, one image after the other.
+
+    Returns:
+        ``stages``: milliseconds an image of ``read``, ``decode``, ``transform``, ``collate`` and
+        ``transfer`` (to the device, normalisation included), medians of ``repeats``;
+        ``images_per_second``: of all of them together.
+
+    Raises:
+        PasslError: the split is missing, or does not read files.
+    """
+    section = _section(cfg, split)
+    dataset = build_dataset(section.dataset)
+    if not isinstance(dataset, CatalogDataset):
+        raise PasslError(f"{section.dataset.name} does not read image files; nothing to take apart")
+    loader = Loader(dataset, [], section.batch_transforms)
+    order = epoch_order(cfg.seed, 0, len(dataset))[:images]
+    batch_size = section.sampler.batch_size
+    rows: List[Dict[str, float]] = []
+    for repeat in range(repeats + 1):  # the first one warms caches up
+        spent = dict.fromkeys(("read", "decode", "transform", "collate", "transfer"), 0.0)
+
+        def timed(stage: str, call: Callable[[], Any], spent: Dict[str, float] = spent) -> Any:
+            started = time.perf_counter()
+            result = call()
+            spent[stage] += time.perf_counter() - started
+            return result
+
+        for begin in range(0, len(order), batch_size):
+            samples = []
+            for index in map(int, order[begin : begin + batch_size]):
+                data = timed("read", lambda: dataset.read_bytes(index))  # noqa: B023
+                image = timed(
+                    "decode",
+                    lambda: decode_image(data, dataset.path(index), dataset.decoder),  # noqa: B023
+                )
+                sample = {"image": image, "label": int(dataset.labels[index])}
+                rng = sample_rng(cfg.seed, repeat, index)
+                samples.append(timed("transform", lambda: dataset.transform(sample, rng)))  # noqa: B023
+            batch = timed("collate", lambda: collate(samples))  # noqa: B023
+            timed("transfer", lambda: _transfer(loader, batch))  # noqa: B023
+        rows.append({stage: 1e3 * seconds / len(order) for stage, seconds in spent.items()})
+    rows = rows[1:]
+    stages = {stage: statistics.median(row[stage] for row in rows) for stage in rows[0]}
+    return {
+        "images": len(order),
+        "stages": stages,
+        "images_per_second": 1e3 / sum(stages.values()),
+    }
+
+
+def data_loader(cfg: Config, split: str, batches: int, repeats: int) -> Result:
+    """Times the whole loader as the config has it, workers and hand-over included.
+
+    Returns:
+        ``images_per_second``, the median of ``repeats`` runs of ``batches`` batches each, and
+        ``num_workers``.
+    """
+    section = _section(cfg, split)
+    rates = []
+    stream = _batches(cfg, split, _WARM_UP + repeats * batches)
+    for _ in range(_WARM_UP):
+        next(stream)
+    for _ in range(repeats):
+        started, count = time.perf_counter(), 0
+        for batch in itertools.islice(stream, batches):
+            count += batch["label"].shape[0]
+        _wait()
+        rates.append(count / (time.perf_counter() - started))
+    stream.close()
+    return {
+        "images_per_second": statistics.median(rates),
+        "num_workers": section.loader.num_workers,
+        "rates": rates,
+    }
+
+
+def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
+    """Times training steps on one batch of random pixels that stays on the device.
+
+    Returns:
+        ``images_per_second``, median of ``repeats`` runs of ``steps`` steps, ``batch_size`` and
+        ``parameters``.
+    """
+    section = _section(cfg, "train")
+    architecture = build_architecture(cfg.model)
+    size = architecture.backbone.stem.img_size
+    count = section.sampler.batch_size
+    batch = {
+        "image": paddle.randn([count, 3, *size]),
+        "label": paddle.to_tensor(np.arange(count) % architecture.num_classes),
+    }
+    step = _stepper(cfg, architecture)
+    rates = _rates(lambda: step(batch), steps, repeats, count)
+    parameters = sum(p.size for p in architecture.parameters())
+    return {
+        "images_per_second": statistics.median(rates),
+        "batch_size": count,
+        "parameters": parameters,
+        "rates": rates,
+    }
+
+
+def training(cfg: Config, steps: int) -> Result:
+    """Times training steps fed by the loader.
+
+    Returns:
+        ``images_per_second`` and ``waiting``, the share of the time in which the model had no
+        batch to work on.
+    """
+    architecture = build_architecture(cfg.model)
+    step = _stepper(cfg, architecture)
+    stream = _batches(cfg, "train", _WARM_UP + steps)
+    for _ in range(_WARM_UP):
+        step(next(stream))
+    waited, count, started = 0.0, 0, time.perf_counter()
+    for _ in range(steps):
+        before = time.perf_counter()
+        batch = next(stream)
+        waited += time.perf_counter() - before
+        step(batch)
+        count += batch["label"].shape[0]
+    total = time.perf_counter() - started
+    stream.close()
+    return {"images_per_second": count / total, "waiting": waited / total, "steps": steps}
+
+
+def _section(cfg: Config, split: str) -> Config:
+    section = cfg.dataloader[split]
+    if section is None:
+        raise PasslError(f"the config has no dataloader.{split} section")
+    return section
+
+
+def _batches(cfg: Config, split: str, count: int) -> Iterator[Dict[str, Any]]:
+    section = _section(cfg, split)
+    dataset = build_dataset(section.dataset)
+    size = min(section.sampler.batch_size, len(dataset))
+    batches = TrainingBatches(len(dataset), size, size, cfg.seed, 0, count)
+    yield from Loader(dataset, batches, section.batch_transforms, **section.loader)
+
+
+def _transfer(loader: Loader, batch: Dict[str, Any]) -> None:
+    batch = {name: paddle.to_tensor(array) for name, array in batch.items()}
+    for transform in loader.batch_transforms:
+        batch = transform(batch)
+    _wait()
+
+
+def _stepper(cfg: Config, architecture: Any) -> Callable[[Dict[str, Any]], None]:
+    optimizer = build_optimizer(cfg.optimizer or {"name": "SGD"}, architecture)
+    architecture.train()
+
+    def step(batch: Dict[str, Any]) -> None:
+        architecture(batch)["loss"].backward()
+        optimizer.step(1e-4)
+        _wait()
+
+    return step
+
+
+def _rates(call: Callable[[], None], times: int, repeats: int, images: int) -> List[float]:
+    for _ in range(_WARM_UP):
+        call()
+    rates = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for _ in range(times):
+            call()
+        rates.append(times * images / (time.perf_counter() - started))
+    return rates
+
+
+def _wait() -> None:
+    """Waits until the device has done what it was given: a GPU works behind Python's back."""
+    if paddle.get_device().startswith("gpu"):
+        paddle.device.synchronize()
+
+
+__all__ = ["data_loader", "data_stages", "model_steps", "training"]
