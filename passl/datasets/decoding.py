@@ -25,6 +25,10 @@ from passl.utils.errors import PasslError
 
 DECODERS = ("pillow", "opencv")
 
+# Shrinking by this much or more averages over areas; by less, the filter for enlarging is nearer to
+# Pillow's result (both differ from it by 1.2 of 255 levels there, on ImageNet's photographs).
+_AREA_FROM = 1.15
+
 # A worker has one core; OpenCV's own threads would also not survive the fork.
 cv2.setNumThreads(0)
 
@@ -65,9 +69,9 @@ class ArrayImage:
         """Returns ``box`` (left, upper, right, lower; default: everything) at another size."""
         left, upper, right, lower = box or (0, 0, self.width, self.height)
         region = self.pixels[upper:lower, left:right]
-        shrinks = region.shape[1] >= size[0] and region.shape[0] >= size[1]
+        scale = min(region.shape[1] / size[0], region.shape[0] / size[1])
         how = self._ENLARGE[resample]
-        if shrinks and how != cv2.INTER_NEAREST:
+        if scale >= _AREA_FROM and how != cv2.INTER_NEAREST:
             how = cv2.INTER_AREA
         return ArrayImage(cv2.resize(region, tuple(size), interpolation=how))
 

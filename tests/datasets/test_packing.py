@@ -1,0 +1,152 @@
+"""Packed sets: the same images, labels and names; interrupted, gone on with, verified."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT, small_config
+from PIL import Image
+
+from passl.cli import pack as pack_command
+from passl.datasets import build_dataset, packing
+from passl.datasets.packing import pack, verify
+from passl.utils.errors import PasslError
+
+
+@pytest.fixture
+def dataset(photos):
+    return build_dataset({"name": "ImageFolder", "dataroot": str(photos / "train")})
+
+
+def packed(folder):
+    return build_dataset({"name": "ImageShards", "dataroot": str(folder)})
+
+
+@pytest.mark.smoke
+def test_kept_as_they_are(dataset, tmp_path):
+    manifest = pack(dataset, str(tmp_path / "p"), None, per_shard=25, num_workers=2)
+    assert [shard["images"] for shard in manifest["shards"]] == [25, 25, 10]
+    copy = packed(tmp_path / "p")
+    assert copy.class_names == dataset.class_names
+    np.testing.assert_array_equal(copy.labels, dataset.labels)
+    for i in range(len(dataset)):
+        assert copy.read_bytes(i) == dataset.read_bytes(i)
+    assert verify(str(tmp_path / "p")) == 3
+    # Any tool that knows WebDataset's naming reads it.
+    with tarfile.open(tmp_path / "p" / "shard-00001.tar") as archive:
+        assert archive.getnames()[:2] == ["000000025.jpg", "000000025.cls"]
+
+
+def test_shrunk_and_encoded_again(dataset, tmp_path):
+    pack(dataset, str(tmp_path / "p"), 16, quality=95, num_workers=1)
+    copy = packed(tmp_path / "p")
+    for i in range(0, 60, 7):
+        original = Image.open(io.BytesIO(dataset.read_bytes(i)))
+        image = Image.open(io.BytesIO(copy.read_bytes(i)))
+        assert image.format == "JPEG" and min(image.size) == 16
+        expected = original.resize(image.size, Image.Resampling.BICUBIC)
+        assert np.abs(np.asarray(image, int) - np.asarray(expected, int)).mean() < 12
+    # What is small already stays as it is.
+    pack(dataset, str(tmp_path / "q"), 1000)
+    assert packed(tmp_path / "q").read_bytes(3) == dataset.read_bytes(3)
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(dataset, photos, tmp_path):
+    folder = tmp_path / "images" / "a"
+    folder.mkdir(parents=True)
+    for i in range(5):
+        (folder / f"{i}.jpg").write_bytes(dataset.read_bytes(i))
+    (folder / "2.jpg").write_bytes(dataset.read_bytes(2)[:300])
+    source = build_dataset({"name": "ImageFolder", "dataroot": str(tmp_path / "images")})
+    manifest = pack(source, str(tmp_path / "p"))
+    assert manifest["skipped"] == [str(folder / "2.jpg")]
+    assert len(packed(tmp_path / "p")) == 4
+
+
+def test_a_changed_shard_is_found(dataset, tmp_path):
+    pack(dataset, str(tmp_path / "p"), None, per_shard=20)
+    shard = tmp_path / "p" / "shard-00001.tar"
+    data = bytearray(shard.read_bytes())
+    data[3000] ^= 1
+    shard.write_bytes(bytes(data))
+    with pytest.raises(PasslError, match="shard-00001.tar: is missing, or not as it was written"):
+        verify(str(tmp_path / "p"))
+
+
+def test_what_stands_there_is_not_overwritten(dataset, tmp_path):
+    pack(dataset, str(tmp_path / "p"), None)
+    with pytest.raises(PasslError, match="holds a packed set already"):
+        pack(dataset, str(tmp_path / "p"), None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    with pytest.raises(PasslError, match="is not empty"):
+        pack(dataset, str(tmp_path / "full"), None)
+    for wrong in ({"short_side": 0}, {"quality": 0}, {"quality": 99}, {"per_shard": 0}):
+        with pytest.raises(PasslError):
+            pack(dataset, str(tmp_path / "new"), **wrong)
+    assert not (tmp_path / "new").exists()
+
+
+def test_killed_and_run_again_it_goes_on(photos, tmp_path):
+    """Real processes: the result is that of a run that nobody interrupted."""
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump(small_config(photos)))
+
+    def command(folder):
+        return [
+            sys.executable, str(ROOT / "tools" / "pack.py"), "-c", str(config), "--output",
+            str(folder), "--short-side", "20", "--per-shard", "4", "--workers", "2",
+        ]  # fmt: skip
+
+    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True, timeout=120)
+    folder = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (folder / "shard-00002.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert not (folder / "manifest.json").exists(), "it was to be killed before its end"
+    done = (folder / "packing.jsonl").read_text().count("\n") - 1
+    times = {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob("shard-*.tar"))[:done]}
+    run = subprocess.run(command(folder), capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and "60 images in 15 shards" in run.stdout, run.stderr
+    for name, changed in times.items():
+        assert (folder / name).stat().st_mtime_ns == changed, "what was done is kept"
+    one, other = tmp_path / "whole" / "manifest.json", folder / "manifest.json"
+    assert json.loads(one.read_text()) == json.loads(other.read_text())
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+def test_other_options_do_not_go_on(dataset, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "_write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(dataset, str(tmp_path / "p"), 20, quality=80)
+    with pytest.raises(PasslError, match="with other options"):
+        pack(dataset, str(tmp_path / "p"), 20, quality=81)
+
+
+def test_the_command(config_file, tmp_path, capsys):
+    argv = ["-c", config_file(), "--output", str(tmp_path / "p"), "--split", "val", "--keep"]
+    assert pack_command.main(argv) == 0
+    assert "13 images in 1 shards" in capsys.readouterr().out
+    assert pack_command.main([*argv, "--verify"]) == 0
+    assert "1 shards are as they were written" in capsys.readouterr().out
+    assert pack_command.main(argv) == 2
+    assert capsys.readouterr().err.count("\n") == 1
