@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import signal
-import threading
-import time
 import traceback
-from types import FrameType
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
-from paddle.io import DataLoader, Dataset, multiprocess_utils
+from paddle.io import DataLoader, Dataset
 
 from passl.datasets.dataset import ImageDataset, SampleKey
 from passl.datasets.decoding import UnreadableImage
 from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.datasets.watch import Watch
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -27,6 +23,8 @@ _UNREADABLE, _ERROR, _NOTHING = "__unreadable__", "__error__", "__nothing__"
 
 # How long the end of an iteration waits for each worker to leave.
 _JOIN_SECONDS = 5.0
+_SHARED_MEMORY = "/dev/shm"
+_PREFETCHED = 2  # batches a worker has under way, Paddle's default
 
 
 class Loader:
@@ -40,6 +38,8 @@ class Loader:
         use_shared_memory: hand batches over through /dev/shm.
         max_unreadable: how many different unreadable images are passed over before it is an
             error; 0, for evaluation, makes the first one an error.
+        timeout: seconds without a batch after which it is an error; a tenth of it brings a warning
+            that says what the workers are at. Without workers nobody watches.
 
     Yields:
         dicts of Paddle tensors, the first axis counting samples. A batch from which unreadable
@@ -57,6 +57,7 @@ class Loader:
         num_workers: int = 0,
         use_shared_memory: bool = True,
         max_unreadable: int = 0,
+        timeout: int = 600,
     ):
         self.dataset = dataset
         self.batches = batches
@@ -64,42 +65,65 @@ class Loader:
         self.num_workers = num_workers
         self.use_shared_memory = use_shared_memory
         self.max_unreadable = max_unreadable
+        self.timeout = timeout
         self._unreadable: Set[str] = set()
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
+        watch = Watch(self.dataset, self.num_workers, self.timeout)
         loader = DataLoader(
-            _Reader(self.dataset),
+            _Reader(self.dataset, watch),
             batch_sampler=self.batches,
             collate_fn=collate,
             num_workers=self.num_workers,
-            use_shared_memory=self.use_shared_memory,
-            worker_init_fn=_prepare_worker,
+            use_shared_memory=self.use_shared_memory and self._shared_memory_suffices(),
+            worker_init_fn=watch.prepare_worker,
         )
         iterator = _start(loader)
+        watch.start(getattr(iterator, "_workers", []))
         try:
             while True:
-                batch = self._next(iterator)
+                batch = self._next(iterator, watch)
                 if batch is None:
                     return
                 for transform in self.batch_transforms:
                     batch = transform(batch)
                 yield batch
         finally:
+            watch.stop()
             # At once: a stream of training batches is rarely read to its very end, and Python
             # waits for left-over workers before it exits.
             iterator._try_shutdown_all(*([_JOIN_SECONDS] if self.num_workers else []))
 
-    def _next(self, iterator: Any) -> Optional[Dict[str, Any]]:
+    def _shared_memory_suffices(self) -> bool:
+        """Tells whether /dev/shm, 64 MB in a container, can hold what workers have under way."""
+        sizes = [t.size for t in self.dataset.transforms if hasattr(t, "size")]
+        batch = len(next(iter(self.batches), ()))
+        if not (self.num_workers and sizes and os.path.isdir(_SHARED_MEMORY)):
+            return True
+        height, width = sizes[-1]
+        needed = 2 * self.num_workers * _PREFETCHED * batch * height * width * 3
+        state = os.statvfs(_SHARED_MEMORY)
+        free = state.f_bavail * state.f_frsize
+        if free < needed:
+            logger.warning(
+                "%s has %d MB free and %d workers need up to %d MB: handing batches over through "
+                "pipes, which is slower; in a container, start it with --shm-size=8g",
+                _SHARED_MEMORY, free // 10**6, self.num_workers, needed // 10**6,
+            )  # fmt: skip
+        return free >= needed
+
+    def _next(self, iterator: Any, watch: Watch) -> Optional[Dict[str, Any]]:
         """Returns the next batch that has images, or None after the last."""
         try:
-            batch = next(iterator)
+            with watch.waiting():
+                batch = next(iterator)
         except StopIteration:
             return None
         except (RuntimeError, SystemError) as error:
-            raise dead_worker(error) from error
+            raise (watch.verdict or dead_worker(error)) from error
         if _ERROR in batch:
             raise PasslError(batch[_ERROR])
         self._note_unreadable(batch.pop(_UNREADABLE, ""))
@@ -128,6 +152,12 @@ class Loader:
 def dead_worker(error: BaseException) -> PasslError:
     """Returns what to tell the user when Paddle reports that a worker process died."""
     text = str(error).strip()
+    if "bus error" in text.lower():
+        return PasslError(
+            f"a data worker ran out of shared memory ({_SHARED_MEMORY} is full): start the "
+            "container with --shm-size=8g, or set loader.use_shared_memory=false, then "
+            "--resume auto"
+        )
     return PasslError(
         "a data worker died (killed, or out of memory?): "
         f"{text.splitlines()[-1] if text else type(error).__name__}; "
@@ -138,15 +168,16 @@ def dead_worker(error: BaseException) -> PasslError:
 class _Reader(Dataset):
     """Returns what went wrong with a sample instead of raising it inside a worker."""
 
-    def __init__(self, dataset: ImageDataset):
-        self.dataset = dataset
+    def __init__(self, dataset: ImageDataset, watch: Watch):
+        self.dataset, self.watch = dataset, watch
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Any:
         try:
-            return self.dataset[key]
+            with self.watch.working_on(key.index):
+                return self.dataset[key]
         except PasslError as error:
             return error
         except Exception:  # a mistake of ours, or of a user's own transform: in full
@@ -183,10 +214,6 @@ def _failure(message: str) -> Dict[str, Any]:
     return {_ERROR: message, _NOTHING: np.zeros(1, np.uint8)}
 
 
-# How long a worker goes on after SIGTERM, so that the main process can finish its step and save.
-_GRACE_SECONDS = 20.0
-
-
 def _start(loader: DataLoader) -> Any:
     """Returns an iterator over ``loader``, whose workers are forked with collection turned off.
 
@@ -200,37 +227,3 @@ def _start(loader: DataLoader) -> Any:
     finally:
         if collecting:
             gc.enable()
-
-
-def _prepare_worker(worker_id: int) -> None:
-    """Runs first in every worker: it leaves signals to the main process, and dies with it."""
-    gc.freeze()  # what was inherited is never collected here
-    gc.enable()
-    # Ctrl-C, and SIGTERM from a batch system, reach every process of the group; the main process
-    # decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_later)
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _leave_with_parent(parent: int) -> None:
-    """Ends a worker whose main process was killed.
-
-    Paddle's own watch looks only between two requests, and a worker waits for the next one for
-    ever: it would stay behind with its memory.
-    """
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    _leave()
-
-
-def _leave_later(signum: int, frame: Optional[FrameType]) -> None:
-    timer = threading.Timer(_GRACE_SECONDS, _leave)
-    timer.daemon = True
-    timer.start()
-
-
-def _leave() -> None:
-    with contextlib.suppress(Exception):
-        multiprocess_utils._cleanup_mmap()  # its share of /dev/shm
-    os._exit(1)

@@ -24,6 +24,9 @@ class TrainingBatches:
         micro_batch: samples a yielded list; divides ``global_batch``.
         seed: the run's seed.
         start_step, end_step: optimizer steps, counted from 0; the end is excluded.
+        repeats: times that an image stands in a batch, each with an augmentation of its own
+            (repeated augmentation, Hoffer et al., arXiv 1901.09335). An epoch is as many steps as
+            without, and so shows a part of the images only, others each time.
 
     Yields:
         lists of ``micro_batch`` SampleKeys.
@@ -37,6 +40,7 @@ class TrainingBatches:
         seed: int,
         start_step: int,
         end_step: int,
+        repeats: int = 1,
     ):
         assert global_batch % micro_batch == 0 and global_batch <= length
         self.length = length
@@ -45,6 +49,7 @@ class TrainingBatches:
         self.seed = seed
         self.start_step = start_step
         self.end_step = end_step
+        self.repeats = repeats
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,8 +68,8 @@ class TrainingBatches:
             first = (step % self.steps_per_epoch) * self.global_batch
             for begin in range(first, first + self.global_batch, self.micro_batch):
                 yield [
-                    SampleKey(int(index), epoch, 0, self.seed)
-                    for index in order[begin : begin + self.micro_batch]
+                    SampleKey(int(order[i // self.repeats]), epoch, i % self.repeats, self.seed)
+                    for i in range(begin, begin + self.micro_batch)
                 ]
 
 

@@ -28,6 +28,7 @@ def evaluation_loader(dataset: ImageDataset, section: Config) -> Loader:
         section.batch_transforms,
         num_workers=section.loader.num_workers,
         use_shared_memory=section.loader.use_shared_memory,
+        timeout=section.loader.timeout,
     )
 
 

@@ -121,6 +121,7 @@ def train(
             cfg.seed,
             progress.step,
             total_steps,
+            cfg.dataloader.train.sampler.repeats,
         ),
         cfg.dataloader.train.batch_transforms,
         **cfg.dataloader.train.loader,

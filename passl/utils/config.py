@@ -35,6 +35,7 @@ class SamplerSection:
     """``dataloader.*.sampler``."""
 
     batch_size: int = MISSING  # images a process takes at a time
+    repeats: int = 1  # times an image stands in a training batch, augmented anew each time
 
 
 @dataclasses.dataclass
@@ -44,6 +45,7 @@ class LoaderSection:
     num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
     use_shared_memory: bool = True  # hand batches over through /dev/shm
     max_unreadable: int = 10  # different unreadable images that training skips before it stops
+    timeout: int = 600  # seconds without a batch before the run stops; a tenth brings a warning
 
 
 @dataclasses.dataclass
@@ -121,6 +123,8 @@ _LEAST = {
     **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.sampler.repeats": 1 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.loader.timeout": 1 for split in ("train", "val", "test")},
 }
 
 

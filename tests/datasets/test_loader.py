@@ -11,9 +11,11 @@ from PIL import Image
 from passl.datasets import (
     EvaluationBatches,
     Loader,
+    SampleKey,
     TrainingBatches,
     UnreadableImage,
     build_dataset,
+    dead_worker,
 )
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -303,3 +305,95 @@ def test_a_mistake_in_a_transforms_code_is_not_called_a_dead_worker(image_folder
     root = image_folder({"a": 2, "b": 1})
     text = error_of_reading(root, [{"name": "Broken"}], num_workers, first=broken)
     assert "a mistake in the code" in text and "worker died" not in text
+
+
+# ---------------------------------------------------------------- backpressure and faults
+
+STUCK = """
+from passl.datasets.files import ImageFolder
+_read = ImageFolder.read
+def read(self, index):
+    if index == 5:
+        time.sleep(1000)  # a network drive that hangs
+    return _read(self, index)
+ImageFolder.read = read
+"""
+
+
+def test_a_read_that_never_ends_is_named_and_stops_the_run(tmp_path, save_image):
+    for i in range(8):
+        save_image(tmp_path / "a" / f"{i}.png")
+    code = (
+        "import sys, time\nimport passl.datasets as d\n" + STUCK +
+        "from passl.utils.logging import log_to_console\nlog_to_console()\n"
+        "data = d.build_dataset({'name': 'ImageFolder', 'dataroot': sys.argv[1]})\n"
+        "batches = d.EvaluationBatches(len(data), 2)\n"
+        "try:\n"
+        "    list(d.Loader(data, batches, num_workers=2, timeout=4))\n"
+        "except Exception as error:\n"
+        "    print('error:', type(error).__name__, error)\n"
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    path = str(tmp_path / "a" / "5.png")
+    warning, error = [line for line in done.stdout.splitlines() if "no batch for" in line]
+    assert f"has been reading {path} for" in warning and "waiting or handing" in warning
+    assert error.startswith("error: PasslError no batch for 4 s (loader.timeout)")
+    assert path in error and "--resume auto" in error
+
+
+def test_too_little_shared_memory_is_said_and_gone_without(tmp_path, save_image, monkeypatch):
+    for i in range(8):
+        save_image(tmp_path / "a" / f"{i}.png")
+    data = folder(tmp_path, [{"name": "ResizeCenterCrop", "size": 224}])
+    said = []
+    monkeypatch.setattr(logger, "warning", lambda text, *args: said.append(text % args))
+
+    def images(free):
+        state = os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255))
+        monkeypatch.setattr(os, "statvfs", lambda path: state)
+        loader = Loader(data, EvaluationBatches(8, 4), num_workers=2)
+        return [batch["image"].numpy() for batch in loader]
+
+    plenty = images(10**9)
+    assert not said
+    scarce = images(10**6)  # 2 workers × 2 batches × 4 images × 150 kB, twice
+    (line,) = said
+    assert "/dev/shm has 1 MB free and 2 workers need up to 4 MB" in line and "--shm-size" in line
+    for one, other in zip(plenty, scarce):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_worker_killed_by_a_full_shared_memory_is_said():
+    error = dead_worker(RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."))
+    assert "ran out of shared memory" in str(error) and "use_shared_memory=false" in str(error)
+
+
+# ---------------------------------------------------------------- repeated augmentation
+
+
+@pytest.mark.parametrize("micro", [12, 4])
+def test_repeated_augmentation(micro):
+    """Each image stands in the batch with copies of its own numbers; the order is as without."""
+    plain = [key for batch in TrainingBatches(48, 12, 12, 3, 0, 8) for key in batch]
+    keys = [key for batch in TrainingBatches(48, 12, micro, 3, 0, 8, repeats=3) for key in batch]
+    assert len(keys) == len(plain)
+    assert [key.copy for key in keys] == [0, 1, 2] * 32
+    epochs = [[key for key in keys if key.epoch == epoch] for epoch in (0, 1)]
+    for epoch, of_epoch in enumerate(epochs):
+        first = [key.index for key in plain if key.epoch == epoch][:16]
+        assert [key.index for key in of_epoch[::3]] == first
+        assert all(a.index == b.index for a, b in zip(of_epoch[::3], of_epoch[2::3]))
+    assert epochs[0][0].index != epochs[1][0].index
+    # Resumed in the middle of an epoch it is the same sequence.
+    rest = [key for batch in TrainingBatches(48, 12, micro, 3, 5, 8, repeats=3) for key in batch]
+    assert rest == keys[5 * 12 :]
+
+
+def test_copies_of_an_image_differ(tmp_path, save_image):
+    save_image(tmp_path / "a" / "x.png", size=(64, 64))
+    data = folder(tmp_path, TRAINING)
+    one, same, other = (data[SampleKey(0, 0, copy, 0)]["image"] for copy in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
