@@ -25,9 +25,6 @@ _MEMORY = 3 << 30
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-# What is of no consequence.
-_HARMLESS = {"builtins.id"}
-
 
 class TooSlow(BaseException):
     """Not an Exception: no reader may take it for a damaged file."""
@@ -41,12 +38,10 @@ class Watch:
         sys.addaudithook(self._note)
 
     def _note(self, event, arguments):
-        if self.path is None or event in _HARMLESS:
+        if self.path is None or event == "builtins.id":
             return
         if event == "open" and arguments[0] == self.path and not arguments[2] & _WRITING:
             return
-        if event == "compile" and arguments[1] == "<unknown>":
-            return  # the text of a .npy header, into a tree of literals that nothing executes
         self.noted.append(f"{event} {arguments[:2]}"[:200])
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
-import os
 import traceback
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
+import paddle
 from paddle.io import DataLoader, Dataset
 
 from passl.datasets.dataset import ImageDataset, SampleKey
 from passl.datasets.decoding import UnreadableImage
+from passl.datasets.handover import Handover
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.datasets.watch import Watch
 from passl.utils.errors import PasslError
@@ -20,11 +21,10 @@ from passl.utils.logging import logger
 # Fields of a batch by which workers tell the main process what went wrong: text passes through
 # Paddle's hand-over unchanged. A batch without any array would count as the end of the data.
 _UNREADABLE, _ERROR, _NOTHING = "__unreadable__", "__error__", "__nothing__"
+_NOTE = "__note__"  # where the arrays of the batch are, see Handover
 
 # How long the end of an iteration waits for each worker to leave.
 _JOIN_SECONDS = 5.0
-_SHARED_MEMORY = "/dev/shm"
-_PREFETCHED = 2  # batches a worker has under way, Paddle's default
 
 
 class Loader:
@@ -35,7 +35,8 @@ class Loader:
         batches: lists of SampleKeys (TrainingBatches or EvaluationBatches).
         batch_transforms: configs of the transforms applied to a whole batch on the device.
         num_workers: processes that read; 0 reads in this process.
-        use_shared_memory: hand batches over through /dev/shm.
+        use_shared_memory: hand batches over through shared memory (not that of /dev/shm), see
+            ``Handover``; otherwise through pipes.
         max_unreadable: how many different unreadable images are passed over before it is an
             error; 0, for evaluation, makes the first one an error.
         timeout: seconds without a batch after which it is an error; a tenth of it brings a warning
@@ -73,19 +74,20 @@ class Loader:
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
         watch = Watch(self.dataset, self.num_workers, self.timeout)
+        handover = self._handover()
         loader = DataLoader(
             _Reader(self.dataset, watch),
             batch_sampler=self.batches,
-            collate_fn=collate,
+            collate_fn=_Collate(handover, watch),
             num_workers=self.num_workers,
-            use_shared_memory=self.use_shared_memory and self._shared_memory_suffices(),
+            use_shared_memory=False,
             worker_init_fn=watch.prepare_worker,
         )
         iterator = _start(loader)
         watch.start(getattr(iterator, "_workers", []))
         try:
             while True:
-                batch = self._next(iterator, watch)
+                batch = self._next(iterator, watch, handover)
                 if batch is None:
                     return
                 for transform in self.batch_transforms:
@@ -97,25 +99,19 @@ class Loader:
             # waits for left-over workers before it exits.
             iterator._try_shutdown_all(*([_JOIN_SECONDS] if self.num_workers else []))
 
-    def _shared_memory_suffices(self) -> bool:
-        """Tells whether /dev/shm, 64 MB in a container, can hold what workers have under way."""
+    def _handover(self) -> Optional[Handover]:
+        """Returns shared memory for the workers' batches, where their size is known beforehand."""
         sizes = [t.size for t in self.dataset.transforms if hasattr(t, "size")]
         batch = len(next(iter(self.batches), ()))
-        if not (self.num_workers and sizes and os.path.isdir(_SHARED_MEMORY)):
-            return True
+        if not (self.num_workers and self.use_shared_memory and sizes and batch):
+            return None
         height, width = sizes[-1]
-        needed = 2 * self.num_workers * _PREFETCHED * batch * height * width * 3
-        state = os.statvfs(_SHARED_MEMORY)
-        free = state.f_bavail * state.f_frsize
-        if free < needed:
-            logger.warning(
-                "%s has %d MB free and %d workers need up to %d MB: handing batches over through "
-                "pipes, which is slower; in a container, start it with --shm-size=8g",
-                _SHARED_MEMORY, free // 10**6, self.num_workers, needed // 10**6,
-            )  # fmt: skip
-        return free >= needed
+        # Beside an image there are small fields, a label at least.
+        return Handover(self.num_workers, batch * (height * width * 3 + 1024))
 
-    def _next(self, iterator: Any, watch: Watch) -> Optional[Dict[str, Any]]:
+    def _next(
+        self, iterator: Any, watch: Watch, handover: Optional[Handover]
+    ) -> Optional[Dict[str, Any]]:
         """Returns the next batch that has images, or None after the last."""
         try:
             with watch.waiting():
@@ -128,6 +124,9 @@ class Loader:
             raise PasslError(batch[_ERROR])
         self._note_unreadable(batch.pop(_UNREADABLE, ""))
         batch.pop(_NOTHING, None)
+        if handover is not None and _NOTE in batch:
+            arrays = handover.take(batch.pop(_NOTE))
+            batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
         if not batch:
             raise PasslError(
                 "not one image of a batch could be read; is the data folder still there?"
@@ -152,11 +151,10 @@ class Loader:
 def dead_worker(error: BaseException) -> PasslError:
     """Returns what to tell the user when Paddle reports that a worker process died."""
     text = str(error).strip()
-    if "bus error" in text.lower():
+    if "bus error" in text.lower():  # a page of shared memory that the machine could not give
         return PasslError(
-            f"a data worker ran out of shared memory ({_SHARED_MEMORY} is full): start the "
-            "container with --shm-size=8g, or set loader.use_shared_memory=false, then "
-            "--resume auto"
+            "a data worker ran out of memory for its batches; lower loader.num_workers or the "
+            "batch size, or set loader.use_shared_memory=false, then --resume auto"
         )
     return PasslError(
         "a data worker died (killed, or out of memory?): "
@@ -187,8 +185,30 @@ class _Reader(Dataset):
             )
 
 
-def collate(samples: List[Any]) -> Dict[str, Any]:
-    """Stacks samples field by field; sets the fields that report trouble."""
+class _Collate:
+    """Makes a batch of samples: in shared memory where a worker has some."""
+
+    def __init__(self, handover: Optional[Handover], watch: Watch):
+        self.handover, self.watch = handover, watch
+
+    def __call__(self, samples: List[Any]) -> Dict[str, Any]:
+        return collate(samples, self._put)
+
+    def _put(self, samples: List[Dict[str, Any]]) -> Optional[str]:
+        if self.handover is None or self.watch.worker is None:
+            return None
+        return self.handover.put(self.watch.worker, samples)
+
+
+def collate(
+    samples: List[Any], put: Callable[[List[Dict[str, Any]]], Optional[str]] = lambda _: None
+) -> Dict[str, Any]:
+    """Stacks samples field by field; sets the fields that report trouble.
+
+    Args:
+        samples: dicts, and the errors of what could not be read.
+        put: stacks them elsewhere and returns a note that says where, or None.
+    """
     batch: Dict[str, Any] = {}
     good = [sample for sample in samples if isinstance(sample, dict)]
     bad = [sample for sample in samples if not isinstance(sample, dict)]
@@ -205,6 +225,9 @@ def collate(samples: List[Any]) -> Dict[str, Any]:
                 f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
                 "add a transform that gives all of them one size, such as ResizeCenterCrop"
             )
+        note = put(good)
+        if note is not None:
+            return {**batch, _NOTE: note, _NOTHING: np.zeros(1, np.uint8)}
         for field in good[0]:
             batch[field] = np.stack([np.asarray(sample[field]) for sample in good])
     return batch

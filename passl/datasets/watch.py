@@ -37,6 +37,7 @@ class Watch:
 
     Attributes:
         verdict: what to tell the user, once the workers have been killed.
+        worker: the number of the worker that this process is; None in the main process.
     """
 
     def __init__(self, dataset: Any, num_workers: int, timeout: float):
@@ -47,7 +48,7 @@ class Watch:
         self.verdict: Optional[PasslError] = None
         # Shared with the workers that are forked later; each writes its own slot.
         self._memory = mmap.mmap(-1, max(1, num_workers) * _SLOT.size)
-        self._worker: Optional[int] = None
+        self.worker: Optional[int] = None
 
     # ------------------------------------------------ in a worker
 
@@ -55,7 +56,7 @@ class Watch:
         """Runs first in every worker: it leaves signals to the main process, and dies with it."""
         gc.freeze()  # what was inherited is never collected here
         gc.enable()
-        self._worker = worker_id
+        self.worker = worker_id
         # Ctrl-C, and SIGTERM from a batch system, reach every process of the group; the main
         # process decides what they mean.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -65,10 +66,10 @@ class Watch:
     @contextlib.contextmanager
     def working_on(self, index: int) -> Iterator[None]:
         """Notes which sample this worker is at."""
-        if self._worker is None:
+        if self.worker is None:
             yield
             return
-        place = self._worker * _SLOT.size
+        place = self.worker * _SLOT.size
         _SLOT.pack_into(self._memory, place, index, time.monotonic())
         try:
             yield

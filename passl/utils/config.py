@@ -43,7 +43,7 @@ class LoaderSection:
     """``dataloader.*.loader``."""
 
     num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
-    use_shared_memory: bool = True  # hand batches over through /dev/shm
+    use_shared_memory: bool = True  # hand batches over through it, rather than through pipes
     max_unreadable: int = 10  # different unreadable images that training skips before it stops
     timeout: int = 600  # seconds without a batch before the run stops; a tenth brings a warning
 

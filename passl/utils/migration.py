@@ -21,8 +21,12 @@ V1_CHANGES: Tuple[Tuple[str, Any, str], ...] = (
         None,
         "leave it out (train drops a short last batch, val and test count every image)",
     ),
-    ("dataloader.*.dataset.name", "ImageNet", "ImageFolder, or ImageList with list_file"),
-    ("dataloader.*.dataset.return_label", None, "leave it out"),
+    (
+        "dataloader.*.dataset.return_label",
+        None,
+        "leave it out; ImageNet takes the folder above train and val as dataroot, and split: train "
+        "or val; for other data there is ImageFolder",
+    ),
     ("dataloader.*.dataset.transforms.*.name", "ToRGB", "leave it out (images are read as RGB)"),
     ("dataloader.*.dataset.transforms.*.name", "Transpose", "leave it out (Normalize does it)"),
     (

@@ -14,7 +14,7 @@ def parts(photos, batch):
     cfg["model"]["head"]["init"] = "lecun_normal"
     section = cfg["dataloader"]["val"]
     section["sampler"]["batch_size"] = batch
-    section["loader"] = {"num_workers": 0, "use_shared_memory": False, "max_unreadable": 0}
+    section["loader"] = {"num_workers": 0, "use_shared_memory": False, "timeout": 9}
     paddle.seed(0)
     return build_architecture(cfg["model"]), build_dataset(section["dataset"]), Config(section)
 

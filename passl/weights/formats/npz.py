@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import re
 import zipfile
 from typing import BinaryIO, Dict, Mapping, Tuple
 
 import numpy as np
-from numpy.lib import format as npy
 
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, checked_shape
 from passl.weights.formats.contents import Contents
@@ -15,6 +14,10 @@ from passl.weights.formats.contents import Contents
 # Where Flax training states keep the network.
 NETWORKS = ("params", "opt/target", "target")
 _LONGEST_HEADER = 1 << 12
+_HEADER = re.compile(
+    r"{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),"
+    r"\s*'shape':\s*\(([\dL, ]*)\),?\s*}\s*"
+)
 
 
 def is_npz(names: list) -> bool:
@@ -59,21 +62,28 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> StoredArray:
 
 
 def _header(member: BinaryIO) -> Tuple[Tuple[int, ...], bool, np.dtype, int]:
-    """Returns shape, whether columns come first, type, and the length of the header."""
-    # NumPy would read a header of any length; packed, zeros take no room in the file.
-    file = io.BytesIO(member.read(_LONGEST_HEADER))
-    version = npy.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise DamagedFile("it holds an array of records")
-    reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = reader(file)
-    if dtype.hasobject:
+    """Returns shape, whether columns come first, type, and the length of the header.
+
+    NumPy's own reader reads headers of any length, and has Python parse them.
+    """
+    head = member.read(_LONGEST_HEADER)
+    begin = {b"\x93NUMPY\1": 10, b"\x93NUMPY\2": 12}.get(head[:7], 0)
+    end = begin + int.from_bytes(head[8:begin], "little")
+    fields = _HEADER.fullmatch(head[begin:end].decode("latin-1"))
+    if not begin or end > len(head) or fields is None:
+        raise DamagedFile("it holds an array of records, or one whose header is not NumPy's")
+    code, order, shape = fields.groups()
+    if code == "|O":
         raise DamagedFile("it holds an array of Python objects, which only a pickle can read")
-    if dtype.str == "|V2" and dtype.names is None and dtype.subdtype is None:
+    if code in ("|V2", "<V2"):
         dtype = BFLOAT16  # NumPy writes bfloat16 as two nameless bytes
-    elif dtype.kind not in "fiub":
-        raise DamagedFile(f"it holds an array of NumPy type '{dtype.str[:20]}', not of numbers")
-    return checked_shape(tuple(shape)), fortran, dtype, file.tell()
+    elif re.fullmatch(r"[<>|=]?(b1|[iu][1248]|f[248])", code):
+        dtype = np.dtype(code)
+    else:
+        raise DamagedFile(f"it holds an array of NumPy type '{code[:20]}', not of numbers")
+    # Python 2 wrote long integers with an L.
+    axes = [int(axis.strip().rstrip("L")) for axis in shape.split(",") if axis.strip()]
+    return checked_shape(axes), order == "True", dtype, end
 
 
 def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
