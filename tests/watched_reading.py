@@ -191,7 +191,7 @@ class WatchedReader:
             cwd=self.folder,
         )
         for path in self._warm:
-            assert not self._ask({"path": path}, 60)["crash"], path
+            assert not self._ask({"path": path}, 120)["crash"], path
 
     def _ask(self, job, seconds):
         timer = threading.Timer(seconds, self._process.kill)
