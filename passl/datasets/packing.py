@@ -8,13 +8,13 @@ of offsets they give random access as well.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
-import multiprocessing
 import os
-import signal
 import tarfile
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -29,39 +29,26 @@ from passl.utils.logging import interactive, logger
 _PROGRESS = "packing.jsonl"
 
 
-class _Job:
-    """What a worker needs to prepare one image; forked, so nothing is copied."""
-
-    dataset: CatalogDataset
-    short_side: Optional[int]
-    quality: int
-
-
-def _prepare(index: int) -> Tuple[int, Optional[bytes], str]:
+def _prepare(
+    dataset: CatalogDataset, short_side: Optional[int], quality: int, index: int
+) -> Tuple[int, Optional[bytes], str]:
     """Returns index, the bytes to store (None: unreadable), and why not."""
     try:
-        data = _Job.dataset.read_bytes(index)
-        image = decode_image(data, _Job.dataset.path(index))
+        data = dataset.read_bytes(index)
+        image = decode_image(data, dataset.path(index))
     except UnreadableImage as error:
         return index, None, str(error)
-    if _Job.short_side is None:
+    if short_side is None:
         return index, data, ""
-    scale = _Job.short_side / min(image.size)
+    scale = short_side / min(image.size)
     if scale < 1:  # small images are not enlarged
         size = tuple(max(1, round(side * scale)) for side in image.size)
         image = image.resize(size, Image.Resampling.BICUBIC)
     elif data[:2] == b"\xff\xd8":
         return index, data, ""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=_Job.quality)
+    image.save(file, "JPEG", quality=quality)
     return index, file.getvalue(), ""
-
-
-def _leave_signals() -> None:
-    # The main process decides what Ctrl-C means; a worker told to end does so without Paddle's
-    # report of a crash.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def pack(
@@ -81,7 +68,7 @@ def pack(
             keeps every file as it is.
         quality: of the JPEG files that are encoded again, 1 to 95.
         per_shard: images a shard.
-        num_workers: processes that read and encode.
+        num_workers: threads that read and encode.
 
     Returns:
         the manifest: ``shards`` (name, size in bytes, sha256, images), ``class_names``,
@@ -105,17 +92,17 @@ def pack(
     }
     folder = Path(output)
     done = _begin(folder, options)
-    _Job.dataset, _Job.short_side, _Job.quality = dataset, short_side, quality
+    prepare = functools.partial(_prepare, dataset, short_side, quality)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(total=len(dataset), desc=f"packing {folder}", unit="image",
                  initial=min(len(done) * per_shard, len(dataset)), disable=not interactive())
         )  # fmt: skip
-        fork = multiprocessing.get_context("fork")
-        pool = stack.enter_context(fork.Pool(max(1, num_workers), _leave_signals))
+        # Threads: decoders and encoders let go of the interpreter, and there is nothing to fork.
+        pool = stack.enter_context(ThreadPool(max(1, num_workers)))
         for number in range(len(done), -(-len(dataset) // per_shard)):
             span = range(number * per_shard, min((number + 1) * per_shard, len(dataset)))
-            shard = _write_shard(folder, number, dataset, pool.imap(_prepare, span, 16), bar)
+            shard = _write_shard(folder, number, dataset, pool.imap(prepare, span, 16), bar)
             done.append(shard)
             with open(folder / _PROGRESS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(shard) + "\n")
