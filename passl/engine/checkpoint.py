@@ -123,7 +123,15 @@ class Checkpoint:
             raise PasslError(
                 f"{path}: holds weights but no training state; start from it with --pretrained"
             )
-        return cls(path, file, Progress(**file.metadata["progress"]))
+        try:
+            progress = Progress(**file.metadata["progress"])
+            file.metadata["config"], file.metadata["samples"]
+        except (KeyError, TypeError):
+            raise PasslError(
+                f"cannot resume: {path}: its record of the run is incomplete; name another "
+                "checkpoint with --resume PATH"
+            ) from None
+        return cls(path, file, progress)
 
     def check(self, cfg: Dict[str, Any], samples: int) -> None:
         """Raises PasslError if the config or the data is not that of the checkpoint's run."""

@@ -10,9 +10,10 @@ import yaml
 from helpers import records, small_config
 
 from passl.engine import train
+from passl.engine.checkpoint import Checkpoint
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
-from passl.weights import WeightFile
+from passl.weights import WeightFile, write_tensor_file
 
 
 @pytest.fixture
@@ -153,3 +154,27 @@ def test_an_unreadable_image_stops_an_evaluation(run, photos):
             run("stop", epochs=1)
     finally:
         bad.unlink()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"progress": {"step": 1, "nonsense": 2}, "config": {}, "samples": 3},
+        {"progress": [1], "config": {}, "samples": 3},
+        {"progress": {}, "samples": 3},
+        {"config": {}},
+    ],
+)
+def test_a_checkpoint_whose_record_makes_no_sense(metadata, tmp_path):
+    path = tmp_path / "x.safetensors"
+    arrays = {"model/a": np.zeros(2, np.float32)}
+    write_tensor_file(path, arrays, {"kind": "training", **metadata})
+    with pytest.raises(PasslError, match="cannot resume: .*x.safetensors: its record of the run"):
+        Checkpoint.open(path)
+
+
+def test_class_names_that_are_no_names(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensor_file(path, {"a": np.zeros(2, np.float32)}, {"class_names": [1, {}]})
+    with pytest.raises(PasslError, match="its class names are no names"):
+        WeightFile(path)

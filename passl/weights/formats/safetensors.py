@@ -61,6 +61,9 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
     metadata = json.loads(labels.get(_METADATA_KEY, "{}"))
     if not isinstance(metadata, dict):
         raise DamagedFile("what it records beside the tensors is not a mapping")
+    classes = metadata.get("class_names") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise DamagedFile("its class names are no names")
     groups: Dict[str, Dict[str, StoredArray]] = {}
     for name, entry in header.items():
         # A checkpoint holds tensors of several kinds: model/…, optimizer/….
