@@ -9,6 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# The network of small_config.
+NETWORK = {
+    "img_size": 16,
+    "patch_size": 8,
+    "embed_dim": 64,
+    "num_blocks": 2,
+    "tokens_mlp_dim": 8,
+    "channels_mlp_dim": 64,
+}
+
+
 def small_config(root, **changes):
     """A run of 7 steps an epoch that uses every part: drop path, dropout, two workers."""
 
@@ -30,12 +41,7 @@ def small_config(root, **changes):
         "model": {
             "architecture": {
                 "name": "MlpMixer",
-                "img_size": 16,
-                "patch_size": 8,
-                "embed_dim": 64,
-                "num_blocks": 2,
-                "tokens_mlp_dim": 8,
-                "channels_mlp_dim": 64,
+                **NETWORK,
                 "drop_rate": 0.1,
                 "drop_path_rate": 0.2,
             },

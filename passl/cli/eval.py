@@ -22,9 +22,8 @@ from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
-from passl.utils.config import Config, get_config, plain
+from passl.utils.config import Config, get_config, plain, split_section
 from passl.utils.environment import select_device
-from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.weights import load_weights
 
@@ -65,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> None:
     cfg = get_config(arguments.config, overrides_of(arguments))
-    section = cfg.dataloader[arguments.split]
-    if section is None:
-        raise PasslError(f"the config has no dataloader.{arguments.split} section")
+    section = split_section(cfg, arguments.split)
     select_device(cfg.device)
     dataset = build_dataset(section.dataset)
     architecture = build_architecture(cfg.model)

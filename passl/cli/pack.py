@@ -10,7 +10,7 @@ from passl.cli.common import add_config_arguments, make_parser, overrides_of, ru
 from passl.datasets import build_dataset
 from passl.datasets.files import CatalogDataset
 from passl.datasets.packing import pack, verify
-from passl.utils.config import get_config
+from passl.utils.config import get_config, split_section
 from passl.utils.environment import available_cores
 from passl.utils.errors import PasslError
 
@@ -51,9 +51,7 @@ def _main(arguments: argparse.Namespace) -> None:
         print(f"{arguments.output}: {verify(arguments.output)} shards are as they were written")
         return
     cfg = get_config(arguments.config, overrides_of(arguments))
-    section = cfg.dataloader[arguments.split]
-    if section is None:
-        raise PasslError(f"the config has no dataloader.{arguments.split} section")
+    section = split_section(cfg, arguments.split)
     dataset = build_dataset(section.dataset)
     if not isinstance(dataset, CatalogDataset):
         raise PasslError(f"{section.dataset.name} does not read image files; there is no need")

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import numpy as np
 
 from passl.utils.logging import logger
+from passl.utils.whole_files import replacing
 
 # Smaller sets are listed faster than an index is worth.
 _SMALLEST_INDEX = 20_000
@@ -156,15 +157,8 @@ def _save(path: Path, catalog: Catalog, started: int) -> None:
     }
     if catalog.archives:
         arrays.update(archive=catalog.archive, offsets=catalog.offsets, sizes=catalog.sizes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as aside, open(aside, "wb") as file:
+        np.savez(file, **arrays)
 
 
 def _load(path: Path, root: str) -> Optional[Catalog]:
@@ -188,5 +182,3 @@ def _load(path: Path, root: str) -> Optional[Catalog]:
         arrays.get("sizes"),
         facts["watched"],
     )
-
-

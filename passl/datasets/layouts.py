@@ -265,9 +265,7 @@ def read_devkit(path: str) -> Tuple[List[str], List[int]]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise PasslError(
-            f"{path}: reading its meta.mat needs SciPy: pip install scipy"
-        ) from None
+        raise PasslError(f"{path}: reading its meta.mat needs SciPy: pip install scipy") from None
     try:
         with tarfile.open(path, "r:gz") as archive:
             wanted = {"meta.mat": b"", "ILSVRC2012_validation_ground_truth.txt": b""}
@@ -340,5 +338,3 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
     if not re.fullmatch(rb"[0-9]{1,9}", text):
         raise PasslError(f"{path}: '{member.name}' holds no label from 0, but {text[:20]!r}")
     return int(text)
-
-

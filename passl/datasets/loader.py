@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import traceback
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 import paddle
@@ -78,7 +79,7 @@ class Loader:
         loader = DataLoader(
             _Reader(self.dataset, watch),
             batch_sampler=self.batches,
-            collate_fn=_Collate(handover, watch),
+            collate_fn=functools.partial(collate, handover=handover, watch=watch),
             num_workers=self.num_workers,
             use_shared_memory=False,
             worker_init_fn=watch.prepare_worker,
@@ -185,29 +186,15 @@ class _Reader(Dataset):
             )
 
 
-class _Collate:
-    """Makes a batch of samples: in shared memory where a worker has some."""
-
-    def __init__(self, handover: Optional[Handover], watch: Watch):
-        self.handover, self.watch = handover, watch
-
-    def __call__(self, samples: List[Any]) -> Dict[str, Any]:
-        return collate(samples, self._put)
-
-    def _put(self, samples: List[Dict[str, Any]]) -> Optional[str]:
-        if self.handover is None or self.watch.worker is None:
-            return None
-        return self.handover.put(self.watch.worker, samples)
-
-
 def collate(
-    samples: List[Any], put: Callable[[List[Dict[str, Any]]], Optional[str]] = lambda _: None
+    samples: List[Any], handover: Optional[Handover] = None, watch: Optional[Watch] = None
 ) -> Dict[str, Any]:
     """Stacks samples field by field; sets the fields that report trouble.
 
     Args:
         samples: dicts, and the errors of what could not be read.
-        put: stacks them elsewhere and returns a note that says where, or None.
+        handover: where a worker stacks them, if they fit.
+        watch: knows which worker this is.
     """
     batch: Dict[str, Any] = {}
     good = [sample for sample in samples if isinstance(sample, dict)]
@@ -225,7 +212,7 @@ def collate(
                 f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
                 "add a transform that gives all of them one size, such as ResizeCenterCrop"
             )
-        note = put(good)
+        note = handover.put(watch.worker, good) if handover is not None else None
         if note is not None:
             return {**batch, _NOTE: note, _NOTHING: np.zeros(1, np.uint8)}
         for field in good[0]:

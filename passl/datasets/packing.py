@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from passl.datasets.decoding import UnreadableImage, decode_image
 from passl.datasets.files import MANIFEST, CatalogDataset
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
+from passl.utils.whole_files import sha256_of
 
 _PROGRESS = "packing.jsonl"
 
@@ -174,18 +174,10 @@ def _write_shard(
     return {
         "name": path.name,
         "size": path.stat().st_size,
-        "sha256": _sha256(path),
+        "sha256": sha256_of(path),
         "images": count,
         "skipped": skipped,
     }
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def verify(output: str) -> int:
@@ -201,6 +193,6 @@ def verify(output: str) -> int:
         raise PasslError(f"{folder / MANIFEST}: cannot be read ({error})") from None
     for shard in tqdm(shards, desc=f"verifying {folder}", disable=not interactive()):
         path = folder / shard["name"]
-        if not path.is_file() or _sha256(path) != shard["sha256"]:
+        if not path.is_file() or sha256_of(path) != shard["sha256"]:
             raise PasslError(f"{path}: is missing, or not as it was written; pack the data again")
     return len(shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
 import time
@@ -16,7 +17,7 @@ from passl.datasets.files import CatalogDataset
 from passl.datasets.loader import collate
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
-from passl.utils.config import Config
+from passl.utils.config import Config, split_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
 
@@ -35,7 +36,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
     Raises:
         PasslError: the split is missing, or does not read files.
     """
-    section = _section(cfg, split)
+    section = split_section(cfg, split)
     dataset = build_dataset(section.dataset)
     if not isinstance(dataset, CatalogDataset):
         raise PasslError(f"{section.dataset.name} does not read image files; nothing to take apart")
@@ -45,26 +46,21 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
     rows: List[Dict[str, float]] = []
     for repeat in range(repeats + 1):  # the first one warms caches up
         spent = dict.fromkeys(("read", "decode", "transform", "collate", "transfer"), 0.0)
-
-        def timed(stage: str, call: Callable[[], Any], spent: Dict[str, float] = spent) -> Any:
-            started = time.perf_counter()
-            result = call()
-            spent[stage] += time.perf_counter() - started
-            return result
-
         for begin in range(0, len(order), batch_size):
             samples = []
             for index in map(int, order[begin : begin + batch_size]):
-                data = timed("read", lambda: dataset.read_bytes(index))  # noqa: B023
-                image = timed(
-                    "decode",
-                    lambda: decode_image(data, dataset.path(index), dataset.decoder),  # noqa: B023
-                )
+                with _timed(spent, "read"):
+                    data = dataset.read_bytes(index)
+                with _timed(spent, "decode"):
+                    image = decode_image(data, dataset.path(index), dataset.decoder)
                 sample = {"image": image, "label": int(dataset.labels[index])}
                 rng = sample_rng(cfg.seed, repeat, index)
-                samples.append(timed("transform", lambda: dataset.transform(sample, rng)))  # noqa: B023
-            batch = timed("collate", lambda: collate(samples))  # noqa: B023
-            timed("transfer", lambda: _transfer(loader, batch))  # noqa: B023
+                with _timed(spent, "transform"):
+                    samples.append(dataset.transform(sample, rng))
+            with _timed(spent, "collate"):
+                batch = collate(samples)
+            with _timed(spent, "transfer"):
+                _transfer(loader, batch)
         rows.append({stage: 1e3 * seconds / len(order) for stage, seconds in spent.items()})
     rows = rows[1:]
     stages = {stage: statistics.median(row[stage] for row in rows) for stage in rows[0]}
@@ -82,7 +78,7 @@ def data_loader(cfg: Config, split: str, batches: int, repeats: int) -> Result:
         ``images_per_second``, the median of ``repeats`` runs of ``batches`` batches each, and
         ``num_workers``.
     """
-    section = _section(cfg, split)
+    section = split_section(cfg, split)
     rates = []
     stream = _batches(cfg, split, _WARM_UP + repeats * batches)
     for _ in range(_WARM_UP):
@@ -108,7 +104,7 @@ def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
         ``images_per_second``, median of ``repeats`` runs of ``steps`` steps, ``batch_size`` and
         ``parameters``.
     """
-    section = _section(cfg, "train")
+    section = split_section(cfg, "train")
     architecture = build_architecture(cfg.model)
     size = architecture.backbone.stem.img_size
     count = section.sampler.batch_size
@@ -151,15 +147,15 @@ def training(cfg: Config, steps: int) -> Result:
     return {"images_per_second": count / total, "waiting": waited / total, "steps": steps}
 
 
-def _section(cfg: Config, split: str) -> Config:
-    section = cfg.dataloader[split]
-    if section is None:
-        raise PasslError(f"the config has no dataloader.{split} section")
-    return section
+@contextlib.contextmanager
+def _timed(spent: Dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    spent[stage] += time.perf_counter() - started
 
 
 def _batches(cfg: Config, split: str, count: int) -> Iterator[Dict[str, Any]]:
-    section = _section(cfg, split)
+    section = split_section(cfg, split)
     dataset = build_dataset(section.dataset)
     size = min(section.sampler.batch_size, len(dataset))
     batches = TrainingBatches(len(dataset), size, size, cfg.seed, 0, count)

@@ -469,6 +469,18 @@ def _fill_preprocessing(
             dataset["transforms"] = preprocessing.transforms()
 
 
+def split_section(cfg: Config, split: str) -> Config:
+    """Returns ``dataloader.<split>`` of a config.
+
+    Raises:
+        PasslError: the config has no such section.
+    """
+    section = cfg.dataloader[split]
+    if section is None:
+        raise PasslError(f"the config has no dataloader.{split} section")
+    return section
+
+
 def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Dict[str, Any]:
     """Fills in the defaults of the fixed sections; refuses unknown keys and wrong types."""
     _refuse_unknown(values, Schema, "", origins)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -13,6 +12,7 @@ import yaml
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.shipped import config_root
+from passl.utils.whole_files import sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +157,7 @@ def has_known_hash(path: Union[str, os.PathLike], file: ReleasedFile) -> bool:
     """Tells whether the file at ``path`` has the released file's hash, as far as it is known."""
     if file.sha256 is None:
         return True
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest().startswith(file.sha256)
+    return sha256_of(path).startswith(file.sha256)
 
 
 def as_text() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -12,9 +11,18 @@ import numpy as np
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.stored_array import DamagedFile, StoredArray
+from passl.utils.whole_files import replacing
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.safetensors import own_labels
-from passl.weights.naming import OWN, Naming, ReleasedNames, namings, to_there, translate
+from passl.weights.naming import (
+    OWN,
+    Naming,
+    ReleasedNames,
+    Translation,
+    namings,
+    to_there,
+    translate,
+)
 from passl.weights.reading import WeightFile
 
 Writer = Callable[[str, Mapping[str, np.ndarray]], None]
@@ -75,8 +83,7 @@ def convert_weights(
         )
     write, usual, convention = _FORMATS[target.suffix]
     with WeightFile(source, key) as file:
-        released_names = _family(file, families)
-        found = translate(file, released_names)
+        released_names, found = _family(file, families)
         if found.unexpected or found.refused:
             stray = [*found.unexpected, *found.refused]
             raise PasslError(
@@ -100,8 +107,10 @@ def convert_weights(
     return Conversion(found.publisher, naming.name, len(arrays), dropped)
 
 
-def _family(file: WeightFile, families: Mapping[str, ReleasedNames]) -> ReleasedNames:
-    """Returns the names of the family that the file is of."""
+def _family(
+    file: WeightFile, families: Mapping[str, ReleasedNames]
+) -> Tuple[ReleasedNames, Translation]:
+    """Returns the names of the family that the file is of, and the file in our names."""
     problems = []
     for released_names in families.values():
         try:
@@ -111,7 +120,7 @@ def _family(file: WeightFile, families: Mapping[str, ReleasedNames]) -> Released
             continue
         own = namings(released_names)[OWN]
         if any(own.to_here(name) is not None for name in found.tensors):
-            return released_names
+            return released_names, found
     if len(problems) == 1:
         raise problems[0]
     raise PasslError(
@@ -156,15 +165,10 @@ def _labels(naming: Naming, class_names: Any) -> Dict[str, str]:
 
 
 def _write_whole(target: Path, write: Callable[[str], None]) -> None:
-    aside = target.with_name(f".partial-{os.getpid()}-{target.name}")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(str(aside))
-        os.replace(aside, target)
+        with replacing(target) as aside:
+            write(str(aside))
     except DamagedFile as error:
         raise PasslError(f"{target}: cannot be written: {error}") from None
     except OSError as error:
         raise PasslError(f"{target}: could not be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()

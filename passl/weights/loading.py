@@ -13,7 +13,7 @@ from paddle import nn
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.stored_array import BFLOAT16, StoredArray
-from passl.weights.naming import ReleasedNames, translate
+from passl.weights.naming import OWN, ReleasedNames, translate
 from passl.weights.reading import WeightFile
 
 _BACKBONE, _HEAD = "backbone.", "head."
@@ -77,7 +77,7 @@ def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool
     own = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     backbone = getattr(model, "backbone", model)
     found = translate(file, getattr(backbone, "released_names", {}))
-    if found.publisher != "passl":
+    if found.publisher != OWN:
         averages = file.averages()
         if averages:
             logger.info(

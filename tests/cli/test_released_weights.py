@@ -8,26 +8,16 @@ import numpy as np
 import paddle
 import publishers
 import pytest
-from helpers import records, run_tool
+from helpers import NETWORK, records, run_tool
 
 from passl.cli import eval as eval_command
 from passl.cli import train as train_command
 from passl.weights import WeightFile
 from passl.weights.formats import safetensors, torch
 
-# The network of helpers.small_config.
-SMALL = {
-    "img_size": 16,
-    "patch_size": 8,
-    "embed_dim": 64,
-    "num_blocks": 2,
-    "tokens_mlp_dim": 8,
-    "channels_mlp_dim": 64,
-}
-
 
 def weights(classes=3, seed=0):
-    return publishers.own(classes=classes, seed=seed, **SMALL)
+    return publishers.own(classes=classes, seed=seed, **NETWORK)
 
 
 @pytest.fixture
@@ -39,9 +29,7 @@ def files(tmp_path):
         "wrapped.pdparams", "own.safetensors",
     )}  # fmt: skip
     np.savez(made["google.npz"], **publishers.google(arrays))
-    safetensors.write(
-        str(made["timm.safetensors"]), publishers.timm(arrays), {"format": "pt"}
-    )
+    safetensors.write(str(made["timm.safetensors"]), publishers.timm(arrays), {"format": "pt"})
     torch.write(str(made["timm.pth"]), publishers.timm(arrays))
     torch.write(str(made["mmpretrain.pth"]), publishers.mmpretrain(arrays))
     paddle.save(publishers.passl_v1(arrays), str(made["passl_v1.pdparams"]))
