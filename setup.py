@@ -42,7 +42,15 @@ setup(
         "photos": ["pyarrow>=15"],
         # What tests/reference/ runs with, in an environment without Paddle: python -m venv
         # .venv-reference; .venv-reference/bin/python -m pip install -e ".[reference]"
-        "reference": ["torch", "torchvision", "timm>=1.0", "safetensors", "flax", "einops"],
+        "reference": [
+            "torch",
+            "torchvision",
+            "timm>=1.0",
+            "safetensors",
+            "flax",
+            "einops",
+            "opencv-python-headless",
+        ],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
         "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy"],

@@ -39,7 +39,7 @@ BATCH, BATCHES, WARM_UP = 32, 60, 8
 
 
 def dataset(name, folder):
-    cfg = {"name": name, "dataroot": str(folder), "transforms": CROP, "decoder": "opencv"}
+    cfg = {"name": name, "dataroot": str(folder), "transforms": CROP}
     return build_dataset(cfg)
 
 

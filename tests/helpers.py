@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -88,3 +91,16 @@ def records(folder):
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     clock = ("images_per_second", "seconds")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def photograph(seed=0, size=(500, 375)):
+    """Something with the smooth areas, edges and texture that photographs have."""
+    rng = np.random.default_rng(seed)
+    noise = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
+    image = noise.resize(size, Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(6))
+    draw = ImageDraw.Draw(image)
+    for _ in range(30):
+        x, y, r = rng.integers(0, size[0]), rng.integers(0, size[1]), rng.integers(5, 60)
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    grain = rng.normal(0, 4, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))

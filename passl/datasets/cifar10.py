@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image
 
 from passl.datasets.dataset import ImageDataset, subset_indices
+from passl.datasets.images import RgbImage
 from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError
 from passl.utils.pickles import Unpickler
@@ -51,8 +51,8 @@ class CIFAR10(ImageDataset):
         self.images = images[chosen]
         self.name = f"{dataroot} ({split})"
 
-    def read(self, index: int) -> Image.Image:
-        return Image.fromarray(self.images[index])
+    def read(self, index: int) -> RgbImage:
+        return RgbImage(self.images[index])
 
     def where(self, index: int) -> str:
         return f"{self.name}, image {index}"

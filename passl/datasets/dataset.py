@@ -8,9 +8,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Uni
 
 import numpy as np
 from paddle.io import Dataset
-from PIL import Image
 
-from passl.datasets.decoding import ArrayImage
+from passl.datasets.images import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError
 from passl.utils.seeding import sample_rng, split_order
@@ -56,8 +55,8 @@ class ImageDataset(Dataset, abc.ABC):
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
 
     @abc.abstractmethod
-    def read(self, index: int) -> Union[Image.Image, ArrayImage]:
-        """Returns the image at ``index``: a PIL image in mode RGB, or an ArrayImage.
+    def read(self, index: int) -> RgbImage:
+        """Returns the image at ``index``.
 
         Raises:
             UnreadableImage: with the file's path.

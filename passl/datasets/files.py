@@ -6,15 +6,15 @@ import glob
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
-from PIL import Image
 
 from passl.datasets import layouts
 from passl.datasets.catalog import Catalog, cached
 from passl.datasets.dataset import ImageDataset, subset_indices
-from passl.datasets.decoding import ArrayImage, UnreadableImage, check_decoder, decode_image
+from passl.datasets.decoding import UnreadableImage, decode_image
+from passl.datasets.images import RgbImage
 from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -29,7 +29,6 @@ class CatalogDataset(ImageDataset):
         catalog: where the images stand.
         subset: part of the set, see ``subset_indices``.
         transforms: configs of the sample transforms.
-        decoder: see ``passl.datasets.decoding``.
     """
 
     def __init__(
@@ -37,9 +36,7 @@ class CatalogDataset(ImageDataset):
         catalog: Catalog,
         subset: Optional[str],
         transforms: Sequence[Mapping[str, Any]],
-        decoder: str,
     ):
-        self.decoder = check_decoder(decoder)
         self.catalog = catalog
         self.indices = subset_indices(catalog.labels, subset)
         super().__init__(catalog.labels[self.indices], catalog.class_names, transforms)
@@ -90,8 +87,8 @@ class CatalogDataset(ImageDataset):
         for descriptor in getattr(self, "_descriptors", {}).values():
             os.close(descriptor)
 
-    def read(self, index: int) -> Union[Image.Image, ArrayImage]:
-        return decode_image(self.read_bytes(index), self.path(index), self.decoder)
+    def read(self, index: int) -> RgbImage:
+        return decode_image(self.read_bytes(index), self.path(index))
 
 
 @DATASETS.register
@@ -105,7 +102,6 @@ class ImageFolder(CatalogDataset):
         dataroot: the folder that holds the class folders.
         subset: part of the set, see ``subset_indices``.
         transforms: configs of the sample transforms.
-        decoder: ``pillow``, or ``opencv`` for speed; see ``passl.datasets.decoding``.
 
     Raises:
         PasslError: the folder is missing or empty, or a class has no image.
@@ -116,11 +112,10 @@ class ImageFolder(CatalogDataset):
         dataroot: str,
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
-        decoder: str = "pillow",
     ):
         root = _existing_folder(dataroot)
         catalog = cached(root, "folders", lambda: layouts.read_folders(root))
-        super().__init__(catalog, subset, transforms, decoder)
+        super().__init__(catalog, subset, transforms)
 
 
 @DATASETS.register
@@ -134,7 +129,6 @@ class ImageList(CatalogDataset):
         list_file: the list; relative to the working folder, or else to ``dataroot``.
         subset: part of the set, see ``subset_indices``.
         transforms: configs of the sample transforms.
-        decoder: ``pillow``, or ``opencv`` for speed; see ``passl.datasets.decoding``.
 
     Raises:
         PasslError: a missing file, or a bad line, with its number.
@@ -146,7 +140,6 @@ class ImageList(CatalogDataset):
         list_file: str,
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
-        decoder: str = "pillow",
     ):
         root = _existing_folder(dataroot)
         file = Path(list_file) if Path(list_file).is_file() else Path(root, list_file)
@@ -154,7 +147,7 @@ class ImageList(CatalogDataset):
             raise PasslError(f"{list_file}: there is no such list file, nor in {dataroot}")
         self.list_file = str(file)
         catalog, self.lines = layouts.read_list(root, file)
-        super().__init__(catalog, subset, transforms, decoder)
+        super().__init__(catalog, subset, transforms)
 
     def where(self, index: int) -> str:
         return f"{self.list_file}:{self.lines[self.indices[index]]}"
@@ -169,7 +162,6 @@ class ImageShards(CatalogDataset):
         pattern: which of its files are shards of this set.
         subset: part of the set, see ``subset_indices``.
         transforms: configs of the sample transforms.
-        decoder: ``pillow``, or ``opencv`` for speed; see ``passl.datasets.decoding``.
 
     Raises:
         PasslError: no shards, or a damaged one.
@@ -181,10 +173,9 @@ class ImageShards(CatalogDataset):
         pattern: str = "*.tar",
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
-        decoder: str = "pillow",
     ):
         root = _existing_folder(dataroot)
-        super().__init__(_shards(root, pattern), subset, transforms, decoder)
+        super().__init__(_shards(root, pattern), subset, transforms)
 
 
 # Images and classes of ImageNet-1k (Russakovsky et al., arXiv 1409.0575, table 2).
@@ -209,7 +200,6 @@ class ImageNet(CatalogDataset):
         split: ``train`` or ``val``.
         subset: part of the set, see ``subset_indices``.
         transforms: configs of the sample transforms.
-        decoder: ``pillow``, or ``opencv`` for speed; see ``passl.datasets.decoding``.
 
     Raises:
         PasslError: none of the layouts is there.
@@ -221,13 +211,12 @@ class ImageNet(CatalogDataset):
         split: str,
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
-        decoder: str = "pillow",
     ):
         if split not in _IMAGES:
             raise PasslError(f"ImageNet has the splits train and val, not '{split}'")
         root = _existing_folder(dataroot)
         catalog = _imagenet(root, split)
-        super().__init__(catalog, subset, transforms, decoder)
+        super().__init__(catalog, subset, transforms)
         classes = len(np.unique(catalog.labels))
         if (len(catalog), classes) != (_IMAGES[split], _CLASSES):
             logger.warning(

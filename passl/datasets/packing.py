@@ -47,7 +47,7 @@ def _prepare(
     elif data[:2] == b"\xff\xd8":
         return index, data, ""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    image.to_pil().save(file, "JPEG", quality=quality)
     return index, file.getvalue(), ""
 
 

@@ -1,7 +1,7 @@
 """Transforms of one sample: ``transform(sample, rng) -> sample``.
 
-A transform changes the fields it knows (``image``, a PIL image in mode RGB) and passes the
-others on. All randomness comes from ``rng``, a NumPy generator that belongs to the sample.
+A transform changes the fields it knows (``image``, an RgbImage) and passes the others on. All
+randomness comes from ``rng``, a NumPy generator that belongs to the sample.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ class RandomResizedCrop:
         image = sample["image"]
         box = self.box(*image.size, rng)
         height, width = self.size
-        # One pass over just the box, instead of a crop and then a resize.
         return {**sample, "image": image.resize((width, height), self.filter, box=box)}
 
 
@@ -122,7 +121,6 @@ class RandomCrop:
             )
         left = int(rng.integers(0, spare_x + 1)) - pad
         top = int(rng.integers(0, spare_y + 1)) - pad
-        # Pillow fills what lies outside the image with black.
         return {**sample, "image": image.crop((left, top, left + width, top + height))}
 
 
@@ -192,8 +190,6 @@ class ResizeCenterCrop:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image, (height, width) = sample["image"], self.size
         new_size = self.resized(*image.size)
-        if new_size != image.size:
-            image = image.resize(new_size, self.filter)
-        left = round((image.width - width) / 2)
-        top = round((image.height - height) / 2)
-        return {**sample, "image": image.crop((left, top, left + width, top + height))}
+        left, top = round((new_size[0] - width) / 2), round((new_size[1] - height) / 2)
+        window = (left, top, left + width, top + height)
+        return {**sample, "image": image.resize(new_size, self.filter, window=window)}

@@ -52,7 +52,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
                 with _timed(spent, "read"):
                     data = dataset.read_bytes(index)
                 with _timed(spent, "decode"):
-                    image = decode_image(data, dataset.path(index), dataset.decoder)
+                    image = decode_image(data, dataset.path(index))
                 sample = {"image": image, "label": int(dataset.labels[index])}
                 rng = sample_rng(cfg.seed, repeat, index)
                 with _timed(spent, "transform"):
