@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -96,6 +97,29 @@ def children_of(pid):
 def records_of_whole_lines(folder):
     lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def test_a_disk_that_vanishes_ends_the_run_and_back_again_it_goes_on(whole_run, photos, tmp_path):
+    """The data moves away in the middle of the run: one line; put back, the run is the same."""
+    config, whole = whole_run
+    disk = tmp_path / "disk"
+    shutil.copytree(photos, disk / "photos")
+    moved = tmp_path / "small.yaml"
+    moved.write_text(config.read_text().replace(str(photos), str(disk / "photos")))
+    folder = tmp_path / "run"
+    command = ("-c", moved, "--output-dir", folder, "--resume", "auto")
+    process = start_tool("train", *command)
+    wait_for_steps(process, folder, 20)
+    disk.rename(tmp_path / "unplugged")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert str(disk / "photos") in err or "is the data folder still there?" in err
+    assert "Traceback" not in err
+    (tmp_path / "unplugged").rename(disk)
+    code, out, err = run_tool("train", *command)
+    assert code == 0, err
+    assert "resumed from" in out
+    same_run(folder, whole)
 
 
 def test_killed_before_its_first_checkpoint_it_starts_anew(whole_run, tmp_path):
