@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
         "Train as a config says, and keep config, log, metrics and checkpoints in a folder.",
         "  python tools/train.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml\n"
         "  python tools/train.py -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
-        "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3",
+        "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3\n"
+        "  python -m paddle.distributed.launch --gpus 0,1,2,3 tools/train.py \\\n"
+        "      -c mlp-mixer_b16_224",
     )
     add_config_arguments(parser)
     parser.add_argument("--seed", type=int, help="default: the config's, or 0")
@@ -38,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
         help="begin from weights: a checkpoint or a released file (see tools/eval.py --list); a "
         "head for another number of classes is left out",
     )  # fmt: skip
+    parser.add_argument(
+        "--allow-batch-change", action="store_true",
+        help="resume with another number of images a step than the run had",
+    )  # fmt: skip
     add_weights_key(parser)
     add_allow_partial(parser)
     return parser
@@ -51,6 +57,7 @@ def _main(arguments: argparse.Namespace) -> None:
         pretrained=arguments.pretrained,
         weights_key=arguments.weights_key,
         allow_partial=arguments.allow_partial,
+        allow_batch_change=arguments.allow_batch_change,
     )
 
 

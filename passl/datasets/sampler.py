@@ -27,9 +27,11 @@ class TrainingBatches:
         repeats: times that an image stands in a batch, each with an augmentation of its own
             (repeated augmentation, Hoffer et al., arXiv 1901.09335). An epoch is as many steps as
             without, and so shows a part of the images only, others each time.
+        rank, size: which of how many processes this is. Each takes an equal part of every
+            micro-batch, so that all together see the same stream whatever their number.
 
     Yields:
-        lists of ``micro_batch`` SampleKeys.
+        lists of ``micro_batch / size`` SampleKeys.
     """
 
     def __init__(
@@ -41,8 +43,11 @@ class TrainingBatches:
         start_step: int,
         end_step: int,
         repeats: int = 1,
+        rank: int = 0,
+        size: int = 1,
     ):
         assert global_batch % micro_batch == 0 and global_batch <= length
+        assert micro_batch % size == 0 and 0 <= rank < size
         self.length = length
         self.global_batch = global_batch
         self.micro_batch = micro_batch
@@ -50,6 +55,8 @@ class TrainingBatches:
         self.start_step = start_step
         self.end_step = end_step
         self.repeats = repeats
+        self.share = micro_batch // size
+        self.rank = rank
 
     @property
     def steps_per_epoch(self) -> int:
@@ -67,9 +74,10 @@ class TrainingBatches:
                 order = epoch_order(self.seed, epoch, self.length)
             first = (step % self.steps_per_epoch) * self.global_batch
             for begin in range(first, first + self.global_batch, self.micro_batch):
+                mine = begin + self.rank * self.share
                 yield [
                     SampleKey(int(order[i // self.repeats]), epoch, i % self.repeats, self.seed)
-                    for i in range(begin, begin + self.micro_batch)
+                    for i in range(mine, mine + self.share)
                 ]
 
 
@@ -79,15 +87,18 @@ class EvaluationBatches:
     Args:
         length: samples in the dataset.
         batch_size: samples a batch.
+        rank, size: which of how many processes this is. They take the batches in turn, so that
+            each sample is in exactly one of them; where there are few, some have none.
     """
 
-    def __init__(self, length: int, batch_size: int):
+    def __init__(self, length: int, batch_size: int, rank: int = 0, size: int = 1):
         self.length = length
         self.batch_size = batch_size
+        self.starts = range(rank * batch_size, length, size * batch_size)
 
     def __len__(self) -> int:
-        return -(-self.length // self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[List[SampleKey]]:
-        for begin in range(0, self.length, self.batch_size):
+        for begin in self.starts:
             yield [SampleKey(i) for i in range(begin, min(begin + self.batch_size, self.length))]

@@ -28,6 +28,10 @@ _FREE = (
     "checkpoint.",
     "evaluate.",
     "hooks",
+    "parallel.",
+    # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
+    "global_batch_size",
+    "dataloader.train.sampler.batch_size",
     "dataloader.val.",
     "dataloader.test.",
     "dataloader.train.loader.",
@@ -125,7 +129,7 @@ class Checkpoint:
             )
         try:
             progress = Progress(**file.metadata["progress"])
-            file.metadata["config"], file.metadata["samples"]
+            file.metadata["config"], file.metadata["samples"], file.metadata["global_batch"]
         except (KeyError, TypeError):
             raise PasslError(
                 f"cannot resume: {path}: its record of the run is incomplete; name another "
@@ -133,8 +137,20 @@ class Checkpoint:
             ) from None
         return cls(path, file, progress)
 
-    def check(self, cfg: Dict[str, Any], samples: int) -> None:
-        """Raises PasslError if the config or the data is not that of the checkpoint's run."""
+    def check(
+        self, cfg: Dict[str, Any], samples: int, global_batch: int, allow_batch_change: bool = False
+    ) -> None:
+        """Raises PasslError if the config or the data is not that of the checkpoint's run.
+
+        With another global batch, if that is allowed, the step becomes the one that many images
+        further into the epoch: the images of a batch that was begun are passed over.
+
+        Args:
+            cfg: the config of the run that resumes.
+            samples: images in its training set.
+            global_batch: images an optimizer step.
+            allow_batch_change: whether ``global_batch`` may differ.
+        """
         for key, then, now in _differences(plain(self.file.metadata["config"]), plain(cfg)):
             if not any(key == free or (free[-1] == "." and key.startswith(free)) for free in _FREE):
                 raise PasslError(
@@ -147,6 +163,19 @@ class Checkpoint:
                 f"{self.path}: was trained on {self.file.metadata['samples']} images but the "
                 f"training set now has {samples}; restore the data to resume"
             )
+        before = self.file.metadata["global_batch"]
+        if before != global_batch:
+            if not allow_batch_change:
+                raise PasslError(
+                    f"{self.path}: was trained with {before} images a step, now it would be "
+                    f"{global_batch} (batch_size × processes × accumulation); set "
+                    f"global_batch_size={before}, or --allow-batch-change"
+                )
+            epoch, step = divmod(self.progress.step, samples // before)
+            self.progress.step = epoch * (samples // global_batch) + min(
+                -(-step * before // global_batch), samples // global_batch
+            )
+            self.progress.evaluated_step = -1
 
     def restore(self, architecture: Architecture, optimizer: Optimizer) -> None:
         """Puts weights and optimizer state back."""

@@ -10,21 +10,27 @@ from tqdm import tqdm
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
 from passl.engine.metrics import label_ranks
+from passl.engine.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.logging import interactive
 
+_ALONE = Processes()
 
-def evaluation_loader(dataset: ImageDataset, section: Config) -> Loader:
-    """Returns a loader that yields every sample of ``dataset`` once.
+
+def evaluation_loader(
+    dataset: ImageDataset, section: Config, processes: Processes = _ALONE
+) -> Loader:
+    """Returns a loader that yields every sample of ``dataset`` once, over all processes.
 
     Args:
         dataset: the set.
         section: ``dataloader.val`` or ``.test`` of a config.
+        processes: among which the samples are shared out.
     """
     return Loader(
         dataset,
-        EvaluationBatches(len(dataset), section.sampler.batch_size),
+        EvaluationBatches(len(dataset), section.sampler.batch_size, processes.rank, processes.size),
         section.batch_transforms,
         num_workers=section.loader.num_workers,
         use_shared_memory=section.loader.use_shared_memory,
@@ -37,14 +43,16 @@ def evaluate(
     loader: Loader,
     name: str = "evaluate",
     stop: Callable[[], bool] = lambda: False,
+    processes: Processes = _ALONE,
 ) -> Dict[str, Any]:
-    """Evaluates a classifier.
+    """Evaluates a classifier; every process gets the result over the samples of all.
 
     Args:
         architecture: gives ``logits`` ``[N, K]`` and ``loss``, the mean over the batch.
         loader: batches with ``image`` and ``label``.
         name: what the progress bar says.
-        stop: asked before every batch; a true answer abandons the evaluation.
+        stop: asked before every batch; a true answer abandons the evaluation, of all processes.
+        processes: those that evaluate together; all must call this.
 
     Returns:
         ``top1`` and ``top5`` in percent (with fewer than five classes, ``top5`` is Top-K of
@@ -53,7 +61,7 @@ def evaluate(
     """
     was_training = architecture.training
     architecture.eval()
-    samples = 0
+    samples, stopped = 0, False
     correct1 = correct5 = paddle.zeros([], dtype="int64")
     # float64 does not lose small terms over a million images; its cost is one addition a batch.
     loss_sum = paddle.zeros([], dtype="float64")
@@ -61,11 +69,12 @@ def evaluate(
     try:
         with paddle.no_grad(), tqdm(
             total=len(loader.dataset), desc=name, unit="image", leave=False,
-            disable=not interactive(),
+            disable=not interactive() or not processes.is_first,
         ) as bar:  # fmt: skip
             for batch in loader:
                 if stop():
-                    return {}
+                    stopped = True
+                    break
                 outputs = architecture(batch)
                 ranks = label_ranks(outputs["logits"], batch["label"])
                 correct1 = correct1 + (ranks < 1).sum()
@@ -73,15 +82,22 @@ def evaluate(
                 count = batch["label"].shape[0]
                 loss_sum = loss_sum + outputs["loss"].astype("float64") * count
                 samples += count
-                bar.update(count)
+                bar.update(min(count * processes.size, bar.total - bar.n))
     finally:
         if was_training:
             architecture.train()
+    # Counts are whole numbers, which float64 adds up exactly.
+    right1, right5, loss, samples, stopped = processes.sum(
+        [int(correct1), int(correct5), float(loss_sum), samples, stopped]
+    )
+    if stopped:
+        return {}
     seconds = time.perf_counter() - started
+    samples = int(samples)
     return {
-        "top1": 100.0 * int(correct1) / samples,
-        "top5": 100.0 * int(correct5) / samples,
-        "loss": float(loss_sum) / samples,
+        "top1": 100.0 * right1 / samples,
+        "top5": 100.0 * right5 / samples,
+        "loss": loss / samples,
         "samples": samples,
         "seconds": seconds,
         "images_per_second": samples / seconds,

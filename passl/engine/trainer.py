@@ -8,7 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
@@ -22,6 +22,7 @@ from passl.engine.checkpoint import (
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.interrupts import Interrupted, Interrupts
+from passl.engine.processes import Processes, join_processes, launched_size
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
@@ -31,7 +32,7 @@ from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
-from passl.utils.logging import log_to_file, logger, stop_logging_to_files
+from passl.utils.logging import log_to_file, logger, quiet_console, stop_logging_to_files
 from passl.utils.seeding import step_seed
 from passl.weights import load_weights
 
@@ -42,8 +43,11 @@ def train(
     pretrained: Optional[str] = None,
     weights_key: Optional[str] = None,
     allow_partial: bool = False,
+    allow_batch_change: bool = False,
 ) -> Record:
     """Trains as the config says, and writes everything to ``cfg.output_dir``.
+
+    Under Paddle's launcher every process calls it; the first one speaks and writes for all.
 
     Args:
         cfg: the whole config.
@@ -52,6 +56,7 @@ def train(
         pretrained: weights to begin from, without training state, whoever released them. A head
             for another number of classes is left out.
         weights_key, allow_partial: see ``passl.weights.load_weights``.
+        allow_batch_change: whether a resumed run may take another number of images a step.
 
     Returns:
         The last evaluation record (of the test split where there is one, else of the
@@ -63,11 +68,6 @@ def train(
         Interrupted: a signal; the state was saved.
     """
     # -- everything that can be wrong is looked at before the first file is written
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
-        raise PasslError(
-            "training on several processes is not there yet; start tools/train.py without "
-            "paddle.distributed.launch"
-        )
     device = select_device(cfg.device)
     for key in ("optimizer", "lr_scheduler"):
         if cfg[key] is None:
@@ -85,13 +85,17 @@ def train(
                 "another --output-dir"
             )
 
+    global_batch, accumulation = batch_plan(cfg, launched_size())
+    processes = join_processes()
+    if not processes.is_first:
+        quiet_console()
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
-    datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
+    with processes.one_by_host():  # the first one leaves an index of the files to the others
+        datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
-    global_batch, accumulation = batch_plan(cfg)
     samples = len(datasets["train"])
     if samples < global_batch:
         raise PasslError(
@@ -102,12 +106,12 @@ def train(
     total_steps = cfg.epochs * steps_per_epoch
     schedule = build_schedule(cfg.lr_scheduler, total_steps, steps_per_epoch)
     optimizer = build_optimizer(cfg.optimizer, architecture)
-    hooks = build_hooks(cfg.hooks)
+    hooks = build_hooks(cfg.hooks, processes.is_first)
 
     progress = Progress()
     if checkpoint_path is not None:
         checkpoint = Checkpoint.open(checkpoint_path)
-        checkpoint.check(cfg, samples)
+        checkpoint.check(cfg, samples, global_batch, allow_batch_change)
         checkpoint.restore(architecture, optimizer)
         progress = checkpoint.progress
     elif pretrained is not None:
@@ -122,21 +126,30 @@ def train(
             progress.step,
             total_steps,
             cfg.dataloader.train.sampler.repeats,
+            processes.rank,
+            processes.size,
         ),
         cfg.dataloader.train.batch_transforms,
         **cfg.dataloader.train.loader,
     )
     evaluation_loaders = {
-        name: evaluation_loader(datasets[name], sections[name])
+        name: evaluation_loader(datasets[name], sections[name], processes)
         for name in ("val", "test")
         if name in datasets
     }
 
+    processes.agree("the size of the training set", samples, "give every host the same images")
+    processes.agree(
+        "the step to begin at", progress.step,
+        f"put {folder} on a disk that all hosts share, so that all see its checkpoints",
+    )  # fmt: skip
+
     # -- from here on the run writes
-    environment = describe_environment(device)
-    _prepare_folder(folder, cfg, environment)
+    environment = {**describe_environment(device), "processes": processes.size}
+    _prepare_folder(folder, cfg, environment, processes)
     record = {
         "samples": samples,
+        "global_batch": global_batch,
         "samples_seen": 0,
         "class_names": datasets["train"].class_names,
         "config": plain(cfg),
@@ -144,9 +157,14 @@ def train(
     }
 
     def save(paths: List[Path]) -> None:
-        _refuse_unless_finite(float(progress.loss_sum), progress.step)
+        loss_sum, loss_images = processes.sum([progress.loss_sum, progress.loss_images])
+        _refuse_unless_finite(loss_sum, progress.step)
+        # From here on each process has the same part of the sum, as it will after a resume.
+        progress.loss_sum = paddle.to_tensor(loss_sum / processes.size, dtype="float64")
+        progress.loss_images = loss_images / processes.size
         record["samples_seen"] = progress.step * global_batch
-        save_checkpoint(paths, architecture, optimizer, progress, record)
+        if processes.is_first:
+            save_checkpoint(paths, architecture, optimizer, progress, record)
 
     run = Run(
         cfg=cfg,
@@ -157,6 +175,7 @@ def train(
         progress=progress,
         environment=environment,
         save=save,
+        is_first=processes.is_first,
     )
     _announce(run, architecture, datasets, checkpoint_path, accumulation)
     try:
@@ -173,9 +192,10 @@ def train(
                     accumulation,
                     hooks,
                     stop,
+                    processes,
                 )
             if "test" in evaluation_loaders:
-                _test_once(run, architecture, evaluation_loaders["test"], hooks, stop)
+                _test_once(run, architecture, evaluation_loaders["test"], hooks, stop, processes)
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
@@ -202,18 +222,25 @@ def _loop(
     accumulation: int,
     hooks: List[Hook],
     stop: Interrupts,
+    processes: Processes,
 ) -> None:
     """Steps until the run's end; what a step makes due happens before the next one."""
     progress, cfg = run.progress, run.cfg
     interval = cfg.log_config.interval
+    # Images that this process takes in an optimizer step. An image that could not be read weighs
+    # nothing, in whichever process it is missing, so that all of them divide by the same number.
+    share = run.global_batch // processes.size
     architecture.train()
-    progress.loss_sum = paddle.to_tensor(progress.loss_sum, dtype="float32")
+    network, local = _parallel(architecture, processes, cfg)
+    progress.loss_sum = paddle.to_tensor(progress.loss_sum, dtype="float64")
     images, clock = 0, time.perf_counter()
     stepped = False
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
-            record = evaluate(architecture, val_loader, f"evaluate epoch {run.epoch}", stop)
+            record = evaluate(
+                architecture, val_loader, f"evaluate epoch {run.epoch}", stop, processes
+            )
             clock += time.perf_counter() - paused
             if record:
                 record = {"step": progress.step, "epoch": run.epoch, "split": "val", **record}
@@ -232,22 +259,28 @@ def _loop(
 
         step = progress.step
         # Dropout and stochastic depth: a function of (seed, step), so nothing needs saving.
-        paddle.seed(step_seed(cfg.seed, step))
+        paddle.seed(step_seed(cfg.seed, step, processes.rank))
         architecture.before_step(step, run.total_steps)
-        for _ in range(accumulation):
+        for micro in range(accumulation):
             batch = next(batches)
-            loss = architecture(batch)["loss"] / accumulation
-            loss.backward()
-            progress.loss_sum = progress.loss_sum + loss.detach()
-            images += next(iter(batch.values())).shape[0]
+            count = next(iter(batch.values())).shape[0]
+            # Gradients are exchanged once, with the last micro-batch.
+            with contextlib.nullcontext() if micro == accumulation - 1 else local():
+                loss = network(batch)["loss"]
+                (loss * (count / share)).backward()
+            progress.loss_sum = progress.loss_sum + loss.detach().astype("float64") * count
+            progress.loss_images += count
+            images += count
         rate = schedule(step)
         optimizer.step(rate)
         architecture.after_step(step, run.total_steps)
         progress.step += 1
-        progress.loss_steps += 1
         stepped = True
         if progress.step % interval == 0 or progress.step == run.total_steps:
-            mean = float(progress.loss_sum) / progress.loss_steps
+            loss_sum, loss_images, rate_images = processes.sum(
+                [progress.loss_sum, progress.loss_images, images]
+            )
+            mean = loss_sum / loss_images
             _refuse_unless_finite(mean, progress.step)
             now = time.perf_counter()
             record = {
@@ -255,12 +288,22 @@ def _loop(
                 "epoch": run.epoch,
                 "loss": mean,
                 "lr": rate,
-                "images_per_second": images / (now - clock),
+                "images_per_second": rate_images / (now - clock),
             }
-            progress.loss_sum = paddle.zeros([], dtype="float32")
-            progress.loss_steps = 0
+            progress.loss_sum = paddle.zeros([], dtype="float64")
+            progress.loss_images = 0.0
             images, clock = 0, now
             _call(hooks, "on_record", run, record)
+
+
+def _parallel(
+    architecture: Architecture, processes: Processes, cfg: Config
+) -> Tuple[Any, Callable[[], Any]]:
+    """Returns what to call for a forward pass, and what keeps a backward pass to this process."""
+    if processes.size == 1:
+        return architecture, contextlib.nullcontext
+    network = paddle.DataParallel(architecture, comm_buffer_size=cfg.parallel.fusion_mb)
+    return network, network.no_sync
 
 
 def _refuse_unless_finite(loss: float, step: int) -> None:
@@ -289,15 +332,21 @@ def _better(record: Record, best: Record) -> bool:
 
 
 def _test_once(
-    run: Run, architecture: Architecture, loader: Loader, hooks: List[Hook], stop: Interrupts
+    run: Run,
+    architecture: Architecture,
+    loader: Loader,
+    hooks: List[Hook],
+    stop: Interrupts,
+    processes: Processes,
 ) -> None:
     """Reports the test split, with the best weights, once in the life of a run."""
-    if any(record.get("split") == "test" for record in read_metrics(run.folder / "metrics.jsonl")):
+    records = read_metrics(run.folder / "metrics.jsonl") if processes.is_first else []
+    if processes.sum([any(record.get("split") == "test" for record in records)])[0]:
         return
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
         load_weights(architecture, best)
-    record = evaluate(architecture, loader, "test", stop)
+    record = evaluate(architecture, loader, "test", stop, processes)
     if not record:
         raise Interrupted(stop.signum)
     record = {"step": run.progress.step, "epoch": run.epoch, "split": "test", **record}
@@ -309,18 +358,21 @@ def _last_evaluation(folder: Path) -> Record:
     return records[-1] if records else {}
 
 
-def batch_plan(cfg: Config) -> Tuple[int, int]:
+def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:
     """Returns (images an optimizer step, micro-batches they are split into).
 
     Raises:
-        PasslError: ``global_batch_size`` is not a whole multiple of the batch size.
+        PasslError: ``global_batch_size`` is not a whole multiple of what the processes take at a
+            time.
     """
-    micro = cfg.dataloader.train.sampler.batch_size
+    batch_size = cfg.dataloader.train.sampler.batch_size
+    micro = batch_size * processes
     total = micro if cfg.global_batch_size is None else cfg.global_batch_size
     if total % micro:
+        several = f" × {processes} processes" if processes > 1 else ""
         raise PasslError(
-            f"global_batch_size {total} is not a whole multiple of batch_size {micro}; "
-            "gradients are accumulated over whole batches",
+            f"global_batch_size {total} is not a whole multiple of batch_size {batch_size}"
+            f"{several}; gradients are accumulated over whole batches",
             place=origin_of(cfg, "global_batch_size"),
         )
     return total, total // micro
@@ -330,8 +382,14 @@ def _same_folder(one: Path, other: Path) -> bool:
     return one.resolve() == other.resolve()
 
 
-def _prepare_folder(folder: Path, cfg: Config, environment: Dict[str, Any]) -> None:
+def _prepare_folder(
+    folder: Path, cfg: Config, environment: Dict[str, Any], processes: Processes
+) -> None:
     try:
+        if not processes.is_first:
+            processes.wait()  # for the folder
+            log_to_file(str(folder / f"train.process{processes.rank}.log"))
+            return
         folder.mkdir(parents=True, exist_ok=True)
         if checkpoint_folder(folder).exists():
             remove_partial_files(checkpoint_folder(folder))
@@ -341,6 +399,7 @@ def _prepare_folder(folder: Path, cfg: Config, environment: Dict[str, Any]) -> N
         line = json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
         with open(folder / "environment.jsonl", "a", encoding="utf-8") as file:
             file.write(line + os.linesep)
+        processes.wait()
     except OSError as error:
         raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
 
@@ -373,7 +432,8 @@ def _announce(
         run.cfg.epochs,
         run.steps_per_epoch,
         run.global_batch,
-        f" in {accumulation} micro-batches" if accumulation > 1 else "",
+        (f" in {accumulation} micro-batches" if accumulation > 1 else "")
+        + (f", on {environment['processes']} processes" if environment["processes"] > 1 else ""),
     )
     for name in ("val", "test"):
         if name in datasets and crop_ratio(datasets[name]) is not None:

@@ -17,10 +17,14 @@ import_modules(__name__, __path__)
 _ALWAYS = ("MetricsFile", "VisualDL", "Console", "Checkpoint")
 
 
-def build_hooks(extra: Sequence[Mapping[str, Any]]) -> List[Hook]:
-    """Builds the built-in hooks and those that a config adds, which come before Checkpoint."""
+def build_hooks(extra: Sequence[Mapping[str, Any]], is_first: bool = True) -> List[Hook]:
+    """Builds the built-in hooks and those that a config adds, which come before Checkpoint.
+
+    In a process that is not the first of its run only those that every process needs are left.
+    """
     built = [HOOKS.build({"name": name}) for name in _ALWAYS]
-    return built[:-1] + [HOOKS.build(cfg) for cfg in extra] + built[-1:]
+    hooks = built[:-1] + [HOOKS.build(cfg) for cfg in extra] + built[-1:]
+    return [hook for hook in hooks if is_first or hook.in_every_process]
 
 
 __all__ = ["HOOKS", "Hook", "Run", "build_hooks"]

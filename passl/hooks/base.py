@@ -20,16 +20,16 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        loss_sum: the losses since the last record, summed; while training a 0-d tensor on the
-            device, so that no step has to wait for it.
-        loss_steps: over how many steps.
+        loss_sum: the losses of the images since the last record, summed over those of this process;
+            while training a 0-d tensor on the device, so that no step has to wait for it.
+        loss_images: over how many images; in a checkpoint, both are means over the processes.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
         best: the evaluation record with the highest Top-1 so far.
     """
 
     step: int = 0
     loss_sum: Any = 0.0
-    loss_steps: int = 0
+    loss_images: float = 0.0
     evaluated_step: int = -1
     best: Optional[Record] = None
 
@@ -48,7 +48,9 @@ class Run:
         total_steps, steps_per_epoch, global_batch: the plan, in optimizer steps and images.
         progress: how far the run is.
         environment: versions, commit, threads; see ``describe_environment``.
-        save: writes a checkpoint file atomically to each of the given paths.
+        save: writes a checkpoint file atomically to each of the given paths; every process calls
+            it, the first one writes.
+        is_first: whether this is the first process, the one that writes.
     """
 
     cfg: Config
@@ -59,6 +61,7 @@ class Run:
     progress: Progress
     environment: Record
     save: Callable[[List[Path]], None]
+    is_first: bool = True
 
     @property
     def epoch(self) -> int:
@@ -72,7 +75,13 @@ class Run:
 
 
 class Hook:
-    """Looks on; every method does nothing unless overridden."""
+    """Looks on; every method does nothing unless overridden.
+
+    Attributes:
+        in_every_process: whether it looks on in all processes of a run, or in the first alone.
+    """
+
+    in_every_process = False
 
     def on_start(self, run: Run) -> None:
         """Before the first step of this process."""

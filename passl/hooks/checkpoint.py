@@ -24,6 +24,8 @@ class Checkpoint(Hook):
     every ``interval_epochs``, besides at the end, at a new best and on a request to stop.
     """
 
+    in_every_process = True  # the state is put together from all of them
+
     def __init__(self):
         self._best_is_new = False
         self._saved_step = -1
@@ -61,6 +63,6 @@ class Checkpoint(Hook):
         paths.append(folder / LATEST)
         run.save(paths)
         self._best_is_new, self._saved_step = False, run.progress.step
-        if keep:
+        if keep and run.is_first:
             for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
                 old.unlink()

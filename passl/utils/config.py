@@ -91,6 +91,13 @@ class EvaluateSection:
 
 
 @dataclasses.dataclass
+class ParallelSection:
+    """``parallel``: how several processes train together."""
+
+    fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
+
+
+@dataclasses.dataclass
 class Schema:
     """The top level of a config."""
 
@@ -107,6 +114,7 @@ class Schema:
     log_config: LogSection = dataclasses.field(default_factory=LogSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     evaluate: EvaluateSection = dataclasses.field(default_factory=EvaluateSection)
+    parallel: ParallelSection = dataclasses.field(default_factory=ParallelSection)
     hooks: List[Any] = dataclasses.field(default_factory=list)  # besides the built-in ones
 
 
@@ -120,6 +128,7 @@ _LEAST = {
     "checkpoint.interval_steps": 1,
     "checkpoint.interval_epochs": 1,
     "checkpoint.keep": 0,
+    "parallel.fusion_mb": 1,
     **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},
@@ -429,6 +438,7 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
         _fill_preprocessing(values, origins)
     for override in overrides:
         values = _override(values, override, origins)
+    _fill_preprocessing(values, origins)  # for a dataset that an override put in the other's place
     renames = renamed_keys(values)
     if renames:
         raise PasslError(

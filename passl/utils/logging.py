@@ -27,6 +27,13 @@ def log_to_console() -> None:
     logger.propagate = False
 
 
+def quiet_console() -> None:
+    """Keeps all but warnings off the standard output; log files get the rest as before."""
+    for handler in logger.handlers:
+        if isinstance(handler, _ConsoleHandler):
+            handler.setLevel(logging.WARNING)
+
+
 def log_to_file(path: str) -> None:
     """Appends the package's messages, with time and level, to a file."""
     handler = logging.FileHandler(path, encoding="utf-8")

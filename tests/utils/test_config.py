@@ -462,3 +462,13 @@ def test_each_v1_key_alone_is_recognised(write):
 
 def test_a_new_config_is_not_taken_for_v1(write):
     get_config(write(MINIMAL + "optimizer: {name: AdamW, grad_clip: 1.0}\n"))
+
+
+def test_a_dataset_that_an_override_puts_in_gets_the_view_of_the_release():
+    whole = get_config("mlp-mixer_b16_224")
+    put = "dataloader.val.dataset={name: ImageFolder, dataroot: mine}"
+    section = get_config("mlp-mixer_b16_224", [put]).dataloader.val
+    assert section.dataset.name == "ImageFolder"
+    assert section.dataset.transforms == whole.dataloader.val.dataset.transforms
+    given = "dataloader.val.dataset={name: ImageFolder, dataroot: mine, transforms: []}"
+    assert get_config("mlp-mixer_b16_224", [given]).dataloader.val.dataset.transforms == []

@@ -1,0 +1,104 @@
+"""The processes that train together: which one this is, and what they work out in common.
+
+Paddle's launcher starts them and says in the environment who each one is; Paddle's own collective
+operations (NCCL on GPUs, gloo on processors) carry everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+from typing import Iterator, List, Sequence
+
+import paddle
+from paddle import distributed
+
+from passl.utils.errors import PasslError
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """This process among those of a run.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> List[float]:
+        """Returns the sums of numbers that every process has, in float64; all must call it."""
+        if self.size == 1:
+            return [float(value) for value in values]
+        total = paddle.to_tensor([float(value) for value in values], dtype="float64")
+        distributed.all_reduce(total)
+        return total.numpy().tolist()
+
+    def agree(self, what: str, value: float, remedy: str) -> None:
+        """Raises PasslError in every process unless all come with the same number.
+
+        Args:
+            what: what the number is, for the message.
+            value: this process's, a whole number below 2^53.
+            remedy: what to do about it.
+        """
+        mine = [0.0] * self.size
+        mine[self.rank] = value
+        values = self.sum(mine)
+        if len(set(values)) > 1:
+            raise PasslError(
+                f"the processes differ in {what}: "
+                + ", ".join(f"{v:.0f} in process {rank}" for rank, v in enumerate(values[:8]))
+                + f"; {remedy}"
+            )
+
+    def wait(self) -> None:
+        """Returns when every process has called it."""
+        if self.size > 1:
+            distributed.barrier()
+
+    @contextlib.contextmanager
+    def one_by_host(self) -> Iterator[None]:
+        """Lets the first process of each host go through a block before the others.
+
+        For work that leaves behind what saves the others the same work, such as an index of files.
+        """
+        first = int(os.environ.get("PADDLE_LOCAL_RANK", "0")) == 0
+        if not first:
+            self.wait()
+        yield
+        if first:
+            self.wait()
+
+
+def launched_size() -> int:
+    """Returns the number of processes that Paddle's launcher says there are; 1 without it."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def join_processes() -> Processes:
+    """Connects to the other processes of the run; call it after the device has been selected.
+
+    Raises:
+        PasslError: they cannot be reached.
+    """
+    if launched_size() == 1:
+        return Processes()
+    try:
+        distributed.init_parallel_env()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise PasslError(
+            f"{socket.gethostname()}: process {os.environ.get('PADDLE_TRAINER_ID', '?')} cannot "
+            f"reach the others at {os.environ.get('PADDLE_MASTER', 'the first endpoint')} "
+            f"({str(error).strip().splitlines()[-1]}); is --master right, and its port open?"
+        ) from error
+    return Processes(distributed.get_rank(), distributed.get_world_size())
