@@ -63,7 +63,7 @@ def small_config(root, **changes):
         "checkpoint": {"interval_steps": 5},
     }
     for key, value in changes.items():
-        cfg[key] = {**cfg[key], **value} if isinstance(value, dict) else value
+        cfg[key] = {**cfg.get(key, {}), **value} if isinstance(value, dict) else value
     return cfg
 
 
@@ -77,6 +77,19 @@ def start_tool(tool, *arguments, **options):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         **options,
     )
+
+
+def start_processes(count, logs, tool, *arguments, **options):
+    """Starts a tool under Paddle's launcher; ``logs`` gets a ``workerlog.N`` of each process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(count),
+         "--log_dir", str(logs), str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )  # fmt: skip
 
 
 def run_tool(tool, *arguments, **options):

@@ -94,8 +94,8 @@ def run_command(
 ) -> int:
     """Runs a command and returns its exit code.
 
-    0: done; 2: the user can put it right, one line on the error stream says how; 130 and 143:
-    stopped by Ctrl-C or SIGTERM.
+    0: done; 2: the user can put it right, one line on the error stream says how; 75: another
+    process of the run was lost; 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     arguments = parser.parse_args(argv)
     log_to_console()
@@ -105,7 +105,7 @@ def run_command(
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:

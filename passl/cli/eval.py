@@ -19,12 +19,13 @@ from passl.cli.common import (
 from passl.datasets import build_dataset
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
+from passl.engine.processes import join_processes
 from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain, split_section
 from passl.utils.environment import select_device
-from passl.utils.logging import logger
+from passl.utils.logging import logger, quiet_console
 from passl.weights import load_weights
 
 
@@ -40,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Evaluate weights: Top-1, Top-5 and loss over exactly the images of a set.",
         "  python tools/eval.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
-        "      --weights Mixer-B_16.npz",
+        "      --weights Mixer-B_16.npz\n"
+        "  python -m paddle.distributed.launch --gpus 0,1 tools/eval.py -c … --weights …",
     )
     add_config_arguments(parser)
     parser.add_argument(
@@ -66,13 +68,20 @@ def _main(arguments: argparse.Namespace) -> None:
     cfg = get_config(arguments.config, overrides_of(arguments))
     section = split_section(cfg, arguments.split)
     select_device(cfg.device)
-    dataset = build_dataset(section.dataset)
+    processes = join_processes()
+    if not processes.is_first:
+        quiet_console()
+    with processes.one_by_host():
+        dataset = build_dataset(section.dataset)
     architecture = build_architecture(cfg.model)
     weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
     report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
     _compare_with_zoo(Path(weights), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
-    result = evaluate(architecture, evaluation_loader(dataset, section), arguments.split)
+    loader = evaluation_loader(dataset, section, processes)
+    result = evaluate(architecture, loader, arguments.split, processes=processes)
+    if not processes.is_first:
+        return
     ratio = crop_ratio(dataset)
     print(
         f"{section.dataset.get('dataroot', section.dataset.name)} ({arguments.split}): "

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import socket
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import paddle
 from paddle import distributed
@@ -78,6 +79,24 @@ class Processes:
         yield
         if first:
             self.wait()
+
+
+class LostProcess(PasslError):
+    """Another process of the run has ended, or its host can no longer be reached."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better
+
+
+def lost_process(error: BaseException) -> Optional[LostProcess]:
+    """Returns what to tell the user where an error means that another process is gone, or None."""
+    text = str(error).strip()
+    if not re.search(r"gloo|nccl|process group|Connection (reset|closed)", text, re.IGNORECASE):
+        return None
+    return LostProcess(
+        f"process {distributed.get_rank()} on {socket.gethostname()}: another process of the run "
+        "has ended, or its host cannot be reached; look for the error in the other processes' "
+        f"logs. The last checkpoint is whole: --resume auto ({text.splitlines()[-1][:200]})"
+    )
 
 
 def launched_size() -> int:

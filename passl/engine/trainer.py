@@ -22,7 +22,8 @@ from passl.engine.checkpoint import (
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.interrupts import Interrupted, Interrupts
-from passl.engine.processes import Processes, join_processes, launched_size
+from passl.engine.peers import Peers
+from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
@@ -179,7 +180,7 @@ def train(
     )
     _announce(run, architecture, datasets, checkpoint_path, accumulation)
     try:
-        with Interrupts() as stop:
+        with Interrupts() as stop, Peers(processes, stop, cfg.parallel.lost_after) as peers:
             _call(hooks, "on_start", run)
             with contextlib.closing(iter(loader)) as batches:
                 _loop(
@@ -191,14 +192,20 @@ def train(
                     evaluation_loaders.get("val"),
                     accumulation,
                     hooks,
-                    stop,
+                    peers,
                     processes,
                 )
             if "test" in evaluation_loaders:
-                _test_once(run, architecture, evaluation_loaders["test"], hooks, stop, processes)
+                _test_once(run, architecture, evaluation_loaders["test"], hooks, peers, processes)
+            processes.wait()
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
+    except RuntimeError as error:
+        lost = lost_process(error) if processes.size > 1 else None
+        if lost is None:
+            raise
+        raise lost from error
     except OSError as error:
         raise PasslError(
             f"{error.filename or folder}: could not be written ({error.strerror}); the last "
@@ -221,7 +228,7 @@ def _loop(
     val_loader: Optional[Loader],
     accumulation: int,
     hooks: List[Hook],
-    stop: Interrupts,
+    peers: Peers,
     processes: Processes,
 ) -> None:
     """Steps until the run's end; what a step makes due happens before the next one."""
@@ -239,7 +246,7 @@ def _loop(
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
             record = evaluate(
-                architecture, val_loader, f"evaluate epoch {run.epoch}", stop, processes
+                architecture, val_loader, f"evaluate epoch {run.epoch}", peers.stopping, processes
             )
             clock += time.perf_counter() - paused
             if record:
@@ -249,15 +256,17 @@ def _loop(
                     progress.best = record
                 _call(hooks, "on_evaluation", run, record)
                 stepped = True
+            else:  # a process was asked to stop; after a resume it is evaluated anew
+                peers.stop_before(progress.step)
         if stepped:
             _call(hooks, "on_step", run)
-        if stop():
+        step = progress.step
+        if not peers.may_begin(step):
             _call(hooks, "on_stop", run)
-            raise Interrupted(stop.signum)
-        if progress.step == run.total_steps:
+            raise Interrupted(peers.signum)
+        if step == run.total_steps:
             return
 
-        step = progress.step
         # Dropout and stochastic depth: a function of (seed, step), so nothing needs saving.
         paddle.seed(step_seed(cfg.seed, step, processes.rank))
         architecture.before_step(step, run.total_steps)
@@ -336,7 +345,7 @@ def _test_once(
     architecture: Architecture,
     loader: Loader,
     hooks: List[Hook],
-    stop: Interrupts,
+    peers: Peers,
     processes: Processes,
 ) -> None:
     """Reports the test split, with the best weights, once in the life of a run."""
@@ -346,9 +355,9 @@ def _test_once(
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
         load_weights(architecture, best)
-    record = evaluate(architecture, loader, "test", stop, processes)
+    record = evaluate(architecture, loader, "test", peers.stopping, processes)
     if not record:
-        raise Interrupted(stop.signum)
+        raise Interrupted(peers.signum)
     record = {"step": run.progress.step, "epoch": run.epoch, "split": "test", **record}
     _call(hooks, "on_evaluation", run, record)
 

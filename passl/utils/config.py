@@ -95,6 +95,7 @@ class ParallelSection:
     """``parallel``: how several processes train together."""
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
+    lost_after: float = 60.0  # seconds without a sign of life of a process before all end
 
 
 @dataclasses.dataclass
@@ -129,6 +130,7 @@ _LEAST = {
     "checkpoint.interval_epochs": 1,
     "checkpoint.keep": 0,
     "parallel.fusion_mb": 1,
+    "parallel.lost_after": 1,
     **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},

@@ -9,15 +9,19 @@ from typing import Iterable
 class PasslError(ValueError):
     """A mistake in a config, a file, the data or the command line.
 
-    Its text names what is wrong, where, and the remedy. The command lines print it and exit
-    with code 2; only ``--debug`` shows a traceback. Programming errors of our own are not of
-    this type.
+    Its text names what is wrong, where, and the remedy. The command lines print it and exit; only
+    ``--debug`` shows a traceback. Programming errors of our own are not of this type.
 
     Args:
         message: what is wrong and what to do.
         place: where a config says so (``"configs/x.yaml:12: "``); filled in by the builder
             that knows the config, so that parts need not.
+
+    Attributes:
+        exit_code: what a command exits with.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str, place: str = ""):
         super().__init__(message)

@@ -1,0 +1,331 @@
+"""Several processes under Paddle's launcher: the same answer, exact counts, ways to fail."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers import ROOT, run_tool, small_config, start_processes
+from PIL import Image
+
+from passl.weights import WeightFile
+
+STEPS = 21
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """200 training images, one of them damaged, 13 and 3 to evaluate."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 200), ("val", 13), ("test", 3)):
+        for i in range(count):
+            folder = root / split / "abc"[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (24, 28, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    (root / "train" / "b" / "100.png").write_bytes(b"not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(images, tmp_path_factory):
+    """Writes a config for a batch size; 64 images a step, 21 steps, no dropout or drop path."""
+
+    def write(batch_size, **changes):
+        cfg = small_config(images, epochs=7, evaluate={"interval_epochs": 7}, **changes)
+        cfg["model"]["architecture"].update(drop_rate=0.0, drop_path_rate=0.0)
+        # Not AdamW: it makes steps of full length out of the rounding errors of a gradient that is
+        # zero, such as that of a token-mixing MLP's last bias, which the norms after it take out.
+        cfg["optimizer"] = {"name": "SGD", "momentum": 0.9, "grad_clip": 1.0}
+        cfg["lr_scheduler"]["learning_rate"] = 0.1
+        cfg["global_batch_size"] = changes.get("global_batch_size", 64)
+        for section in cfg["dataloader"].values():
+            section["loader"] = {"num_workers": 0}
+        cfg["dataloader"]["train"]["sampler"]["batch_size"] = batch_size
+        path = tmp_path_factory.mktemp("config") / "small.yaml"
+        path.write_text(yaml.safe_dump(cfg))
+        return path
+
+    return write
+
+
+def launch(count, folder, *arguments, tool="train"):
+    """Runs a tool on ``count`` processes; returns (exit code, what process 0 said, all logs)."""
+    logs = Path(f"{folder}.logs")
+    process = start_processes(count, logs, tool, *arguments)
+    process.communicate(timeout=120)
+    return process.returncode, *said(logs)
+
+
+def said(logs):
+    texts = [path.read_text() for path in sorted(logs.glob("workerlog.*"))]
+    return texts[0], "\n".join(texts)
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "split" not in line}
+
+
+def evaluations(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        (line["split"], line["samples"], round(line["top1"] * line["samples"] / 100, 6))
+        for line in lines
+        if "split" in line
+    ]
+
+
+def weights(folder):
+    return WeightFile(folder / "checkpoints" / "latest.safetensors").read_group("model")
+
+
+def assert_same_run(one, other):
+    assert losses(one).keys() == losses(other).keys() == set(range(1, STEPS + 1))
+    for step, loss in losses(one).items():
+        assert loss == pytest.approx(losses(other)[step], abs=1e-5), step
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_allclose(array, theirs[name], atol=1e-4, rtol=0, err_msg=name)
+    assert evaluations(one) == evaluations(other)
+
+
+@pytest.fixture(scope="module")
+def alone(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    code, _, err = run_tool("train", "-c", config(64), "--output-dir", folder)
+    assert code == 0, err
+    assert [split for split, *_ in evaluations(folder)] == ["val", "test"]
+    assert [samples for _, samples, _ in evaluations(folder)] == [13, 3]
+    return folder
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("count, batch_size", [(2, 32), (4, 16), (2, 16)])
+def test_however_many_processes_the_answer_is_the_same(alone, config, tmp_path, count, batch_size):
+    """64 images a step as 1 × 64, 2 × 32, 4 × 16 and 2 × 16 twice; with an unreadable image."""
+    folder = tmp_path / "run"
+    code, out, logs = launch(count, folder, "-c", config(batch_size), "--output-dir", folder)
+    assert code == 0, logs
+    assert f"on {count} processes" in out and "skipped an image" in logs
+    assert logs.count("step 21/21") == 1, "one process speaks"
+    assert_same_run(folder, alone)
+    assert sorted(path.name for path in folder.glob("train.*log")) == sorted(
+        ["train.log", *(f"train.process{rank}.log" for rank in range(1, count))]
+    )
+
+
+def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_four(alone, config, tmp_path):
+    folder = tmp_path / "two"
+    arguments = ("--output-dir", folder, "-o", "checkpoint.interval_steps=1")
+    process = start_processes(2, tmp_path / "logs", "train", "-c", config(32), *arguments)
+    stop_after(process, folder, 8, signal.SIGTERM)
+    assert 8 <= len(losses(folder)) < STEPS
+    for count, batch_size in ((1, 64), (4, 16)):
+        other = tmp_path / str(count)
+        shutil.copytree(folder, other)
+        resume = ("-c", config(batch_size), "--output-dir", other, "--resume", "auto")
+        code, out, logs = launch(count, other, *resume)
+        assert code == 0 and "resumed from" in out, logs
+        assert_same_run(other, alone)
+
+
+def test_another_number_of_images_a_step_is_refused_unless_asked_for(config, tmp_path):
+    folder = tmp_path / "run"
+    first = ("-c", config(64), "--output-dir", folder, "-o", "checkpoint.interval_steps=5")
+    process = start_processes(1, tmp_path / "logs", "train", *first)
+    stop_after(process, folder, 7, signal.SIGTERM)
+    done = max(losses(folder))
+    resume = ("-c", config(32, global_batch_size=32), "--output-dir", folder, "--resume", "auto")
+    code, _, err = run_tool("train", *resume)
+    assert code == 2
+    assert "was trained with 64 images a step, now it would be 32" in err
+    code, out, err = run_tool("train", *resume, "--allow-batch-change")
+    assert code == 0, err
+    # 200 images are 3 steps of 64 an epoch, or 6 of 32.
+    assert f"at step {6 * (done // 3) + 2 * (done % 3)}" in out
+    assert max(losses(folder)) == 42
+
+
+def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, config, tmp_path):
+    """Thirteen images in batches of five leave one of four processes without any."""
+    best = alone / "checkpoints" / "best.safetensors"
+    counts = []
+    for count in (1, 4):
+        result = tmp_path / f"{count}.json"
+        arguments = ("-c", config(64), "--weights", best, "--json", result)
+        code, out, logs = launch(count, tmp_path / str(count), *arguments, tool="eval")
+        assert code == 0, logs
+        assert logs.count("Top-1") == 1
+        result = json.loads(result.read_text())
+        counts.append([result["samples"], result["top1"], result["top5"]])
+        assert result["loss"] == pytest.approx(evaluated_loss(alone), abs=1e-5)
+    assert counts[0] == counts[1] and counts[0][0] == 13
+
+
+def evaluated_loss(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return next(line["loss"] for line in lines if line.get("split") == "val")
+
+
+# ---------------------------------------------------------------- failures
+
+
+def processes_of(launcher_pid):
+    """Returns the process ids of ranks 0, 1, … below a launcher."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == launcher_pid:
+                environment = (stat.parent / "environ").read_bytes().split(b"\0")
+                rank = dict(e.partition(b"=")[::2] for e in environment)[b"PADDLE_TRAINER_ID"]
+                found[int(rank)] = int(stat.parent.name)
+        except (OSError, KeyError):
+            continue
+    return [found[rank] for rank in sorted(found)]
+
+
+def wait_for_step(process, folder, step):
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.jsonl").exists() or max(losses(folder), default=0) < step:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+def stop_after(process, folder, step, signum, rank=None):
+    """Sends a signal to the launcher or a rank; returns (exit code, seconds it took)."""
+    wait_for_step(process, folder, step)
+    started = time.monotonic()
+    os.kill(process.pid if rank is None else processes_of(process.pid)[rank], signum)
+    process.communicate(timeout=60)
+    return process.returncode, time.monotonic() - started
+
+
+@pytest.fixture
+def long_run(config, tmp_path):
+    """Starts a run of 700 steps on two processes: (launcher, its folder, its logs)."""
+    folder, logs = tmp_path / "run", tmp_path / "logs"
+    options = ("-o", "epochs=300", "-o", "parallel.lost_after=4")
+    process = start_processes(2, logs, "train", "-c", config(32), "--output-dir", folder, *options)
+    yield process, folder, logs
+    for pid in processes_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def start_script(config, tmp_path):
+    """Starts scripts/train_dist.sh on two processes of the processor."""
+    started = []
+
+    def start(folder, *arguments):
+        started.append(
+            subprocess.Popen(
+                ["bash", str(ROOT / "scripts" / "train_dist.sh"), "--processes", "2",
+                 "--log-dir", str(tmp_path / "logs"), "-c", str(config(32)),
+                 "--output-dir", str(folder), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "PYTHON": sys.executable},
+                start_new_session=True,
+            )
+        )  # fmt: skip
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def launcher_of(script):
+    """Returns the launcher's process id below the script."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == script.pid:
+                if b"paddle.distributed.launch" in (stat.parent / "cmdline").read_bytes():
+                    return int(stat.parent.name)
+    raise AssertionError("no launcher")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_when_one_process_is_killed_the_run_ends_and_names_it(start_script, tmp_path, rank):
+    script = start_script(tmp_path / "run", "-o", "epochs=300")
+    wait_for_step(script, tmp_path / "run", 10)
+    started = time.monotonic()
+    os.kill(processes_of(launcher_of(script))[rank], signal.SIGKILL)
+    out, _ = script.communicate(timeout=60)
+    assert time.monotonic() - started < 15
+    assert script.returncode not in (0, 2)
+    assert "error: the run failed with " in out and "--restarts N" in out
+
+
+def test_killed_it_starts_again_by_itself_and_ends_as_if_nothing_had_been(
+    alone, start_script, tmp_path
+):
+    folder = tmp_path / "run"
+    script = start_script(folder, "--restarts", "2", "-o", "checkpoint.interval_steps=2")
+    for step in (4, 11):
+        wait_for_step(script, folder, step)
+        os.kill(processes_of(launcher_of(script))[step % 2], signal.SIGKILL)
+        time.sleep(1)
+    out, _ = script.communicate(timeout=90)
+    assert script.returncode == 0, out
+    assert "restart 1 of 2: process " in out and "restart 2 of 2: process " in out
+    assert_same_run(folder, alone)
+
+
+def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
+    script = start_script(tmp_path / "run", "-o", "epochs=300", "--restarts", "5")
+    wait_for_step(script, tmp_path / "run", 10)
+    script.send_signal(signal.SIGTERM)
+    out, _ = script.communicate(timeout=60)
+    assert script.returncode == 143
+    assert "restart" not in out
+    assert "saved at step" in said(tmp_path / "logs")[0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_is_named_by_the_other(long_run, rank):
+    process, folder, logs = long_run
+    code, seconds = stop_after(process, folder, 10, signal.SIGSTOP, rank)
+    assert code != 0 and seconds < 30
+    assert f"process {rank} on " in said(logs)[1]
+    assert "has not been heard of for 4 s" in said(logs)[1]
+
+
+def test_a_pause_shorter_than_that_is_survived(long_run):
+    process, folder, logs = long_run
+    wait_for_step(process, folder, 10)
+    paused = processes_of(process.pid)[1]
+    os.kill(paused, signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(paused, signal.SIGCONT)
+    wait_for_step(process, folder, max(losses(folder)) + 10)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("rank, code", [(None, 15), (0, 143), (1, 143)])
+def test_a_request_to_stop_stops_all_at_the_same_step(long_run, rank, code):
+    """The launcher exits with 15 where it was asked itself, else with what its process did."""
+    process, folder, logs = long_run
+    found, seconds = stop_after(process, folder, 10, signal.SIGTERM, rank)
+    assert found == code and seconds < 20, said(logs)[1]
+    file = WeightFile(folder / "checkpoints" / "latest.safetensors")
+    step = file.metadata["progress"]["step"]
+    assert step == max(losses(folder)) < 900
+    assert f"saved at step {step}" in said(logs)[0]
+    assert "error" not in said(logs)[1].lower().replace("errors", "")
