@@ -29,6 +29,7 @@ _FREE = (
     "evaluate.",
     "hooks",
     "parallel.",
+    "max_bad_steps",
     # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
     "global_batch_size",
     "dataloader.train.sampler.batch_size",

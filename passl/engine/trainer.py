@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import time
 from pathlib import Path
@@ -157,15 +156,22 @@ def train(
         "environment": environment,
     }
 
-    def save(paths: List[Path]) -> None:
+    def save(paths: List[Path]) -> bool:
+        if int(progress.bad_in_a_row):  # it may be the weights that are wrong
+            logger.warning(
+                "step %d: not saved: the last %d gradients were not finite",
+                progress.step,
+                int(progress.bad_in_a_row),
+            )
+            return False
         loss_sum, loss_images = processes.sum([progress.loss_sum, progress.loss_images])
-        _refuse_unless_finite(loss_sum, progress.step)
         # From here on each process has the same part of the sum, as it will after a resume.
         progress.loss_sum = paddle.to_tensor(loss_sum / processes.size, dtype="float64")
-        progress.loss_images = loss_images / processes.size
+        progress.loss_images = paddle.to_tensor(loss_images / processes.size, dtype="float64")
         record["samples_seen"] = progress.step * global_batch
         if processes.is_first:
             save_checkpoint(paths, architecture, optimizer, progress, record)
+        return True
 
     run = Run(
         cfg=cfg,
@@ -219,6 +225,15 @@ def train(
     return _last_evaluation(folder)
 
 
+# What the loop counts on the device, so that no step has to wait for it.
+_ON_DEVICE = {
+    "loss_sum": "float64",
+    "loss_images": "float64",
+    "bad_steps": "int64",
+    "bad_in_a_row": "int64",
+}
+
+
 def _loop(
     run: Run,
     architecture: Architecture,
@@ -239,9 +254,10 @@ def _loop(
     share = run.global_batch // processes.size
     architecture.train()
     network, local = _parallel(architecture, processes, cfg)
-    progress.loss_sum = paddle.to_tensor(progress.loss_sum, dtype="float64")
+    for name, dtype in _ON_DEVICE.items():
+        setattr(progress, name, paddle.to_tensor(getattr(progress, name), dtype=dtype))
     images, clock = 0, time.perf_counter()
-    stepped = False
+    stepped, reported = False, int(progress.bad_steps)
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
@@ -277,11 +293,15 @@ def _loop(
             with contextlib.nullcontext() if micro == accumulation - 1 else local():
                 loss = network(batch)["loss"]
                 (loss * (count / share)).backward()
-            progress.loss_sum = progress.loss_sum + loss.detach().astype("float64") * count
-            progress.loss_images += count
+            loss = loss.detach().astype("float64")
+            counts = paddle.isfinite(loss)
+            progress.loss_sum += paddle.where(counts, loss * count, paddle.zeros_like(loss))
+            progress.loss_images += counts.astype("float64") * count
             images += count
         rate = schedule(step)
-        optimizer.step(rate)
+        bad = paddle.logical_not(optimizer.step(rate)).astype("int64")
+        progress.bad_steps += bad
+        progress.bad_in_a_row = (progress.bad_in_a_row + bad) * bad
         architecture.after_step(step, run.total_steps)
         progress.step += 1
         stepped = True
@@ -289,20 +309,20 @@ def _loop(
             loss_sum, loss_images, rate_images = processes.sum(
                 [progress.loss_sum, progress.loss_images, images]
             )
-            mean = loss_sum / loss_images
-            _refuse_unless_finite(mean, progress.step)
+            reported = _report_bad_steps(progress, reported, cfg.max_bad_steps)
             now = time.perf_counter()
             record = {
                 "step": progress.step,
                 "epoch": run.epoch,
-                "loss": mean,
+                "loss": loss_sum / max(loss_images, 1.0),
                 "lr": rate,
                 "images_per_second": rate_images / (now - clock),
             }
             progress.loss_sum = paddle.zeros([], dtype="float64")
-            progress.loss_images = 0.0
+            progress.loss_images = paddle.zeros([], dtype="float64")
             images, clock = 0, now
-            _call(hooks, "on_record", run, record)
+            if loss_images:  # else there is nothing to tell that has not been said
+                _call(hooks, "on_record", run, record)
 
 
 def _parallel(
@@ -315,12 +335,26 @@ def _parallel(
     return network, network.no_sync
 
 
-def _refuse_unless_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
+def _report_bad_steps(progress: Progress, reported: int, most: int) -> int:
+    """Says how many steps were skipped since the last time; returns how many that are in all.
+
+    Raises:
+        PasslError: the last ``most`` of them and perhaps more were skipped.
+    """
+    total, in_a_row = int(progress.bad_steps), int(progress.bad_in_a_row)
+    if in_a_row >= most:
         raise PasslError(
-            f"the loss became {loss} at step {step} or shortly before; the last checkpoint is "
-            "whole; lower learning_rate, lengthen the warm-up or set optimizer.grad_clip"
+            f"no gradient has been finite since step {progress.step - in_a_row + 1} ({in_a_row} "
+            f"steps, max_bad_steps: {most}); the last checkpoint is whole; lower learning_rate, "
+            "lengthen the warm-up or set optimizer.grad_clip"
         )
+    if total > reported:
+        logger.warning(
+            "step %d: %d steps were skipped because the loss or a gradient was not finite",
+            progress.step,
+            total - reported,
+        )
+    return total
 
 
 def _call(hooks: List[Hook], moment: str, *arguments: Any) -> None:

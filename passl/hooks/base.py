@@ -23,19 +23,30 @@ class Progress:
         loss_sum: the losses of the images since the last record, summed over those of this process;
             while training a 0-d tensor on the device, so that no step has to wait for it.
         loss_images: over how many images; in a checkpoint, both are means over the processes.
+        bad_steps: how many steps were skipped because a gradient was not finite, and how many of
+            them in a row the last ones are; while training 0-d tensors on the device, as well.
+        bad_in_a_row: see there.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
         best: the evaluation record with the highest Top-1 so far.
     """
 
     step: int = 0
     loss_sum: Any = 0.0
-    loss_images: float = 0.0
+    loss_images: Any = 0.0
+    bad_steps: Any = 0
+    bad_in_a_row: Any = 0
     evaluated_step: int = -1
     best: Optional[Record] = None
 
     def to_json(self) -> Record:
         """Returns the fields as plain numbers."""
-        return {**vars(self), "loss_sum": float(self.loss_sum)}
+        numbers = {
+            "loss_sum": float(self.loss_sum),
+            "loss_images": float(self.loss_images),
+            "bad_steps": int(self.bad_steps),
+            "bad_in_a_row": int(self.bad_in_a_row),
+        }
+        return {**vars(self), **numbers}
 
 
 @dataclasses.dataclass
@@ -49,7 +60,7 @@ class Run:
         progress: how far the run is.
         environment: versions, commit, threads; see ``describe_environment``.
         save: writes a checkpoint file atomically to each of the given paths; every process calls
-            it, the first one writes.
+            it, the first one writes. False: not now, because the last gradients were not finite.
         is_first: whether this is the first process, the one that writes.
     """
 
@@ -60,7 +71,7 @@ class Run:
     global_batch: int
     progress: Progress
     environment: Record
-    save: Callable[[List[Path]], None]
+    save: Callable[[List[Path]], bool]
     is_first: bool = True
 
     @property

@@ -46,6 +46,8 @@ class Checkpoint(Hook):
     def on_stop(self, run: Run) -> None:
         if self._saved_step != run.progress.step:
             self._save(run)
+        if self._saved_step != run.progress.step:
+            return
         logger.info(
             "saved at step %d in %s; continue with --resume auto",
             run.progress.step,
@@ -61,7 +63,8 @@ class Checkpoint(Hook):
             paths.append(folder / f"step-{run.progress.step:08d}.safetensors")
         # Last, because a resume starts from it: all that it speaks of is then in place.
         paths.append(folder / LATEST)
-        run.save(paths)
+        if not run.save(paths):
+            return
         self._best_is_new, self._saved_step = False, run.progress.step
         if keep and run.is_first:
             for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 import paddle
-from paddle import nn
+from paddle import _C_ops, nn
 
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
@@ -68,18 +68,36 @@ class Optimizer:
         self._named = _trainable(model)
         self.grad_clip = grad_clip
 
-    def step(self, learning_rate: float) -> None:
-        """Clips the gradients, updates the parameters and clears the gradients."""
+    def step(self, learning_rate: float) -> paddle.Tensor:
+        """Clips the gradients, updates the parameters and clears the gradients.
+
+        Where a gradient is not finite, the step is made with gradients and a learning rate of zero:
+        the parameters stay as they are, running averages decay. Nothing here waits for the device.
+
+        Returns:
+            whether all gradients were finite, bool ``[]``, on the device.
+        """
+        gradients = [p.grad for _, p in self._named if p.grad is not None]
+        divisor = paddle.ones([1], gradients[0].dtype)
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
-            paddle.nn.utils.clip_grad_norm_([p for _, p in self._named], self.grad_clip)
+            norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in gradients]))
+            divisor = paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0).reshape([1])
+        # The two operations of Paddle's GradScaler, which take all gradients at once.
+        bad = _C_ops.check_finite_and_unscale_(gradients, divisor)[-1]
+        bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
+        _zero_where(bad, gradients)
+        finite = paddle.logical_not(bad).reshape([])
         self._optimizer.set_lr(learning_rate)
         # The state's automatic names end in a count over the whole process; in a name space of its
         # own it is always 0, also for a second optimizer over the same network.
         with paddle.utils.unique_name.guard():
+            self._optimizer._create_global_learning_rate()
+            self._optimizer._global_learning_rate().multiply_(finite.astype("float32"))
             self._optimizer.step()
         self._restored = None
         self._optimizer.clear_grad()
+        return finite
 
     def state_dict(self) -> Dict[str, np.ndarray]:
         """Returns the state as ``{"<parameter>/<quantity>": array}``.
@@ -109,6 +127,14 @@ class Optimizer:
             restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
         self._optimizer.set_state_dict(restored)
         self._restored = dict(state)
+
+
+def _zero_where(bad: paddle.Tensor, gradients: List[paddle.Tensor]) -> None:
+    """Sets all gradients to zero where ``bad``, bool ``[1]``, holds; decided on the device."""
+    # What the operation is named for is not needed here: a loss scale and two counters.
+    scale = paddle.ones([1], gradients[0].dtype)
+    good_steps, bad_steps = paddle.zeros([1], "int32"), paddle.zeros([1], "int32")
+    _C_ops.update_loss_scaling_(gradients, bad, scale, good_steps, bad_steps, 1, 1, 1.0, 1.0, False)
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:

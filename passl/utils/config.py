@@ -110,6 +110,7 @@ class Schema:
     model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head, freeze
     preprocessing: Optional[str] = None  # the release of the model zoo whose image view is taken
     dataloader: DataloaderSection = dataclasses.field(default_factory=DataloaderSection)
+    max_bad_steps: int = 20  # in a row, skipped for a loss or gradient that is not finite
     lr_scheduler: Optional[Dict[str, Any]] = None
     optimizer: Optional[Dict[str, Any]] = None
     log_config: LogSection = dataclasses.field(default_factory=LogSection)
@@ -124,6 +125,7 @@ _LEAST = {
     "epochs": 1,
     "seed": 0,
     "global_batch_size": 1,
+    "max_bad_steps": 1,
     "log_config.interval": 1,
     "evaluate.interval_epochs": 1,
     "checkpoint.interval_steps": 1,

@@ -110,11 +110,6 @@ def test_weights_and_checkpoints_that_are_not(train_error, tmp_path):
     assert "cannot resume" in train_error("--resume", str(junk))
 
 
-def test_several_processes_are_refused(train_error, monkeypatch):
-    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
-    assert "several processes" in train_error()
-
-
 def test_a_folder_that_cannot_be_made(config_file, tmp_path, capsys):
     blocker = tmp_path / "file"
     blocker.write_text("")

@@ -11,6 +11,8 @@ from helpers import records, small_config
 
 from passl.engine import train
 from passl.engine.checkpoint import Checkpoint
+from passl.modeling.architectures.classifier import Classifier
+from passl.solver import Optimizer
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.weights import WeightFile, write_tensor_file
@@ -117,16 +119,46 @@ def test_pretrained_starts_from_the_weights(run, tmp_path, photos):
     assert records(tmp_path / "second")[0]["loss"] < np.log(3) - 0.01
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(run, tmp_path):
-    with pytest.raises(PasslError, match=r"loss became (nan|inf).*learning_rate"):
+def test_gradients_that_stay_not_finite_stop_the_run_and_save_nothing(run, tmp_path):
+    with pytest.raises(PasslError, match=r"since step [2-9] \(3 steps, .*learning_rate"):
         run(
             "nan",
-            ["optimizer.grad_clip=null", "lr_scheduler.learning_rate=1e30"],
+            ["optimizer.grad_clip=null", "lr_scheduler.learning_rate=1e30", "max_bad_steps=3"],
             optimizer={"name": "SGD"},
         )
     for path in (tmp_path / "nan" / "checkpoints").glob("*"):
         arrays = WeightFile(path).read_group("model")
         assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_a_step_without_finite_gradients_is_skipped_and_counted(run, tmp_path, caplog, monkeypatch):
+    """Step 5 of 21 has a loss that is no number: it changes no weight, and the run goes on."""
+    logging.getLogger("passl").propagate = True
+    forward, step, weights = Classifier.forward, Optimizer.step, []
+
+    def poisoned(self, batch):
+        outputs = forward(self, batch)
+        if self.training and len(weights) == 4:
+            outputs["loss"] = outputs["loss"] * float("nan")
+        return outputs
+
+    def noting(self, rate):
+        finite = step(self, rate)
+        weights.append([p.numpy().copy() for _, p in self._named])
+        return finite
+
+    monkeypatch.setattr(Classifier, "forward", poisoned)
+    monkeypatch.setattr(Optimizer, "step", noting)
+    folder = run("skipped", epochs=3)
+    assert "step 5: 1 steps were skipped" in caplog.text
+    for before, after in zip(weights[3], weights[4]):
+        np.testing.assert_array_equal(before, after)
+    assert any((a != b).any() for a, b in zip(weights[4], weights[5]))
+    done = [r for r in records(folder) if "split" not in r]
+    assert [r["step"] for r in done] == [s for s in range(1, 22) if s != 5]
+    assert all(np.isfinite(r["loss"]) for r in done)
+    file = WeightFile(folder / "checkpoints" / "latest.safetensors")
+    assert file.metadata["progress"]["bad_steps"] == 1
 
 
 def test_unreadable_training_images_are_reported_once_and_skipped(run, photos, caplog):
