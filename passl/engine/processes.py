@@ -76,9 +76,11 @@ class Processes:
         first = int(os.environ.get("PADDLE_LOCAL_RANK", "0")) == 0
         if not first:
             self.wait()
-        yield
-        if first:
-            self.wait()
+        try:
+            yield
+        finally:  # after an error as well: the others are about to meet the same one
+            if first:
+                self.wait()
 
 
 class LostProcess(PasslError):

@@ -198,6 +198,35 @@ def test_batches_do_not_depend_on_the_workers(image_folder):
                 np.testing.assert_array_equal(first[field], second[field])
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_processes_together_see_the_stream_of_one(size, repeats):
+    """Each micro-batch is cut into equal parts, in order."""
+    whole = list(TrainingBatches(100, 24, 12, 5, 2, 11, repeats))
+    parts = [
+        list(TrainingBatches(100, 24, 12, 5, 2, 11, repeats, rank, size)) for rank in range(size)
+    ]
+    assert len(whole) == 9 * 2
+    assert [sum(shares, []) for shares in zip(*parts)] == whole
+    assert {len(share) for part in parts for share in part} == {12 // size}
+
+
+@pytest.mark.parametrize("length, size", [(13, 1), (13, 2), (13, 4), (3, 4), (1, 5)])
+def test_processes_share_out_an_evaluation_without_overlap(length, size):
+    parts = [list(EvaluationBatches(length, 5, rank, size)) for rank in range(size)]
+    assert [len(part) for part in parts] == [len(EvaluationBatches(length, 5, rank, size))
+                                             for rank in range(size)]  # fmt: skip
+    seen = [key.index for part in parts for batch in part for key in batch]
+    assert sorted(seen) == list(range(length))
+
+
+@WORKERS
+def test_a_process_without_anything_to_evaluate(image_folder, num_workers):
+    data = folder(image_folder({"a": 3}), [{"name": "ResizeCenterCrop", "size": 8}])
+    batches = EvaluationBatches(len(data), len(data), 1, 2)
+    assert list(Loader(data, batches, num_workers=num_workers)) == []
+
+
 def test_a_loader_can_be_iterated_again(image_folder):
     loader = Loader(folder(image_folder({"a": 3, "b": 2})), EvaluationBatches(5, 2))
     first, second = as_arrays(loader), as_arrays(loader)
