@@ -11,12 +11,12 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
-from passl.solver import Optimizer
+from passl.solver import Optimizer, WeightAverage
 from passl.utils.config import plain
 from passl.utils.errors import PasslError
 from passl.weights import WeightFile, load_weights, write_tensor_file
 
-_OPTIMIZER = "optimizer"
+_MODEL, _OPTIMIZER, _AVERAGE = "model", "optimizer", "ema"
 _PARTIAL = ".partial-"
 
 # Parts of a config that a resumed run may change, because they do not change what is learned.
@@ -45,6 +45,7 @@ def save_checkpoint(
     paths: List[Path],
     architecture: Architecture,
     optimizer: Optimizer,
+    average: Optional[WeightAverage],
     progress: Progress,
     record: Dict[str, Any],
 ) -> None:
@@ -55,7 +56,7 @@ def save_checkpoint(
 
     Args:
         paths: where it shall stand, all in one folder; the last is the one to resume from.
-        architecture, optimizer, progress: the state.
+        architecture, optimizer, average, progress: the state.
         record: JSON-able facts to keep beside it (config, class names, environment).
 
     Raises:
@@ -67,8 +68,10 @@ def save_checkpoint(
     except OSError as error:
         raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
     # The groups of a checkpoint, as WeightFile reads them back.
-    tensors = {f"model/{name}": t.numpy() for name, t in architecture.state_dict().items()}
+    tensors = {f"{_MODEL}/{name}": t.numpy() for name, t in architecture.state_dict().items()}
     tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
+    if average is not None:
+        tensors.update({f"{_AVERAGE}/{name}": a for name, a in average.state_dict().items()})
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
     metadata = {"kind": "training", "progress": progress.to_json(), **record}
     write_tensor_file(partial, tensors, metadata)
@@ -136,7 +139,7 @@ class Checkpoint:
                 f"cannot resume: {path}: its record of the run is incomplete; name another "
                 "checkpoint with --resume PATH"
             ) from None
-        return cls(path, file, progress)
+        return cls(path, WeightFile(path, _MODEL), progress)
 
     def check(
         self, cfg: Dict[str, Any], samples: int, global_batch: int, allow_batch_change: bool = False
@@ -178,10 +181,17 @@ class Checkpoint:
             )
             self.progress.evaluated_step = -1
 
-    def restore(self, architecture: Architecture, optimizer: Optimizer) -> None:
-        """Puts weights and optimizer state back."""
+    def restore(
+        self,
+        architecture: Architecture,
+        optimizer: Optimizer,
+        average: Optional[WeightAverage] = None,
+    ) -> None:
+        """Puts weights, optimizer state and averaged weights back."""
         load_weights(architecture, self.file)
         optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
+        if average is not None:
+            average.load_state_dict(self.file.read_group(_AVERAGE))
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:

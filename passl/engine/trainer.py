@@ -28,7 +28,7 @@ from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
 from passl.hooks.metrics_file import read_metrics
 from passl.modeling.architectures import Architecture, build_architecture
-from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
+from passl.solver import Optimizer, Schedule, WeightAverage, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
@@ -112,10 +112,12 @@ def train(
     if checkpoint_path is not None:
         checkpoint = Checkpoint.open(checkpoint_path)
         checkpoint.check(cfg, samples, global_batch, allow_batch_change)
-        checkpoint.restore(architecture, optimizer)
         progress = checkpoint.progress
     elif pretrained is not None:
         load_weights(architecture, pretrained, weights_key, allow_partial, new_head=True)
+    average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)
+    if checkpoint_path is not None:
+        checkpoint.restore(architecture, optimizer, average)
     loader = Loader(
         datasets["train"],
         TrainingBatches(
@@ -170,7 +172,7 @@ def train(
         progress.loss_images = paddle.to_tensor(loss_images / processes.size, dtype="float64")
         record["samples_seen"] = progress.step * global_batch
         if processes.is_first:
-            save_checkpoint(paths, architecture, optimizer, progress, record)
+            save_checkpoint(paths, architecture, optimizer, average, progress, record)
         return True
 
     run = Run(
@@ -193,6 +195,7 @@ def train(
                     run,
                     architecture,
                     optimizer,
+                    average,
                     schedule,
                     batches,
                     evaluation_loaders.get("val"),
@@ -202,7 +205,11 @@ def train(
                     processes,
                 )
             if "test" in evaluation_loaders:
-                _test_once(run, architecture, evaluation_loaders["test"], hooks, peers, processes)
+                # The best checkpoint has them in it; without one, what is there is reported.
+                with contextlib.nullcontext() if average is None else average.applied():
+                    _test_once(
+                        run, architecture, evaluation_loaders["test"], hooks, peers, processes
+                    )
             processes.wait()
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
@@ -238,6 +245,7 @@ def _loop(
     run: Run,
     architecture: Architecture,
     optimizer: Optimizer,
+    average: Optional[WeightAverage],
     schedule: Schedule,
     batches: Iterator[Dict[str, Any]],
     val_loader: Optional[Loader],
@@ -261,9 +269,14 @@ def _loop(
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
-            record = evaluate(
-                architecture, val_loader, f"evaluate epoch {run.epoch}", peers.stopping, processes
-            )
+            with contextlib.nullcontext() if average is None else average.applied():
+                record = evaluate(
+                    architecture,
+                    val_loader,
+                    f"evaluate epoch {run.epoch}",
+                    peers.stopping,
+                    processes,
+                )
             clock += time.perf_counter() - paused
             if record:
                 record = {"step": progress.step, "epoch": run.epoch, "split": "val", **record}
@@ -304,6 +317,8 @@ def _loop(
         progress.bad_in_a_row = (progress.bad_in_a_row + bad) * bad
         architecture.after_step(step, run.total_steps)
         progress.step += 1
+        if average is not None:
+            average.update(progress.step)
         stepped = True
         if progress.step % interval == 0 or progress.step == run.total_steps:
             loss_sum, loss_images, rate_images = processes.sum(
@@ -483,6 +498,11 @@ def _announce(
             logger.info("%s at crop ratio %g", name, crop_ratio(datasets[name]))
     if "val" not in datasets:
         logger.info("no dataloader.val: nothing is evaluated and no best checkpoint is chosen")
+    if run.cfg.ema is not None:
+        logger.info(
+            "evaluated and kept as best: the moving average of the weights, decay %g",
+            run.cfg.ema.decay,
+        )
     if checkpoint_path is not None:
         logger.info(
             "resumed from %s at step %d%s",

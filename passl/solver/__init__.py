@@ -1,4 +1,4 @@
-"""Solver: optimizers with their parameter groups, and learning-rate schedules."""
+"""Solver: optimizers with their parameter groups, schedules, the average of the weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, Mapping
 
 from paddle import nn
 
+from passl.solver.averaging import WeightAverage
 from passl.solver.optimizers import OPTIMIZERS, Optimizer
 from passl.solver.schedules import SCHEDULES, Schedule
 
@@ -25,6 +26,7 @@ __all__ = [
     "SCHEDULES",
     "Optimizer",
     "Schedule",
+    "WeightAverage",
     "build_optimizer",
     "build_schedule",
 ]

@@ -91,6 +91,14 @@ class EvaluateSection:
 
 
 @dataclasses.dataclass
+class AverageSection:
+    """``ema``: a moving average of the weights, which is evaluated in their place."""
+
+    decay: float = 0.9999
+    warmup: bool = True  # a shorter average at the beginning
+
+
+@dataclasses.dataclass
 class ParallelSection:
     """``parallel``: how several processes train together."""
 
@@ -113,6 +121,7 @@ class Schema:
     max_bad_steps: int = 20  # in a row, skipped for a loss or gradient that is not finite
     lr_scheduler: Optional[Dict[str, Any]] = None
     optimizer: Optional[Dict[str, Any]] = None
+    ema: Optional[AverageSection] = None  # {} takes its defaults
     log_config: LogSection = dataclasses.field(default_factory=LogSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     evaluate: EvaluateSection = dataclasses.field(default_factory=EvaluateSection)

@@ -24,6 +24,8 @@ _NETWORK_KEYS = (
     *npz.NETWORKS,
 )
 _AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+# Where our own checkpoints keep one.
+_AVERAGE = "ema"
 
 # What people hold by mistake: how it begins, and what to do about it.
 _NOT_WEIGHTS = (
@@ -208,7 +210,7 @@ class WeightFile:
         if self.metadata.get("kind") == "training":
             if "model" not in groups:
                 raise PasslError(f"{self.path}: is a checkpoint without a model")
-            return "model"
+            return _AVERAGE if _AVERAGE in groups else "model"  # what was evaluated
         if not groups and contents.objects:
             raise PasslError(
                 f"{self.path}: holds no tensors outside of objects of other programs "
