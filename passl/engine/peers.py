@@ -130,11 +130,11 @@ class Peers:
                 # One process looks at all others, and they look at what it found.
                 lost = self._find_lost(seen) if rank == 0 else self._count("lost") - 1
                 if lost >= 0:
-                    self._end(f"process {lost} on {self._hosts[lost]} has")
+                    self._end(self._unheard(lost))
         except Exception as error:  # the store's own, whose types differ between versions
             if not self._closed.wait(_SECONDS_BETWEEN_BEATS):
                 logger.debug("the store: %s", error)
-                self._end(f"process 0 on {self._hosts[0]} has ended, or", seconds=0)
+                self._end(f"process 0 on {self._hosts[0]} has ended, or is cut off")
 
     def _find_lost(self, seen: Dict[int, Any]) -> int:
         """Returns a process that has not been heard of for too long, or -1."""
@@ -169,13 +169,16 @@ class Peers:
         """Ends this process should the store, which is in the first one, no longer answer."""
         while not self._closed.wait(_SECONDS_BETWEEN_BEATS):
             if time.monotonic() - self._answered > self._lost_after:
-                self._end(f"process 0 on {self._hosts[0]} has")
+                self._end(self._unheard(0))
 
-    def _end(self, who: str, seconds: Optional[float] = None) -> None:
-        seconds = self._lost_after if seconds is None else seconds
-        text = f"{who} not been heard of for {seconds:.0f} s" if seconds else f"{who} is cut off"
+    def _unheard(self, rank: int) -> str:
+        seconds = f"{self._lost_after:.0f} s (parallel.lost_after)"
+        return f"process {rank} on {self._hosts[rank]} has not been heard of for {seconds}"
+
+    def _end(self, what: str) -> None:
+        """Ends this process, whatever its training loop hangs in."""
         print(
-            f"error: process {self._processes.rank} on {socket.gethostname()}: {text}; is its host "
+            f"error: process {self._processes.rank} on {socket.gethostname()}: {what}; is its host "
             "down or its network gone? See its log. The last checkpoint is whole: --resume auto",
             file=sys.stderr,
             flush=True,
