@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -97,6 +98,16 @@ def run_tool(tool, *arguments, **options):
     process = start_tool(tool, *arguments, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def children_of(pid):
+    """Returns the process ids of a process's children."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def records(folder):

@@ -25,7 +25,7 @@ from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain, split_section
 from passl.utils.environment import select_device
-from passl.utils.logging import logger, quiet_console
+from passl.utils.logging import logger
 from passl.weights import load_weights
 
 
@@ -69,8 +69,6 @@ def _main(arguments: argparse.Namespace) -> None:
     section = split_section(cfg, arguments.split)
     select_device(cfg.device)
     processes = join_processes()
-    if not processes.is_first:
-        quiet_console()
     with processes.one_by_host():
         dataset = build_dataset(section.dataset)
     architecture = build_architecture(cfg.model)

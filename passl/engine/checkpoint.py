@@ -14,9 +14,9 @@ from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
 from passl.utils.config import plain
 from passl.utils.errors import PasslError
-from passl.weights import WeightFile, load_weights, write_tensor_file
+from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
-_MODEL, _OPTIMIZER, _AVERAGE = "model", "optimizer", "ema"
+_OPTIMIZER = "optimizer"
 _PARTIAL = ".partial-"
 
 # Parts of a config that a resumed run may change, because they do not change what is learned.
@@ -68,10 +68,10 @@ def save_checkpoint(
     except OSError as error:
         raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
     # The groups of a checkpoint, as WeightFile reads them back.
-    tensors = {f"{_MODEL}/{name}": t.numpy() for name, t in architecture.state_dict().items()}
+    tensors = {f"{MODEL}/{name}": t.numpy() for name, t in architecture.state_dict().items()}
     tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
     if average is not None:
-        tensors.update({f"{_AVERAGE}/{name}": a for name, a in average.state_dict().items()})
+        tensors.update({f"{AVERAGE}/{name}": a for name, a in average.state_dict().items()})
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
     metadata = {"kind": "training", "progress": progress.to_json(), **record}
     write_tensor_file(partial, tensors, metadata)
@@ -139,7 +139,7 @@ class Checkpoint:
                 f"cannot resume: {path}: its record of the run is incomplete; name another "
                 "checkpoint with --resume PATH"
             ) from None
-        return cls(path, WeightFile(path, _MODEL), progress)
+        return cls(path, WeightFile(path, MODEL), progress)
 
     def check(
         self, cfg: Dict[str, Any], samples: int, global_batch: int, allow_batch_change: bool = False
@@ -191,7 +191,7 @@ class Checkpoint:
         load_weights(architecture, self.file)
         optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
         if average is not None:
-            average.load_state_dict(self.file.read_group(_AVERAGE))
+            average.load_state_dict(self.file.read_group(AVERAGE))
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:

@@ -17,6 +17,7 @@ import paddle
 from paddle import distributed
 
 from passl.utils.errors import PasslError
+from passl.utils.logging import quiet_console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +110,8 @@ def launched_size() -> int:
 def join_processes() -> Processes:
     """Connects to the other processes of the run; call it after the device has been selected.
 
+    From here on only the first one speaks on the console, but for warnings.
+
     Raises:
         PasslError: they cannot be reached.
     """
@@ -122,4 +125,7 @@ def join_processes() -> Processes:
             f"reach the others at {os.environ.get('PADDLE_MASTER', 'the first endpoint')} "
             f"({str(error).strip().splitlines()[-1]}); is --master right, and its port open?"
         ) from error
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+    processes = Processes(distributed.get_rank(), distributed.get_world_size())
+    if not processes.is_first:
+        quiet_console()
+    return processes

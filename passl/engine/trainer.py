@@ -32,7 +32,7 @@ from passl.solver import Optimizer, Schedule, WeightAverage, build_optimizer, bu
 from passl.utils.config import Config, origin_of, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
-from passl.utils.logging import log_to_file, logger, quiet_console, stop_logging_to_files
+from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
 from passl.weights import load_weights
 
@@ -87,8 +87,6 @@ def train(
 
     global_batch, accumulation = batch_plan(cfg, launched_size())
     processes = join_processes()
-    if not processes.is_first:
-        quiet_console()
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}

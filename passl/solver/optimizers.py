@@ -78,8 +78,9 @@ class Optimizer:
             whether all gradients were finite, bool ``[]``, on the device.
         """
         gradients = [p.grad for _, p in self._named if p.grad is not None]
-        divisor = paddle.ones([1], gradients[0].dtype)
-        if self.grad_clip is not None:
+        if self.grad_clip is None:
+            divisor = paddle.ones([1], gradients[0].dtype)
+        else:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in gradients]))
             divisor = paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0).reshape([1])

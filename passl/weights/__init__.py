@@ -2,6 +2,14 @@
 
 from passl.weights.formats.safetensors import write_tensor_file
 from passl.weights.loading import LoadReport, count_classes, load_weights
-from passl.weights.reading import WeightFile
+from passl.weights.reading import AVERAGE, MODEL, WeightFile
 
-__all__ = ["LoadReport", "WeightFile", "count_classes", "load_weights", "write_tensor_file"]
+__all__ = [
+    "AVERAGE",
+    "MODEL",
+    "LoadReport",
+    "WeightFile",
+    "count_classes",
+    "load_weights",
+    "write_tensor_file",
+]

@@ -23,9 +23,9 @@ _NETWORK_KEYS = (
     *("state_dict", "model", "model_state_dict", "module", "net", "network"),
     *npz.NETWORKS,
 )
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-# Where our own checkpoints keep one.
-_AVERAGE = "ema"
+# Where our own checkpoints keep the weights, and a moving average of them.
+MODEL, AVERAGE = "model", "ema"
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", AVERAGE)
 
 # What people hold by mistake: how it begins, and what to do about it.
 _NOT_WEIGHTS = (
@@ -208,9 +208,9 @@ class WeightFile:
                 )
             return key
         if self.metadata.get("kind") == "training":
-            if "model" not in groups:
+            if MODEL not in groups:
                 raise PasslError(f"{self.path}: is a checkpoint without a model")
-            return _AVERAGE if _AVERAGE in groups else "model"  # what was evaluated
+            return AVERAGE if AVERAGE in groups else MODEL  # what was evaluated
         if not groups and contents.objects:
             raise PasslError(
                 f"{self.path}: holds no tensors outside of objects of other programs "

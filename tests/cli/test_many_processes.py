@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT, run_tool, small_config, start_processes
+from helpers import ROOT, children_of, records, run_tool, small_config, start_processes
 from PIL import Image
 
 from passl.weights import WeightFile
@@ -72,16 +72,14 @@ def said(logs):
 
 
 def losses(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if "split" not in line}
+    return {r["step"]: r["loss"] for r in records(folder) if "split" not in r}
 
 
 def evaluations(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        (line["split"], line["samples"], round(line["top1"] * line["samples"] / 100, 6))
-        for line in lines
-        if "split" in line
+        (r["split"], r["samples"], round(r["top1"] * r["samples"] / 100, 6))
+        for r in records(folder)
+        if "split" in r
     ]
 
 
@@ -160,6 +158,7 @@ def test_another_number_of_images_a_step_is_refused_unless_asked_for(config, tmp
 def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, config, tmp_path):
     """Thirteen images in batches of five leave one of four processes without any."""
     best = alone / "checkpoints" / "best.safetensors"
+    expected = next(r for r in records(alone) if r.get("split") == "val")
     counts = []
     for count in (1, 4):
         result = tmp_path / f"{count}.json"
@@ -169,13 +168,8 @@ def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, co
         assert logs.count("Top-1") == 1
         result = json.loads(result.read_text())
         counts.append([result["samples"], result["top1"], result["top5"]])
-        assert result["loss"] == pytest.approx(evaluated_loss(alone), abs=1e-5)
+        assert result["loss"] == pytest.approx(expected["loss"], abs=1e-5)
     assert counts[0] == counts[1] and counts[0][0] == 13
-
-
-def evaluated_loss(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return next(line["loss"] for line in lines if line.get("split") == "val")
 
 
 # ---------------------------------------------------------------- failures
@@ -184,14 +178,11 @@ def evaluated_loss(folder):
 def processes_of(launcher_pid):
     """Returns the process ids of ranks 0, 1, … below a launcher."""
     found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == launcher_pid:
-                environment = (stat.parent / "environ").read_bytes().split(b"\0")
-                rank = dict(e.partition(b"=")[::2] for e in environment)[b"PADDLE_TRAINER_ID"]
-                found[int(rank)] = int(stat.parent.name)
-        except (OSError, KeyError):
-            continue
+    for pid in children_of(launcher_pid):
+        with contextlib.suppress(OSError, KeyError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            rank = dict(e.partition(b"=")[::2] for e in environment)[b"PADDLE_TRAINER_ID"]
+            found[int(rank)] = pid
     return [found[rank] for rank in sorted(found)]
 
 
@@ -253,12 +244,12 @@ def start_script(config, tmp_path):
 
 def launcher_of(script):
     """Returns the launcher's process id below the script."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == script.pid:
-                if b"paddle.distributed.launch" in (stat.parent / "cmdline").read_bytes():
-                    return int(stat.parent.name)
-    raise AssertionError("no launcher")
+    (pid,) = (
+        pid
+        for pid in children_of(script.pid)
+        if b"paddle.distributed.launch" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return pid
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,6 +1,5 @@
 """The command lines as real processes: train, evaluate, be killed, resume to the last bit."""
 
-import contextlib
 import json
 import os
 import random
@@ -8,11 +7,10 @@ import resource
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, records, run_tool, start_tool
+from helpers import ROOT, children_of, records, run_tool, start_tool
 
 from passl.cli import train as train_command
 from passl.weights import WeightFile
@@ -83,15 +81,6 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(whole_run, tmp_path
     code, out, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert code == 0, err
     same_run(folder, whole)
-
-
-def children_of(pid):
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
 
 
 def records_of_whole_lines(folder):
