@@ -48,7 +48,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if min(arguments.images, arguments.steps, arguments.repeats) < 1:
         raise PasslError("--images, --steps and --repeats are at least 1")
     cfg = get_config(arguments.config, overrides_of(arguments))
-    device = select_device(cfg.device)
+    device = select_device(cfg.device, cfg.tf32)
     result = {"what": arguments.what, "environment": describe_environment(device)}
     if arguments.what == "data":
         stages = benchmarks.data_stages(cfg, arguments.split, arguments.images, arguments.repeats)

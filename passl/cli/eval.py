@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> None:
     cfg = get_config(arguments.config, overrides_of(arguments))
     section = split_section(cfg, arguments.split)
-    select_device(cfg.device)
+    select_device(cfg.device, cfg.tf32)
     processes = join_processes()
     with processes.one_by_host():
         dataset = build_dataset(section.dataset)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
@@ -20,8 +20,10 @@ from passl.engine.checkpoint import (
 )
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
+from passl.engine.execution import Execution
 from passl.engine.interrupts import Interrupted, Interrupts
 from passl.engine.peers import Peers
+from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
@@ -68,7 +70,8 @@ def train(
         Interrupted: a signal; the state was saved.
     """
     # -- everything that can be wrong is looked at before the first file is written
-    device = select_device(cfg.device)
+    device = select_device(cfg.device, cfg.tf32)
+    precision = Precision(cfg.amp, device)
     for key in ("optimizer", "lr_scheduler"):
         if cfg[key] is None:
             raise PasslError(f"the config has no '{key}' section, which training needs")
@@ -116,6 +119,7 @@ def train(
     average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)
     if checkpoint_path is not None:
         checkpoint.restore(architecture, optimizer, average)
+    execution = Execution(cfg, architecture, optimizer, precision, processes)
     loader = Loader(
         datasets["train"],
         TrainingBatches(
@@ -192,6 +196,7 @@ def train(
                 _loop(
                     run,
                     architecture,
+                    execution,
                     optimizer,
                     average,
                     schedule,
@@ -204,7 +209,7 @@ def train(
                 )
             if "test" in evaluation_loaders:
                 # The best checkpoint has them in it; without one, what is there is reported.
-                with contextlib.nullcontext() if average is None else average.applied():
+                with _evaluated(average), execution.autocast():
                     _test_once(
                         run, architecture, evaluation_loaders["test"], hooks, peers, processes
                     )
@@ -242,6 +247,7 @@ _ON_DEVICE = {
 def _loop(
     run: Run,
     architecture: Architecture,
+    execution: Execution,
     optimizer: Optimizer,
     average: Optional[WeightAverage],
     schedule: Schedule,
@@ -259,7 +265,6 @@ def _loop(
     # nothing, in whichever process it is missing, so that all of them divide by the same number.
     share = run.global_batch // processes.size
     architecture.train()
-    network, local = _parallel(architecture, processes, cfg)
     for name, dtype in _ON_DEVICE.items():
         setattr(progress, name, paddle.to_tensor(getattr(progress, name), dtype=dtype))
     images, clock = 0, time.perf_counter()
@@ -267,7 +272,7 @@ def _loop(
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
-            with contextlib.nullcontext() if average is None else average.applied():
+            with _evaluated(average), execution.autocast():
                 record = evaluate(
                     architecture,
                     val_loader,
@@ -301,10 +306,8 @@ def _loop(
             batch = next(batches)
             count = next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.
-            with contextlib.nullcontext() if micro == accumulation - 1 else local():
-                loss = network(batch)["loss"]
-                (loss * (count / share)).backward()
-            loss = loss.detach().astype("float64")
+            loss = execution.backward(batch, count / share, micro == accumulation - 1)
+            loss = loss.astype("float64")
             counts = paddle.isfinite(loss)
             progress.loss_sum += paddle.where(counts, loss * count, paddle.zeros_like(loss))
             progress.loss_images += counts.astype("float64") * count
@@ -316,7 +319,7 @@ def _loop(
         architecture.after_step(step, run.total_steps)
         progress.step += 1
         if average is not None:
-            average.update(progress.step)
+            average.update(progress.step, optimizer.weights())
         stepped = True
         if progress.step % interval == 0 or progress.step == run.total_steps:
             loss_sum, loss_images, rate_images = processes.sum(
@@ -338,14 +341,9 @@ def _loop(
                 _call(hooks, "on_record", run, record)
 
 
-def _parallel(
-    architecture: Architecture, processes: Processes, cfg: Config
-) -> Tuple[Any, Callable[[], Any]]:
-    """Returns what to call for a forward pass, and what keeps a backward pass to this process."""
-    if processes.size == 1:
-        return architecture, contextlib.nullcontext
-    network = paddle.DataParallel(architecture, comm_buffer_size=cfg.parallel.fusion_mb)
-    return network, network.no_sync
+def _evaluated(average: Optional[WeightAverage]) -> ContextManager[None]:
+    """Returns the context in which the network has the weights to evaluate."""
+    return contextlib.nullcontext() if average is None else average.applied()
 
 
 def _report_bad_steps(progress: Progress, reported: int, most: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any, Mapping
 from paddle import nn
 
 from passl.solver.averaging import WeightAverage
+from passl.solver.loss_scaling import LossScaling
 from passl.solver.optimizers import OPTIMIZERS, Optimizer
 from passl.solver.schedules import SCHEDULES, Schedule
 
@@ -24,6 +25,7 @@ def build_schedule(cfg: Mapping[str, Any], total_steps: int, steps_per_epoch: in
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "LossScaling",
     "Optimizer",
     "Schedule",
     "WeightAverage",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Mapping
 
 import numpy as np
 import paddle
@@ -36,39 +36,40 @@ class WeightAverage:
         self._parameters = {n: p for n, p in model.named_parameters() if not p.stop_gradient}
         self._averages = {n: p.detach().clone() for n, p in self._parameters.items()}
 
-    def update(self, steps: int) -> None:
-        """Takes the weights in after ``steps`` steps of the run, this one included."""
+    def update(self, steps: int, weights: Mapping[str, paddle.Tensor]) -> None:
+        """Takes the weights in after ``steps`` steps of the run, this one included.
+
+        Args:
+            steps: that many have been made.
+            weights: what the optimizer makes its steps on, by the network's names.
+        """
         decay = min(self.decay, (1 + steps) / (10 + steps)) if self.warmup else self.decay
         with paddle.no_grad():
             for name, average in self._averages.items():
-                average.lerp_(self._parameters[name], 1.0 - decay)
+                average.lerp_(weights[name], 1.0 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Puts the averages in the place of the weights for a while."""
-        self._swap()
+        with paddle.no_grad():
+            held = {name: parameter.clone() for name, parameter in self._parameters.items()}
+            for name, parameter in self._parameters.items():
+                paddle.assign(self._averages[name].astype(parameter.dtype), parameter)
         try:
             yield
         finally:
-            self._swap()
+            with paddle.no_grad():
+                for name, parameter in self._parameters.items():
+                    paddle.assign(held[name], parameter)
 
-    def state_dict(self) -> Dict[str, np.ndarray]:
-        """Returns a whole network: the averages, and what is not averaged as it is."""
-        state = {name: value.numpy() for name, value in self._model.state_dict().items()}
-        return {**state, **{name: value.numpy() for name, value in self._averages.items()}}
+    def tensors(self) -> Dict[str, paddle.Tensor]:
+        """Returns the averages by the network's names."""
+        return dict(self._averages)
 
     def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
-        """Restores what ``state_dict`` returned."""
+        """Restores the averages from arrays; others are passed over."""
         missing = sorted(set(self._averages) - set(state))
         if missing:
             raise PasslError(f"the averaged weights lack '{missing[0]}'")
         for name, average in self._averages.items():
             paddle.assign(paddle.to_tensor(state[name]), average)
-
-    def _swap(self) -> None:
-        with paddle.no_grad():
-            for name, average in self._averages.items():
-                parameter = self._parameters[name]
-                weights = parameter.clone()
-                paddle.assign(average, parameter)
-                paddle.assign(weights, average)

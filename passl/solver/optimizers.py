@@ -9,10 +9,12 @@ import numpy as np
 import paddle
 from paddle import _C_ops, nn
 
+from passl.solver.loss_scaling import LossScaling, by_dtype
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
 
 OPTIMIZERS = Registry("optimizer")
+_LOSS_SCALING = "loss_scaling"  # among the names of parameters in the state
 
 
 def undecayed_names(model: nn.Layer) -> Set[str]:
@@ -67,6 +69,30 @@ class Optimizer:
         self._restored: Optional[Dict[str, np.ndarray]] = None
         self._named = _trainable(model)
         self.grad_clip = grad_clip
+        self.loss_scaling = LossScaling()
+
+    @property
+    def paddle(self) -> paddle.optimizer.Optimizer:
+        """Paddle's optimizer."""
+        return self._optimizer
+
+    def weights(self) -> Dict[str, paddle.Tensor]:
+        """Returns the weights that steps are made on: float32 also where the network has 16 bits."""
+        masters = self._optimizer._master_weights
+        return {name: masters.get(p.name, p) for name, p in self._named}
+
+    def keep_masters(self, weights: Dict[str, paddle.Tensor]) -> None:
+        """Makes steps on float32 weights beside the network's 16-bit ones.
+
+        Args:
+            weights: what they are to be, by the network's names; steps change them in place.
+        """
+        self._optimizer._multi_precision = True
+        for name, parameter in self._named:
+            if parameter.dtype in (paddle.float16, paddle.bfloat16):
+                # Paddle names the state after it.
+                weights[name].name = parameter.name
+                self._optimizer._master_weights[parameter.name] = weights[name]
 
     def step(self, learning_rate: float) -> paddle.Tensor:
         """Clips the gradients, updates the parameters and clears the gradients.
@@ -78,16 +104,13 @@ class Optimizer:
             whether all gradients were finite, bool ``[]``, on the device.
         """
         gradients = [p.grad for _, p in self._named if p.grad is not None]
-        if self.grad_clip is None:
-            divisor = paddle.ones([1], gradients[0].dtype)
-        else:
+        divisor = self.loss_scaling.scale
+        if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
-            norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in gradients]))
-            divisor = paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0).reshape([1])
-        # The two operations of Paddle's GradScaler, which take all gradients at once.
-        bad = _C_ops.check_finite_and_unscale_(gradients, divisor)[-1]
-        bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
-        _zero_where(bad, gradients)
+            norm = _norm(gradients) / divisor
+            divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
+        bad = _unscale(gradients, divisor)
+        self.loss_scaling.update(bad, gradients)
         finite = paddle.logical_not(bad).reshape([])
         self._optimizer.set_lr(learning_rate)
         # The state's automatic names end in a count over the whole process; in a name space of its
@@ -115,27 +138,45 @@ class Optimizer:
                 continue  # the schedule is a function of the step
             name, quantity = _split_key(key, automatic)
             state[f"{name}/{quantity}"] = value.numpy()
+        for key, array in self.loss_scaling.state_dict().items():
+            state[f"{_LOSS_SCALING}/{key}"] = array
         return state
 
     def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
         """Restores what ``state_dict`` returned."""
         parameters = dict(self._named)
-        restored = {}
+        restored, loss_scaling = {}, {}
         for key, value in state.items():
             name, _, quantity = key.rpartition("/")
+            if name == _LOSS_SCALING:
+                loss_scaling[quantity] = value
+                continue
             if name not in parameters:
                 raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
             restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
         self._optimizer.set_state_dict(restored)
+        self.loss_scaling.load_state_dict(loss_scaling)
         self._restored = dict(state)
 
 
-def _zero_where(bad: paddle.Tensor, gradients: List[paddle.Tensor]) -> None:
-    """Sets all gradients to zero where ``bad``, bool ``[1]``, holds; decided on the device."""
-    # What the operation is named for is not needed here: a loss scale and two counters.
-    scale = paddle.ones([1], gradients[0].dtype)
-    good_steps, bad_steps = paddle.zeros([1], "int32"), paddle.zeros([1], "int32")
-    _C_ops.update_loss_scaling_(gradients, bad, scale, good_steps, bad_steps, 1, 1, 1.0, 1.0, False)
+def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
+    """Returns the L2 norm of all gradients together, float64 ``[1]``."""
+    norms = []
+    for group in by_dtype(gradients):
+        if group[0].dtype in (paddle.float16, paddle.bfloat16):  # a sum of squares would overflow
+            group = [gradient.astype("float32") for gradient in group]
+        norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in group]))
+        norms.append(norm.astype("float64"))
+    return paddle.linalg.norm(paddle.stack(norms)).reshape([1])
+
+
+def _unscale(gradients: List[paddle.Tensor], divisor: paddle.Tensor) -> paddle.Tensor:
+    """Divides all gradients; returns whether one or the divisor is not finite, bool ``[1]``."""
+    bad = paddle.logical_not(paddle.isfinite(divisor))
+    for group in by_dtype(gradients):
+        by = divisor.astype("float64" if group[0].dtype == paddle.float64 else "float32")
+        bad = paddle.logical_or(bad, _C_ops.check_finite_and_unscale_(group, by)[-1])
+    return bad
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:

@@ -81,6 +81,7 @@ class CheckpointSection:
     interval_steps: Optional[int] = None
     interval_epochs: Optional[int] = 1
     keep: int = 0  # numbered checkpoints kept besides `latest` and `best`
+    background: bool = True  # write while training goes on
 
 
 @dataclasses.dataclass
@@ -99,10 +100,20 @@ class AverageSection:
 
 
 @dataclasses.dataclass
+class PrecisionSection:
+    """``amp``: mixed precision; needs a GPU."""
+
+    level: str = "O1"  # O1: float32 weights; O2: 16-bit weights beside float32 ones
+    dtype: Optional[str] = None  # bfloat16 or float16; default: bfloat16 where the GPU has it
+    loss_scale: float = 65536.0  # the first, for float16
+
+
+@dataclasses.dataclass
 class ParallelSection:
     """``parallel``: how several processes train together."""
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
+    sharding: int = 0  # 1: shares out optimizer state; 2: and gradients; 3: and weights. Needs GPUs
     lost_after: float = 60.0  # seconds without a sign of life of a process before all end
 
 
@@ -114,6 +125,10 @@ class Schema:
     output_dir: Optional[str] = None  # default: output/<name of the config file>
     seed: int = 0
     device: str = "auto"  # auto, cpu or gpu
+    tf32: bool = True  # on GPUs from A100 on: matrix products with 10 bits of mantissa; false: 23
+    amp: Optional[PrecisionSection] = None  # {} takes its defaults
+    recompute: bool = False  # keep no activations inside blocks: less memory, about a third slower
+    to_static: bool = False  # run the network as a static program
     global_batch_size: Optional[int] = None  # images a step; default: batch_size × processes
     model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head, freeze
     preprocessing: Optional[str] = None  # the release of the model zoo whose image view is taken
@@ -141,6 +156,7 @@ _LEAST = {
     "checkpoint.interval_epochs": 1,
     "checkpoint.keep": 0,
     "parallel.fusion_mb": 1,
+    "parallel.sharding": 0,
     "parallel.lost_after": 1,
     **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},

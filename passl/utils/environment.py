@@ -83,8 +83,13 @@ def import_paddle() -> bool:
     return True
 
 
-def select_device(device: str) -> str:
+def select_device(device: str, tf32: bool = True) -> str:
     """Makes ``cpu`` or ``gpu`` Paddle's current device; ``auto`` takes a GPU where one is.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``gpu``.
+        tf32: whether GPUs from A100 on may round the factors of float32 products to 10 bits of
+            mantissa, as they do by default.
 
     Returns:
         ``"cpu"`` or ``"gpu"``, the device chosen.
@@ -106,6 +111,9 @@ def select_device(device: str) -> str:
                 "(the README says how to install the GPU build)"
             )
         raise PasslError(f"device 'gpu' was asked for, but {reason}; use --device cpu instead")
+    if not tf32:
+        # NVIDIA's libraries read it when they are first used.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     paddle.set_device(device)
     return device
 

@@ -35,6 +35,8 @@ class MixerBlock(nn.Layer):
         input and output: ``[N, S, C]``.
     """
 
+    recompute = True  # as one piece, where activations are to be computed twice
+
     def __init__(
         self,
         num_tokens: int,

@@ -1,0 +1,104 @@
+"""How the network is run in training: precision, memory, static program, several processes."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, ContextManager, Dict
+
+import paddle
+from paddle.distributed.fleet.utils import recompute
+
+from passl.engine.precision import Precision
+from passl.engine.processes import Processes
+from passl.modeling.architectures import Architecture
+from passl.solver import Optimizer
+from passl.utils.config import Config, origin_of
+from passl.utils.errors import PasslError
+
+
+class Execution:
+    """Runs forward and backward passes as a config says.
+
+    The weights are in their places by now: they are cast and shared out from here on.
+
+    Args:
+        cfg: the whole config.
+        architecture: what learns.
+        optimizer: over its parameters.
+        precision: what is computed in 16 bits.
+        processes: those that train together.
+
+    Raises:
+        PasslError: settings that exclude each other, or a network without blocks to recompute.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        architecture: Architecture,
+        optimizer: Optimizer,
+        precision: Precision,
+        processes: Processes,
+    ):
+        self._optimizer, self._precision = optimizer, precision
+        if cfg.recompute and cfg.to_static:
+            raise PasslError(
+                "recompute and to_static exclude each other: a static program plans its own memory",
+                place=origin_of(cfg, "recompute"),
+            )
+        precision.prepare(architecture, optimizer)
+        if cfg.recompute:
+            recompute_blocks(architecture)
+        if cfg.to_static:
+            architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
+        self._network: Any = architecture
+        self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
+        if processes.size > 1:
+            self._network = paddle.DataParallel(
+                architecture, comm_buffer_size=cfg.parallel.fusion_mb
+            )
+            self._local = self._network.no_sync
+
+    def backward(self, batch: Dict[str, Any], weight: float, exchange: bool) -> paddle.Tensor:
+        """Adds the gradients of a batch to those there are.
+
+        Args:
+            batch: as the architecture takes it.
+            weight: factor of the loss in the gradients.
+            exchange: whether the processes exchange their gradients, those of the calls before
+                included.
+
+        Returns:
+            The loss, a scalar on the device, unscaled.
+        """
+        with contextlib.nullcontext() if exchange else self._local():
+            with self.autocast():
+                loss = self._network(batch)["loss"]
+            scale = self._optimizer.loss_scaling
+            (loss * weight * scale.scale if scale.moves else loss * weight).backward()
+        return loss.detach()
+
+    def autocast(self) -> ContextManager[None]:
+        """Returns the context of forward passes outside of ``backward``, for an evaluation."""
+        return self._precision.autocast()
+
+
+def recompute_blocks(architecture: Architecture) -> None:
+    """Lets the blocks of a network forget their activations, and compute them again backward.
+
+    Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174. Blocks are the
+    layers whose class says ``recompute = True``. Dropout draws the same numbers both times.
+
+    Raises:
+        PasslError: there are none.
+    """
+    blocks = [layer for layer in architecture.sublayers() if getattr(layer, "recompute", False)]
+    if not blocks:
+        raise PasslError("the network has no blocks that can be recomputed; set recompute=false")
+    for block in blocks:
+        block.forward = _recomputing(block.forward)
+
+
+def _recomputing(forward: Callable[..., Any]) -> Callable[..., Any]:
+    # The other implementation, a PyLayer, is one that DataParallel cannot look into.
+    return lambda *inputs: recompute(forward, *inputs, use_reentrant=False)
