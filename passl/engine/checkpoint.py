@@ -7,7 +7,10 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import numpy as np
+import paddle
 
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
@@ -29,6 +32,9 @@ _FREE = (
     "evaluate.",
     "hooks",
     "parallel.",
+    "tf32",
+    "recompute",
+    "to_static",
     "max_bad_steps",
     # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
     "global_batch_size",
@@ -41,23 +47,41 @@ _FREE = (
 )
 
 
-def save_checkpoint(
-    paths: List[Path],
-    architecture: Architecture,
-    optimizer: Optimizer,
-    average: Optional[WeightAverage],
-    progress: Progress,
-    record: Dict[str, Any],
+def training_state(
+    architecture: Architecture, optimizer: Optimizer, average: Optional[WeightAverage]
+) -> Dict[str, np.ndarray]:
+    """Returns copies of all tensors of a checkpoint, in its groups, as WeightFile reads them back.
+
+    Weights are float32 also where the network holds 16 bits of them.
+    """
+    network = {**architecture.state_dict(), **optimizer.weights()}
+    model = {name: _wide(tensor) for name, tensor in network.items()}
+    tensors = {f"{MODEL}/{name}": array for name, array in model.items()}
+    tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
+    if average is not None:  # a whole network: what is not averaged is as it is
+        model.update({name: tensor.numpy() for name, tensor in average.tensors().items()})
+        tensors.update({f"{AVERAGE}/{name}": array for name, array in model.items()})
+    return tensors
+
+
+def _wide(tensor: paddle.Tensor) -> np.ndarray:
+    if tensor.dtype in (paddle.float16, paddle.bfloat16):
+        tensor = tensor.astype("float32")
+    return tensor.numpy()
+
+
+def write_checkpoint(
+    paths: List[Path], tensors: Mapping[str, np.ndarray], metadata: Dict[str, Any]
 ) -> None:
-    """Writes the training state once and puts it, atomically, at every path in turn.
+    """Writes a training state once and puts it, atomically, at every path in turn.
 
     The file is first written under another name and synced; a crash at any instant leaves each
     path with either its earlier content or the new one.
 
     Args:
         paths: where it shall stand, all in one folder; the last is the one to resume from.
-        architecture, optimizer, average, progress: the state.
-        record: JSON-able facts to keep beside it (config, class names, environment).
+        tensors: see ``training_state``.
+        metadata: JSON-able facts to keep beside it (progress, config, class names, environment).
 
     Raises:
         PasslError: the disk is full, say; the earlier checkpoints are untouched.
@@ -67,14 +91,8 @@ def save_checkpoint(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
-    # The groups of a checkpoint, as WeightFile reads them back.
-    tensors = {f"{MODEL}/{name}": t.numpy() for name, t in architecture.state_dict().items()}
-    tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
-    if average is not None:
-        tensors.update({f"{AVERAGE}/{name}": a for name, a in average.state_dict().items()})
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
-    metadata = {"kind": "training", "progress": progress.to_json(), **record}
-    write_tensor_file(partial, tensors, metadata)
+    write_tensor_file(partial, tensors, {"kind": "training", **metadata})
     try:
         for path in paths[:-1]:
             second = partial.with_suffix(".link")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any, ContextManager, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
 from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset, dead_worker
+from passl.engine.background import Background
 from passl.engine.checkpoint import (
     Checkpoint,
     find_checkpoint,
     remove_partial_files,
-    save_checkpoint,
+    training_state,
+    write_checkpoint,
 )
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
@@ -160,8 +163,9 @@ def train(
         "environment": environment,
     }
 
-    def save(paths: List[Path]) -> bool:
-        if int(progress.bad_in_a_row):  # it may be the weights that are wrong
+    def save(paths: List[Path], after: Callable[[], None]) -> bool:
+        # It may be the weights that are wrong. A loss scale that moves is too large now and then.
+        if int(progress.bad_in_a_row) > int(optimizer.loss_scaling.moves):
             logger.warning(
                 "step %d: not saved: the last %d gradients were not finite",
                 progress.step,
@@ -174,8 +178,17 @@ def train(
         progress.loss_images = paddle.to_tensor(loss_images / processes.size, dtype="float64")
         record["samples_seen"] = progress.step * global_batch
         if processes.is_first:
-            save_checkpoint(paths, architecture, optimizer, average, progress, record)
+            tensors = training_state(architecture, optimizer, average)
+            metadata = copy.deepcopy({"progress": progress.to_json(), **record})
+
+            def write() -> None:
+                write_checkpoint(paths, tensors, metadata)
+                after()
+
+            saving.do(write)
         return True
+
+    saving = Background(cfg.checkpoint.background)
 
     run = Run(
         cfg=cfg,
@@ -186,11 +199,12 @@ def train(
         progress=progress,
         environment=environment,
         save=save,
+        finish_saving=saving.finish,
         is_first=processes.is_first,
     )
     _announce(run, architecture, datasets, checkpoint_path, accumulation)
     try:
-        with Interrupts() as stop, Peers(processes, stop, cfg.parallel.lost_after) as peers:
+        with saving, Interrupts() as stop, Peers(processes, stop, cfg.parallel.lost_after) as peers:
             _call(hooks, "on_start", run)
             with contextlib.closing(iter(loader)) as batches:
                 _loop(
@@ -207,6 +221,7 @@ def train(
                     peers,
                     processes,
                 )
+            saving.finish()
             if "test" in evaluation_loaders:
                 # The best checkpoint has them in it; without one, what is there is reported.
                 with _evaluated(average), execution.autocast():
@@ -326,6 +341,7 @@ def _loop(
                 [progress.loss_sum, progress.loss_images, images]
             )
             reported = _report_bad_steps(progress, reported, cfg.max_bad_steps)
+            run.finish_saving(wait=False)
             now = time.perf_counter()
             record = {
                 "step": progress.step,

@@ -59,8 +59,11 @@ class Run:
         total_steps, steps_per_epoch, global_batch: the plan, in optimizer steps and images.
         progress: how far the run is.
         environment: versions, commit, threads; see ``describe_environment``.
-        save: writes a checkpoint file atomically to each of the given paths; every process calls
-            it, the first one writes. False: not now, because the last gradients were not finite.
+        save: takes the state down and writes it atomically to each of the given paths, perhaps
+            while training goes on, then calls the function given; every process calls it, the first
+            one writes. False: not now, because the last gradients were not finite.
+        finish_saving: waits until what was saved is on the disk; ``finish_saving(wait=False)`` only
+            raises the error of a save that has failed.
         is_first: whether this is the first process, the one that writes.
     """
 
@@ -71,7 +74,8 @@ class Run:
     global_batch: int
     progress: Progress
     environment: Record
-    save: Callable[[List[Path]], bool]
+    save: Callable[[List[Path], Callable[[], None]], bool]
+    finish_saving: Callable[..., None]
     is_first: bool = True
 
     @property

@@ -48,6 +48,7 @@ class Checkpoint(Hook):
             self._save(run)
         if self._saved_step != run.progress.step:
             return
+        run.finish_saving()
         logger.info(
             "saved at step %d in %s; continue with --resume auto",
             run.progress.step,
@@ -63,9 +64,10 @@ class Checkpoint(Hook):
             paths.append(folder / f"step-{run.progress.step:08d}.safetensors")
         # Last, because a resume starts from it: all that it speaks of is then in place.
         paths.append(folder / LATEST)
-        if not run.save(paths):
-            return
-        self._best_is_new, self._saved_step = False, run.progress.step
-        if keep and run.is_first:
-            for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
+
+        def remove_old() -> None:
+            for old in sorted(folder.glob("step-*.safetensors"))[:-keep] if keep else ():
                 old.unlink()
+
+        if run.save(paths, remove_old):
+            self._best_is_new, self._saved_step = False, run.progress.step

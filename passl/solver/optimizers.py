@@ -77,7 +77,7 @@ class Optimizer:
         return self._optimizer
 
     def weights(self) -> Dict[str, paddle.Tensor]:
-        """Returns the weights that steps are made on: float32 also where the network has 16 bits."""
+        """Returns the weights that steps are made on: float32 where the network has 16 bits."""
         masters = self._optimizer._master_weights
         return {name: masters.get(p.name, p) for name, p in self._named}
 
