@@ -15,7 +15,7 @@ import paddle
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
-from passl.utils.config import plain
+from passl.utils.config import plain, with_defaults
 from passl.utils.errors import PasslError
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
@@ -173,7 +173,7 @@ class Checkpoint:
             global_batch: images an optimizer step.
             allow_batch_change: whether ``global_batch`` may differ.
         """
-        for key, then, now in _differences(plain(self.file.metadata["config"]), plain(cfg)):
+        for key, then, now in _differences(with_defaults(self.file.metadata["config"]), plain(cfg)):
             if not any(key == free or (free[-1] == "." and key.startswith(free)) for free in _FREE):
                 raise PasslError(
                     f"{self.path}: was trained with {key} = {then!r}, the config now says {now!r}; "

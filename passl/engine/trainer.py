@@ -112,9 +112,10 @@ def train(
     optimizer = build_optimizer(cfg.optimizer, architecture)
     hooks = build_hooks(cfg.hooks, processes.is_first)
 
-    progress = Progress()
+    progress, resumed_at = Progress(), 0
     if checkpoint_path is not None:
         checkpoint = Checkpoint.open(checkpoint_path)
+        resumed_at = checkpoint.progress.step
         checkpoint.check(cfg, samples, global_batch, allow_batch_change)
         progress = checkpoint.progress
     elif pretrained is not None:
@@ -201,6 +202,7 @@ def train(
         save=save,
         finish_saving=saving.finish,
         is_first=processes.is_first,
+        resumed_at=resumed_at,
     )
     _announce(run, architecture, datasets, checkpoint_path, accumulation)
     try:

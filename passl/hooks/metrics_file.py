@@ -37,7 +37,7 @@ class MetricsFile(Hook):
 
     def on_start(self, run: Run) -> None:
         path = run.folder / "metrics.jsonl"
-        kept = [r for r in read_metrics(path) if r["step"] <= run.progress.step]
+        kept = [r for r in read_metrics(path) if r["step"] <= run.resumed_at]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
         os.replace(partial, path)

@@ -104,7 +104,7 @@ class Optimizer:
             whether all gradients were finite, bool ``[]``, on the device.
         """
         gradients = [p.grad for _, p in self._named if p.grad is not None]
-        divisor = self.loss_scaling.scale
+        divisor = self.loss_scaling.scale.astype("float64")
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             norm = _norm(gradients) / divisor

@@ -520,6 +520,18 @@ def split_section(cfg: Config, split: str) -> Config:
     return section
 
 
+def with_defaults(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Returns a config that an earlier version has written, with the keys that are new since.
+
+    They get the values that make no difference: their defaults.
+    """
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(Schema), values)
+    except omegaconf.errors.OmegaConfBaseException:  # of keys that are gone; the caller tells which
+        return values
+    return OmegaConf.to_container(cfg, resolve=False, structured_config_mode="dict")
+
+
 def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Dict[str, Any]:
     """Fills in the defaults of the fixed sections; refuses unknown keys and wrong types."""
     _refuse_unknown(values, Schema, "", origins)

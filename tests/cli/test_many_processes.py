@@ -140,19 +140,26 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_four(alone, config,
 
 def test_another_number_of_images_a_step_is_refused_unless_asked_for(config, tmp_path):
     folder = tmp_path / "run"
-    first = ("-c", config(64), "--output-dir", folder, "-o", "checkpoint.interval_steps=5")
+    first = (
+        "-c", config(32, global_batch_size=32), "--output-dir", folder,
+        "-o", "checkpoint.interval_steps=5",
+    )  # fmt: skip
     process = start_processes(1, tmp_path / "logs", "train", *first)
     stop_after(process, folder, 7, signal.SIGTERM)
-    done = max(losses(folder))
-    resume = ("-c", config(32, global_batch_size=32), "--output-dir", folder, "--resume", "auto")
+    before = records(folder)
+    done = before[-1]["step"]
+    resume = ("-c", config(64), "--output-dir", folder, "--resume", "auto")
     code, _, err = run_tool("train", *resume)
     assert code == 2
-    assert "was trained with 64 images a step, now it would be 32" in err
+    assert "was trained with 32 images a step, now it would be 64" in err
     code, out, err = run_tool("train", *resume, "--allow-batch-change")
     assert code == 0, err
-    # 200 images are 3 steps of 64 an epoch, or 6 of 32.
-    assert f"at step {6 * (done // 3) + 2 * (done % 3)}" in out
-    assert max(losses(folder)) == 42
+    # 200 images are 6 steps of 32 an epoch, or 3 of 64.
+    step = 3 * (done // 6) + -(-(done % 6) // 2)
+    assert f"at step {step}" in out
+    after = records(folder)
+    assert after[: len(before)] == before, "nothing that was recorded is lost"
+    assert after[len(before)]["step"] == step + 1 and max(r["step"] for r in after) == 21
 
 
 def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, config, tmp_path):
