@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Sets up an environment of its own and runs the tests.
 #
-# usage: bash scripts/test.sh [--full] [--paddle VERSION] [--reference PYTHON] [PYTEST ARGUMENTS …]
+# usage: bash scripts/test.sh [--full | --soak] [--paddle VERSION] [--reference PYTHON] [PYTEST ARGUMENTS …]
 #   --full              also the slow tests
+#   --soak              only the tests that repeat something for minutes, such as twenty crashes
 #   --paddle VERSION    on another PaddlePaddle, in an environment of its own
 #   --reference PYTHON  only the comparisons with timm as it runs; PYTHON is another interpreter, which
 #                       has what the extra `reference` in setup.py names, and no PaddlePaddle
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
-selection=(-m "not full")
+selection=(-m "not full and not soak")
 paddle=()
 venv=.venv
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        sed -n '2,8s/^# \{0,1\}//p' "$0"
+        sed -n '2,9s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
-    --full) selection=() ;;
+    --full) selection=(-m "not soak") ;;
+    --soak) selection=(-m soak) ;;
     --paddle)
         [ $# -ge 2 ] || fail "--paddle needs a version, such as 2.6.2"
         paddle=("paddlepaddle==$2")

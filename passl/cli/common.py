@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, List, Optional
 
 from passl.engine.interrupts import Interrupted
+from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_console
 
@@ -106,6 +107,12 @@ def run_command(
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except (RuntimeError, MemoryError, OSError) as error:
+        known = explain_device_error(error)
+        if known is None or arguments.debug:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:

@@ -234,12 +234,12 @@ def train(
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # what NCCL and CUDA report is an OSError in Paddle
         lost = lost_process(error) if processes.size > 1 else None
-        if lost is None:
+        if lost is not None:
+            raise lost from error
+        if not isinstance(error, OSError) or error.errno is None:
             raise
-        raise lost from error
-    except OSError as error:
         raise PasslError(
             f"{error.filename or folder}: could not be written ({error.strerror}); the last "
             "checkpoint is whole; make room, then --resume auto"

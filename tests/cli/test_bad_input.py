@@ -4,6 +4,7 @@ import os
 import shutil
 
 import pytest
+from helpers import run_tool
 from PIL import Image
 
 from passl.cli import eval as eval_command
@@ -153,3 +154,11 @@ def test_the_working_folder_stays_clean(train_error, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     train_error("-o", "epoch=1")
     assert sorted(os.listdir(tmp_path)) == ["small.yaml"]
+
+
+def test_too_little_memory_is_one_line(config_file):
+    code, _, err = run_tool(
+        "train", "-c", config_file(), "-o", "model.architecture.channels_mlp_dim=1000000000"
+    )
+    assert code == 2
+    assert err.startswith("error: the memory is full; lower") and err.count("\n") == 1

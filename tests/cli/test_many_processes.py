@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -284,6 +286,72 @@ def test_killed_it_starts_again_by_itself_and_ends_as_if_nothing_had_been(
     assert script.returncode == 0, out
     assert "restart 1 of 2: process " in out and "restart 2 of 2: process " in out
     assert_same_run(folder, alone)
+
+
+def kill_job(process):
+    """SIGKILL for the launcher and all its processes, as when a machine goes down."""
+    pids = [*processes_of(process.pid), process.pid]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_killed_whole_at_any_moment_it_resumes_to_the_same_bits(config, tmp_path, kills):
+    """Every other kill falls into the writing of a checkpoint; the others anywhere."""
+    settings = (
+        "-c", config(32), "-o", "checkpoint.interval_steps=1", "-o", "checkpoint.keep=2",
+        "-o", f"epochs={3 + kills}",
+    )  # fmt: skip
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    code, _, logs = launch(2, whole, *settings, "--output-dir", whole)
+    assert code == 0, logs
+    chance, during_a_save = random.Random(0), 0
+    checkpoints = folder / "checkpoints"
+    for kill in range(kills):
+        process = start_processes(
+            2, tmp_path / "logs", "train", *settings, "--output-dir", folder, "--resume", "auto"
+        )
+        begun = max(losses(folder), default=0) if (folder / "metrics.jsonl").exists() else 0
+        wait_for_step(process, folder, begun + 2)
+        if kill % 2:
+            deadline = time.monotonic() + 30
+            while not list(checkpoints.glob(".partial-*")) and process.poll() is None:
+                assert time.monotonic() < deadline
+            during_a_save += process.poll() is None
+        else:
+            time.sleep(0.3 * chance.random())
+        kill_job(process)
+    assert during_a_save >= kills // 2 - 1
+    code, _, logs = launch(2, folder, *settings, "--output-dir", folder, "--resume", "auto")
+    assert code == 0, logs
+    for name, array in weights(whole).items():
+        np.testing.assert_array_equal(weights(folder)[name], array, err_msg=name)
+    assert records(folder) == records(whole)
+    assert not list(checkpoints.glob(".partial-*"))
+
+
+def test_a_full_disk_ends_all_and_leaves_the_checkpoint_before(config, tmp_path):
+    """A limit on the size of files, which records fit in but no checkpoint."""
+    folder = tmp_path / "run"
+    arguments = ("-c", config(32), "--output-dir", folder, "-o", "checkpoint.interval_steps=1")
+    process = start_processes(2, tmp_path / "logs", "train", *arguments)
+    stop_after(process, folder, 3, signal.SIGTERM)
+    latest = folder / "checkpoints" / "latest.safetensors"
+    before = latest.read_bytes()
+    limit = len(before) // 2
+    process = start_processes(
+        2, tmp_path / "full", "train", *arguments, "--resume", "auto",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    process.communicate(timeout=60)
+    assert process.returncode == 2
+    first, logs = said(tmp_path / "full")
+    assert "could not be written" in first and "is the disk full?" in first
+    assert "Traceback" not in logs
+    assert latest.read_bytes() == before
+    assert not list(latest.parent.glob(".partial-*"))
 
 
 def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
