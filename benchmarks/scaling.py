@@ -58,8 +58,8 @@ RTX3090_TRAINING = {
 }
 # NVIDIA's GA102 whitepaper: dense 16-bit products summed in float32, and memory bandwidth.
 RTX3090_TFLOPS, RTX3090_GBS = 71.0, 936.0
-# big_vision's config mlp_mixer_i1k.py: B/16, 300 epochs of 99 % of the training images in 2 h 11 min
-# on a TPU v3-128 (128 cores, two to a chip of 123 TFLOP/s), its evaluations included.
+# big_vision's config mlp_mixer_i1k.py: B/16, 300 epochs of 99 % of the training images in
+# 2 h 11 min on a TPU v3-128 (128 cores, two to a chip of 123 TFLOP/s), evaluations included.
 TPU_CORES, TPU_SECONDS, TPU_CORE_TFLOPS = 128, 2 * 3600 + 11 * 60, 61.5
 
 
@@ -294,9 +294,10 @@ def print_model(name: str, shape: Shape) -> dict:
     if name == "mlp_mixer_b16_224":
         rate = 300 * 0.99 * IMAGES / TPU_SECONDS / TPU_CORES
         result["tpu_v3_core_rate"] = rate
+        share = rate * flops / (TPU_CORE_TFLOPS * 1e12)
         print(
-            f"* Published: 300 epochs in 2 h 11 min on a TPU v3-128 (big_vision), {rate:.0f} images/s "
-            f"a core, {rate * flops / (TPU_CORE_TFLOPS * 1e12):.0%} of its {TPU_CORE_TFLOPS} TFLOP/s."
+            f"* Published: 300 epochs in 2 h 11 min on a TPU v3-128 (big_vision), {rate:.0f} "
+            f"images/s a core, {share:.0%} of its {TPU_CORE_TFLOPS} TFLOP/s."
         )
     return result
 
@@ -351,8 +352,9 @@ def print_memory(shape: Shape, batch: int) -> dict:
 def print_speed(name: str, shape: Shape, batch: int, epochs: int) -> dict:
     gradients = shape.parameters * O1.gradient
     rates, links, speed_rows, link_rows = [], [], [], []
-    for machine in MACHINES:
+    for machine, before in zip(MACHINES, (None, *MACHINES)):
         low, middle, high = image_rates(name, shape, machine)
+        other = before is None or machine[2:] != before[2:]  # than the one before, in speed
         micro = largest_batch(shape, O1, machine, False, batch // GPUS)
         for nodes in (1, NODES):
             gpus = GPUS * nodes
@@ -366,14 +368,35 @@ def print_speed(name: str, shape: Shape, batch: int, epochs: int) -> dict:
                 exchange = exchange_seconds(gradients, gpus, gbs)
                 part = exchange / (compute + exchange)
                 every = accumulation * exchange / (compute + accumulation * exchange)
-                links.append([machine.name, gpus, link, gbs, exchange, compute, part, every])
+                links.append(
+                    {
+                        "machine": machine.name,
+                        "gpus": gpus,
+                        "link": link,
+                        "link_gbs": gbs,
+                        "exchange_seconds": exchange,
+                        "compute_seconds": compute,
+                        "share": part,
+                        "share_with_each_micro_batch": every,
+                    }
+                )
                 cells = [f"{1e3 * exchange:.1f}", f"{1e3 * compute:.0f}", f"{part:.1%}"]
-                label = f"{link}, {gbs:g} GB/s"
-                link_rows.append([machine.name, gpus, label, *cells, accumulation, f"{every:.1%}"])
+                cells += [str(accumulation), f"{every:.1%}"]
+                if other:
+                    link_rows.append([machine.name, gpus, f"{link}, {gbs:g} GB/s", *cells])
                 if order == 0:
                     totals = [batch / (share / r + exchange) for r in (low, middle, high)]
             hours = [epochs * IMAGES / total / 3600 for total in totals]
-            rates.append([machine.name, gpus, micro, accumulation, totals, hours])
+            rates.append(
+                {
+                    "machine": machine.name,
+                    "gpus": gpus,
+                    "micro_batch": min(micro, share),
+                    "accumulation": accumulation,
+                    "images_per_second": totals,
+                    "hours": hours,
+                }
+            )
             speed_rows.append(
                 [
                     machine.name if nodes == 1 else f"{nodes} × {machine.name}",

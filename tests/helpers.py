@@ -81,10 +81,14 @@ def start_tool(tool, *arguments, **options):
 
 
 def start_processes(count, logs, tool, *arguments, **options):
-    """Starts a tool under Paddle's launcher; ``logs`` gets a ``workerlog.N`` of each process."""
+    """Starts a tool, or another program, under Paddle's launcher.
+
+    ``logs`` gets a ``workerlog.N`` of each process.
+    """
+    program = tool if str(tool).endswith(".py") else ROOT / "tools" / f"{tool}.py"
     return subprocess.Popen(
         [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(count),
-         "--log_dir", str(logs), str(ROOT / "tools" / f"{tool}.py"), *map(str, arguments)],
+         "--log_dir", str(logs), str(program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,6 +10,7 @@ from paddle.distributed.fleet.utils import recompute
 
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes
+from passl.engine.sharding import shard
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of
@@ -53,7 +54,9 @@ class Execution:
             architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
-        if processes.size > 1:
+        if cfg.parallel.sharding:
+            self._network = shard(architecture, optimizer, cfg, processes)
+        elif processes.size > 1:
             self._network = paddle.DataParallel(
                 architecture, comm_buffer_size=cfg.parallel.fusion_mb
             )
@@ -90,8 +93,12 @@ def recompute_blocks(architecture: Architecture) -> None:
     layers whose class says ``recompute = True``. Dropout draws the same numbers both times.
 
     Raises:
-        PasslError: there are none.
+        PasslError: there are none, or this PaddlePaddle cannot do it here.
     """
+    if paddle.__version__.startswith("2.") and paddle.get_device() == "cpu":
+        raise PasslError(
+            "PaddlePaddle 2 recomputes on a GPU alone; set recompute=false, or use PaddlePaddle 3"
+        )
     blocks = [layer for layer in architecture.sublayers() if getattr(layer, "recompute", False)]
     if not blocks:
         raise PasslError("the network has no blocks that can be recomputed; set recompute=false")

@@ -28,6 +28,7 @@ from passl.engine.interrupts import Interrupted, Interrupts
 from passl.engine.peers import Peers
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
+from passl.engine.sharding import check_sharding
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
@@ -93,6 +94,7 @@ def train(
 
     global_batch, accumulation = batch_plan(cfg, launched_size())
     processes = join_processes()
+    check_sharding(cfg, device, processes)
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
@@ -178,8 +180,9 @@ def train(
         progress.loss_sum = paddle.to_tensor(loss_sum / processes.size, dtype="float64")
         progress.loss_images = paddle.to_tensor(loss_images / processes.size, dtype="float64")
         record["samples_seen"] = progress.step * global_batch
-        if processes.is_first:
+        if processes.is_first or optimizer.shards is not None:
             tensors = training_state(architecture, optimizer, average)
+        if processes.is_first:
             metadata = copy.deepcopy({"progress": progress.to_json(), **record})
 
             def write() -> None:

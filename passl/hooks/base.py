@@ -65,8 +65,8 @@ class Run:
         finish_saving: waits until what was saved is on the disk; ``finish_saving(wait=False)`` only
             raises the error of a save that has failed.
         is_first: whether this is the first process, the one that writes.
-        resumed_at: the step at which the checkpoint was written that the run goes on from, 0 without
-            one; not that of ``progress`` where a step has another number of images now.
+        resumed_at: the step of the checkpoint that the run goes on from, 0 without one; not that of
+            ``progress`` where a step has another number of images now.
     """
 
     cfg: Config

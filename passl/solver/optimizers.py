@@ -70,6 +70,8 @@ class Optimizer:
         self._named = _trainable(model)
         self.grad_clip = grad_clip
         self.loss_scaling = LossScaling()
+        # Where several processes share the state out; set by the engine.
+        self.shards: Any = None
 
     @property
     def paddle(self) -> paddle.optimizer.Optimizer:
@@ -108,23 +110,30 @@ class Optimizer:
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             norm = _norm(gradients) / divisor
+            if self.shards is not None:  # each has the sums of all processes, of its own parameters
+                norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
             divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
         bad = _unscale(gradients, divisor)
+        if self.shards is not None:
+            bad = self.shards.sum(bad.astype("float32")) > 0
         self.loss_scaling.update(bad, gradients)
         finite = paddle.logical_not(bad).reshape([])
+        acting = self._optimizer if self.shards is None else self.shards.optimizer
         self._optimizer.set_lr(learning_rate)
         # The state's automatic names end in a count over the whole process; in a name space of its
         # own it is always 0, also for a second optimizer over the same network.
         with paddle.utils.unique_name.guard():
             self._optimizer._create_global_learning_rate()
             self._optimizer._global_learning_rate().multiply_(finite.astype("float32"))
-            self._optimizer.step()
+            acting.step()
         self._restored = None
-        self._optimizer.clear_grad()
+        acting.clear_grad()
         return finite
 
     def state_dict(self) -> Dict[str, np.ndarray]:
         """Returns the state as ``{"<parameter>/<quantity>": array}``.
+
+        Where processes share it out, all must call this, and the first one gets it.
 
         Paddle names it by automatic names (``linear_0.w_0_moment1_0``), which shift when the
         process builds another network first; here the network's own names are used.
@@ -138,6 +147,8 @@ class Optimizer:
                 continue  # the schedule is a function of the step
             name, quantity = _split_key(key, automatic)
             state[f"{name}/{quantity}"] = value.numpy()
+        if self.shards is not None:
+            state = self.shards.gather(state)
         for key, array in self.loss_scaling.state_dict().items():
             state[f"{_LOSS_SCALING}/{key}"] = array
         return state

@@ -113,7 +113,7 @@ class ParallelSection:
     """``parallel``: how several processes train together."""
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
-    sharding: int = 0  # 1: shares out optimizer state; 2: and gradients; 3: and weights. Needs GPUs
+    sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
     lost_after: float = 60.0  # seconds without a sign of life of a process before all end
 
 

@@ -13,8 +13,8 @@ _MEMORY = (
 )
 _BUILD = (
     "this GPU, its driver and this build of PaddlePaddle do not fit together: compare the CUDA "
-    "version that nvidia-smi shows with that of paddle.version.cuda(), and install the build for it "
-    "or a newer driver"
+    "version that nvidia-smi shows with that of paddle.version.cuda(), and install the build for "
+    "it or a newer driver"
 )
 # What Paddle's messages hold -> what happened, and what to do.
 _MEANINGS = (
@@ -24,8 +24,8 @@ _MEANINGS = (
     (r"no kernel image is available|not compiled with .*compute capability", _BUILD),
     (
         r"dynamic library .*(cudnn|cublas|nccl|cuda)|lib(cudnn|cublas|nccl)[^ ]* .*not found",
-        "a library of CUDA is missing that PaddlePaddle needs: its path belongs in LD_LIBRARY_PATH; "
-        'python -c "import paddle; paddle.utils.run_check()" tells more',
+        "a library of CUDA is missing that PaddlePaddle needs: its path belongs in "
+        'LD_LIBRARY_PATH; python -c "import paddle; paddle.utils.run_check()" tells more',
     ),
     (
         r"CUDA error\(\d+\)|CUDNN error\(\d+\)|CUBLAS error\(\d+\)",

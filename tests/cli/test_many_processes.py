@@ -181,6 +181,30 @@ def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, co
     assert counts[0] == counts[1] and counts[0][0] == 13
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_shared_out_optimizer_state_gives_the_same_weights(alone, config, tmp_path, stage):
+    """With Paddle's own classes, made to run on processors; two micro-batches a step, clipped."""
+    program = ROOT / "tests" / "group_sharded_on_cpu.py"
+    folder = tmp_path / "run"
+    arguments = ("-c", config(16), "--output-dir", folder, "-o", f"parallel.sharding={stage}")
+    code, _, logs = launch(2, folder, *arguments, tool=program)
+    assert code == 0, logs
+    assert_same_run(folder, alone)
+    states = [
+        WeightFile(run / "checkpoints" / "latest.safetensors").read_group("optimizer")
+        for run in (folder, alone)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, array in states[1].items():
+        np.testing.assert_allclose(states[0][name], array, atol=1e-4, rtol=0, err_msg=name)
+
+
+def test_sharing_out_is_refused_on_processors(config, tmp_path):
+    arguments = ("-c", config(64), "--output-dir", tmp_path / "run", "--device", "cpu")
+    code, _, err = run_tool("train", *arguments, "-o", "parallel.sharding=2")
+    assert code == 2 and "needs several processes, each on a GPU" in err and err.count("\n") == 1
+
+
 # ---------------------------------------------------------------- failures
 
 

@@ -180,7 +180,9 @@ def network(**changes):
     return model
 
 
-@pytest.mark.smoke
+@pytest.mark.skipif(
+    paddle.__version__.startswith("2."), reason="PaddlePaddle 2 recomputes on a GPU alone"
+)
 def test_recomputed_blocks_give_the_same_gradients():
     """To the last bit, dropout and stochastic depth included."""
     rng = np.random.default_rng(0)

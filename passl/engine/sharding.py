@@ -1,0 +1,98 @@
+"""Sharing out the optimizer's state among processes, through Paddle's group-sharded training.
+
+Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", arXiv
+1910.02054: stage 1 shares out the optimizer's state, stage 2 the gradients too. A parameter belongs
+to one process, which alone makes its steps; all processes then get it from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import numpy as np
+import paddle
+from paddle import distributed
+from paddle.distributed.sharding import group_sharded_parallel
+
+from passl.engine.processes import Processes
+from passl.modeling.architectures import Architecture
+from passl.solver import Optimizer
+from passl.utils.config import Config, origin_of
+from passl.utils.errors import PasslError
+
+_LEVELS = {1: "os", 2: "os_g"}
+
+
+def check_sharding(cfg: Config, device: str, processes: Processes) -> None:
+    """Raises PasslError where ``parallel.sharding`` cannot be done, or not with other settings."""
+    stage, place = cfg.parallel.sharding, origin_of(cfg.parallel, "sharding")
+    if not stage:
+        return
+    if stage not in _LEVELS:
+        raise PasslError(f"parallel.sharding is 0, 1 or 2, not {stage}", place=place)
+    if device != "gpu" or processes.size == 1:
+        raise PasslError(
+            "parallel.sharding needs several processes, each on a GPU: PaddlePaddle's "
+            "group-sharded training refuses a processor; set parallel.sharding=0",
+            place=place,
+        )
+    for other, wrong in (
+        ("amp.level=O2", cfg.amp is not None and cfg.amp.level == "O2"),
+        ("to_static", cfg.to_static),
+    ):
+        if wrong:
+            raise PasslError(f"parallel.sharding and {other} exclude each other", place=place)
+
+
+class Shards:
+    """What the optimizer of one process needs to know of those of the others.
+
+    Args:
+        optimizer: Paddle's group-sharded one, which averages gradients and hands parameters on.
+        processes: those that share.
+    """
+
+    def __init__(self, optimizer: Any, processes: Processes):
+        self.optimizer = optimizer
+        self.size = processes.size
+        self._rank = processes.rank
+
+    def sum(self, tensor: paddle.Tensor) -> paddle.Tensor:
+        """Returns the sum over all processes, on the device; all must call it."""
+        distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, own: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """Returns the arrays of all processes, in the first of them; {} in the others.
+
+        Args:
+            own: those of this process; no other one has an array of the same name.
+        """
+        listings: List[Any] = []
+        distributed.all_gather_object(
+            listings, [(name, array.shape, str(array.dtype)) for name, array in own.items()]
+        )
+        everything: Dict[str, np.ndarray] = {}
+        # One after the other: no GPU has to hold more than one array of the others.
+        for owner, listing in enumerate(listings):
+            for name, shape, dtype in listing:
+                mine = owner == self._rank
+                tensor = paddle.to_tensor(own[name]) if mine else paddle.empty(shape, dtype)
+                distributed.broadcast(tensor, src=owner)
+                if self._rank == 0:
+                    everything[name] = tensor.numpy()
+        return everything
+
+
+def shard(
+    architecture: Architecture, optimizer: Optimizer, cfg: Config, processes: Processes
+) -> Any:
+    """Shares out the optimizer's state; returns what to call for a forward pass."""
+    network, sharded, _ = group_sharded_parallel(
+        architecture,
+        optimizer.paddle,
+        _LEVELS[cfg.parallel.sharding],
+        buffer_max_size=int(cfg.parallel.fusion_mb * 2**20),
+    )
+    optimizer.shards = Shards(sharded, processes)
+    return network
