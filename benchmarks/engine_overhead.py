@@ -2,15 +2,17 @@
 """What the engine adds to a training step over the same loop written out by hand.
 
 Both train the same tiny Mixer on the same in-memory images through the same Loader, in turn, in one
-process; the engine with all its hooks, a record every ``--interval`` steps and no evaluation.
+process or in several; the engine with all its hooks, a record every ``--interval`` steps and no
+evaluation.
 
-usage: python benchmarks/engine_overhead.py [--repeats 7] [--steps 300] [--json FILE]
+usage: python benchmarks/engine_overhead.py [--processes 1] [--repeats 7] [--steps 300]
 """
 
 import argparse
 import json
 import logging
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ from PIL import Image
 
 from passl.datasets import DATASETS, ImageDataset, Loader, TrainingBatches, build_dataset
 from passl.engine import train
+from passl.engine.processes import join_processes, launched_size
 from passl.hooks import HOOKS, Hook
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
@@ -64,7 +67,7 @@ class StepClock(Hook):
         Clock.times.append(time.perf_counter())
 
 
-def config(steps: int, interval: int) -> dict:
+def config(steps: int, interval: int, processes: int) -> dict:
     return {
         "epochs": 1,
         "model": {
@@ -81,7 +84,7 @@ def config(steps: int, interval: int) -> dict:
         },
         "dataloader": {
             "train": {
-                "dataset": {"name": "Memory", "length": BATCH * steps},
+                "dataset": {"name": "Memory", "length": BATCH * steps * processes},
                 "batch_transforms": [{"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}],
                 "sampler": {"batch_size": BATCH},
                 "loader": {"num_workers": 0},
@@ -106,22 +109,32 @@ def by_engine(cfg: dict, folder: Path) -> float:
     return 1e3 * (times[-1] - times[0]) / (len(times) - 1)
 
 
-def by_hand(cfg: dict) -> float:
+def by_hand(cfg: dict, processes: int) -> float:
     """Returns milliseconds a step."""
     model = build_architecture(cfg["model"])
     model.train()
+    network = paddle.DataParallel(model) if processes > 1 else model
     optimizer = paddle.optimizer.AdamW(1e-3, parameters=model.parameters(), weight_decay=0.0)
     section = cfg["dataloader"]["train"]
     dataset = build_dataset(section["dataset"])
-    steps = len(dataset) // BATCH
+    steps = len(dataset) // (BATCH * processes)
     loader = Loader(
         dataset,
-        TrainingBatches(len(dataset), BATCH, BATCH, 0, 0, steps),
+        TrainingBatches(
+            len(dataset),
+            BATCH * processes,
+            BATCH * processes,
+            0,
+            0,
+            steps,
+            rank=paddle.distributed.get_rank(),
+            size=processes,
+        ),
         section["batch_transforms"],
     )
     times = []
     for batch in loader:
-        loss = model(batch)["loss"]
+        loss = network(batch)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
@@ -134,19 +147,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--processes", type=int, default=1, help="with one math thread each")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--interval", type=int, default=50)
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
+    if arguments.processes > 1 and launched_size() == 1:
+        command = ["--nproc_per_node", str(arguments.processes), *sys.argv]
+        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir"]
+        with tempfile.TemporaryDirectory() as folder:
+            sys.exit(subprocess.call([*launcher, folder, *command]))
     logging.getLogger("passl").setLevel(logging.WARNING)
-    cfg = config(arguments.steps, arguments.interval)
+    cfg = config(arguments.steps, arguments.interval, arguments.processes)
+    first = join_processes().is_first
     rows = []
     for repeat in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            engine, hand = by_engine(cfg, Path(folder)), by_hand(cfg)
+            engine = by_engine(cfg, Path(folder))
+            hand = by_hand(cfg, arguments.processes)
         rows.append({"engine_ms": engine, "hand_ms": hand, "added_ms": engine - hand})
-        print(f"{repeat + 1}: engine {engine:.3f} ms, by hand {hand:.3f} ms a step", flush=True)
+        if first:
+            print(f"{repeat + 1}: engine {engine:.3f} ms, by hand {hand:.3f} ms a step", flush=True)
+    if not first:
+        return
     medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     print(
         f"median of {len(rows)}: engine {medians['engine_ms']:.3f} ms, by hand "

@@ -331,7 +331,7 @@ def print_memory(shape: Shape, batch: int) -> dict:
         rows,
     )
     rows, sharded = [], []
-    for stage in range(4):
+    for stage in range(3):
         sums = [
             sum(state_bytes(shape, fmt, stage, processes).values()) / 1e9
             for fmt in (O1, FORMATS[3])

@@ -64,3 +64,31 @@ def test_fetching_what_is_there_costs_nothing(tmp_path):
     assert (
         bash(f"bash scripts/fetch_groceries.sh {tmp_path}")[1] == f"{tmp_path}: is there already\n"
     )
+
+
+@pytest.mark.parametrize(
+    "result, restarts, code, again",
+    [(0, 0, 0, False), (2, 0, 2, False), (143, 9, 0, True), (75, 2, 0, True), (75, 3, 75, False)],
+)
+def test_a_slurm_job_is_queued_again_as_long_as_that_may_help(
+    bare_path, tmp_path, result, restarts, code, again
+):
+    """With stand-ins for Slurm's commands; there is no cluster here."""
+    (bare_path / "head").symlink_to(shutil.which("head"))
+    stand_in(bare_path, "srun", f'echo "srun $*"; exit {result}')
+    stand_in(bare_path, "scontrol", 'case "$1" in show) echo n1; echo n2;; *) echo "$*";; esac')
+    env = {
+        "PATH": str(bare_path), "SLURM_JOB_ID": "20007", "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_NUM_NODES": "2", "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_RESTART_COUNT": str(restarts),
+    }  # fmt: skip
+    found, out, _ = bash("bash scripts/train_slurm.sh -c mlp-mixer_b16_224", env=env)
+    assert found == code
+    assert "train_dist.sh --nnodes 2 --master n1:20007" in out.splitlines()[0]
+    assert out.splitlines()[0].endswith("-c mlp-mixer_b16_224")
+    assert ("requeue 20007" in out) == again
+
+
+def test_a_slurm_job_outside_of_slurm_says_how():
+    code, _, err = bash("env -u SLURM_JOB_ID bash scripts/train_slurm.sh")
+    assert code == 2 and "sbatch scripts/train_slurm.sh" in err

@@ -8,6 +8,7 @@ small numbers with the others, through the key-value store by which Paddle sets 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from passl.utils.logging import logger
 
 _SECONDS_BETWEEN_BEATS = 0.5
 _HAS_LEFT = 1 << 40  # more beats than there can be: a process that has ended as it should
+_RUNS = itertools.count()  # of this process; the store keeps what earlier ones have left there
 
 
 class Peers:
@@ -42,6 +44,7 @@ class Peers:
 
     def __init__(self, processes: Processes, interrupts: Interrupts, lost_after: float):
         self._processes, self._interrupts, self._lost_after = processes, interrupts, lost_after
+        self._run = 0
         self._changed = threading.Condition()
         self._begun = 0  # steps that the training loop has begun
         self._frozen = False
@@ -54,6 +57,7 @@ class Peers:
 
     def __enter__(self) -> Peers:
         if self._processes.size > 1:
+            self._run = next(_RUNS)
             self._store = core.create_or_get_global_tcp_store()
             self._store.set(self._key("host", self._processes.rank), socket.gethostname())
             self._hosts = [
@@ -106,9 +110,8 @@ class Peers:
 
     # ------------------------------------------------ the threads
 
-    @staticmethod
-    def _key(what: str, rank: int) -> str:
-        return f"passl/{what}/{rank}"
+    def _key(self, what: str, rank: int) -> str:
+        return f"passl/{self._run}/{what}/{rank}"
 
     def _count(self, what: str, rank: int = 0, increment: int = 0) -> int:
         """Adds to a number that all processes see, and returns it."""

@@ -326,7 +326,7 @@ def test_killed_whole_at_any_moment_it_resumes_to_the_same_bits(config, tmp_path
     """Every other kill falls into the writing of a checkpoint; the others anywhere."""
     settings = (
         "-c", config(32), "-o", "checkpoint.interval_steps=1", "-o", "checkpoint.keep=2",
-        "-o", f"epochs={3 + kills}",
+        "-o", f"epochs={30 + 8 * kills}",
     )  # fmt: skip
     whole, folder = tmp_path / "whole", tmp_path / "run"
     code, _, logs = launch(2, whole, *settings, "--output-dir", whole)
