@@ -216,7 +216,7 @@ def state_bytes(shape: Shape, fmt: Format, stage: int = 0, processes: int = 1) -
 
     p = shape.parameters
     return {
-        "parameters": p * fmt.parameter / share(3),
+        "parameters": float(p * fmt.parameter),
         "16-bit copies": float(p * fmt.cast),
         "gradients": p * fmt.gradient / share(2),
         "fusion buffers": p * fmt.gradient / share(2),
@@ -333,13 +333,12 @@ def print_memory(shape: Shape, batch: int) -> dict:
     rows, sharded = [], []
     for stage in range(3):
         sums = [
-            sum(state_bytes(shape, fmt, stage, processes).values()) / 1e9
-            for fmt in (O1, FORMATS[3])
+            sum(state_bytes(shape, O1, stage, processes).values()) / 1e9
             for processes in (GPUS, GPUS * NODES)
         ]
         sharded.append(sums)
         rows.append([stage, *(f"{s:.2f}" for s in sums)])
-    header = ["stage", "O1, 8 GPUs", "O1, 32 GPUs", "O2, 8 GPUs", "O2, 32 GPUs"]
+    header = ["stage", "O1, 8 GPUs", "O1, 32 GPUs"]  # the engine does not share out O2's
     table("The same sums where optimizer state is shared out, GB a GPU:", header, rows)
     return {
         "state_bytes": states,
