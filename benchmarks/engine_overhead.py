@@ -9,8 +9,10 @@ usage: python benchmarks/engine_overhead.py [--processes 1] [--repeats 7] [--ste
 """
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -63,6 +65,8 @@ class Clock:
 class StepClock(Hook):
     """Notes when each step is over."""
 
+    in_every_process = True
+
     def on_step(self, run):
         Clock.times.append(time.perf_counter())
 
@@ -100,7 +104,7 @@ def config(steps: int, interval: int, processes: int) -> dict:
 
 def by_engine(cfg: dict, folder: Path) -> float:
     """Returns milliseconds a step."""
-    path = folder / "config.yaml"
+    path = folder / f"{os.getpid()}.yaml"  # each process writes its own
     path.write_text(yaml.safe_dump(cfg))
     Clock.times = []
     train(get_config(path, [f"output_dir={folder / 'run'}"]))
@@ -152,23 +156,28 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--interval", type=int, default=50)
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)  # that the processes share
     arguments = parser.parse_args()
     if arguments.processes > 1 and launched_size() == 1:
-        command = ["--nproc_per_node", str(arguments.processes), *sys.argv]
-        launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir"]
+        launcher = [sys.executable, "-m", "paddle.distributed.launch"]
         with tempfile.TemporaryDirectory() as folder:
-            sys.exit(subprocess.call([*launcher, folder, *command]))
+            options = ["--log_dir", folder, "--nproc_per_node", str(arguments.processes)]
+            sys.exit(subprocess.call([*launcher, *options, *sys.argv, "--folder", folder]))
     logging.getLogger("passl").setLevel(logging.WARNING)
     cfg = config(arguments.steps, arguments.interval, arguments.processes)
     first = join_processes().is_first
     rows = []
-    for repeat in range(arguments.repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            engine = by_engine(cfg, Path(folder))
-            hand = by_hand(cfg, arguments.processes)
-        rows.append({"engine_ms": engine, "hand_ms": hand, "added_ms": engine - hand})
-        if first:
-            print(f"{repeat + 1}: engine {engine:.3f} ms, by hand {hand:.3f} ms a step", flush=True)
+    with contextlib.ExitStack() as stack:
+        shared = arguments.folder or stack.enter_context(tempfile.TemporaryDirectory())
+        for repeat in range(arguments.repeats):
+            folder = Path(shared) / str(repeat)
+            folder.mkdir(exist_ok=True)
+            engine, hand = by_engine(cfg, folder), by_hand(cfg, arguments.processes)
+            rows.append({"engine_ms": engine, "hand_ms": hand, "added_ms": engine - hand})
+            if first:
+                print(
+                    f"{repeat + 1}: engine {engine:.3f}, by hand {hand:.3f} ms a step", flush=True
+                )
     if not first:
         return
     medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}

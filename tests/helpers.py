@@ -5,10 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw, ImageFilter
+
+from passl.weights import WeightFile
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +72,38 @@ def small_config(root, **changes):
     return cfg
 
 
+# The steps of config_for_many.
+STEPS = 21
+
+
+def write_images(root, size=(24, 28)):
+    """200 training images in class folders, one of them damaged, 13 and 3 to evaluate."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 200), ("val", 13), ("test", 3)):
+        for i in range(count):
+            folder = root / split / "abc"[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    (root / "train" / "b" / "100.png").write_bytes(b"not an image")
+    return root
+
+
+def config_for_many(root, batch_size, **changes):
+    """A run whose answer many processes share: 64 images a step, no dropout or drop path."""
+    cfg = small_config(root, epochs=7, evaluate={"interval_epochs": 7}, **changes)
+    cfg["model"]["architecture"].update(drop_rate=0.0, drop_path_rate=0.0)
+    # Not AdamW: it makes steps of full length out of the rounding errors of a gradient that is
+    # zero, such as that of a token-mixing MLP's last bias, which the norms after it take out.
+    cfg["optimizer"] = {"name": "SGD", "momentum": 0.9, "grad_clip": 1.0}
+    cfg["lr_scheduler"]["learning_rate"] = 0.1
+    cfg["global_batch_size"] = changes.get("global_batch_size", 64)
+    for section in cfg["dataloader"].values():
+        section["loader"] = {"num_workers": 0}
+    cfg["dataloader"]["train"]["sampler"]["batch_size"] = batch_size
+    return cfg
+
+
 def start_tool(tool, *arguments, **options):
     """Starts ``tools/<tool>.py`` as a process of its own."""
     return subprocess.Popen(
@@ -119,6 +155,45 @@ def records(folder):
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     clock = ("images_per_second", "seconds")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+def losses(folder):
+    """Returns a run's loss of each step."""
+    return {r["step"]: r["loss"] for r in records(folder) if "split" not in r}
+
+
+def evaluations(folder):
+    """Returns the set, the number of images and of right answers of each evaluation."""
+    return [
+        (r["split"], r["samples"], round(r["top1"] * r["samples"] / 100, 6))
+        for r in records(folder)
+        if "split" in r
+    ]
+
+
+def weights(folder):
+    """Returns the arrays of a run's last checkpoint."""
+    return WeightFile(folder / "checkpoints" / "latest.safetensors").read_group("model")
+
+
+def assert_same_run(one, other):
+    """Two runs of ``config_for_many`` came to the same."""
+    assert losses(one).keys() == losses(other).keys() == set(range(1, STEPS + 1))
+    for step, loss in losses(one).items():
+        assert loss == pytest.approx(losses(other)[step], abs=1e-5), step
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    for name, array in mine.items():
+        np.testing.assert_allclose(array, theirs[name], atol=1e-4, rtol=0, err_msg=name)
+    assert evaluations(one) == evaluations(other)
+
+
+def wait_for_step(process, folder, step):
+    """Returns when a run has recorded a step."""
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.jsonl").exists() or max(losses(folder), default=0) < step:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
 
 
 def photograph(seed=0, size=(500, 375)):

@@ -15,46 +15,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT, children_of, records, run_tool, small_config, start_processes
-from PIL import Image
+from helpers import (
+    ROOT,
+    STEPS,
+    assert_same_run,
+    children_of,
+    config_for_many,
+    evaluations,
+    losses,
+    records,
+    run_tool,
+    start_processes,
+    wait_for_step,
+    weights,
+    write_images,
+)
 
 from passl.weights import WeightFile
-
-STEPS = 21
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """200 training images, one of them damaged, 13 and 3 to evaluate."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 200), ("val", 13), ("test", 3)):
-        for i in range(count):
-            folder = root / split / "abc"[i % 3]
-            folder.mkdir(parents=True, exist_ok=True)
-            pixels = rng.integers(0, 256, (24, 28, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / f"{i:03d}.png")
-    (root / "train" / "b" / "100.png").write_bytes(b"not an image")
-    return root
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
 def config(images, tmp_path_factory):
-    """Writes a config for a batch size; 64 images a step, 21 steps, no dropout or drop path."""
+    """Writes ``config_for_many`` and returns its path."""
 
     def write(batch_size, **changes):
-        cfg = small_config(images, epochs=7, evaluate={"interval_epochs": 7}, **changes)
-        cfg["model"]["architecture"].update(drop_rate=0.0, drop_path_rate=0.0)
-        # Not AdamW: it makes steps of full length out of the rounding errors of a gradient that is
-        # zero, such as that of a token-mixing MLP's last bias, which the norms after it take out.
-        cfg["optimizer"] = {"name": "SGD", "momentum": 0.9, "grad_clip": 1.0}
-        cfg["lr_scheduler"]["learning_rate"] = 0.1
-        cfg["global_batch_size"] = changes.get("global_batch_size", 64)
-        for section in cfg["dataloader"].values():
-            section["loader"] = {"num_workers": 0}
-        cfg["dataloader"]["train"]["sampler"]["batch_size"] = batch_size
         path = tmp_path_factory.mktemp("config") / "small.yaml"
-        path.write_text(yaml.safe_dump(cfg))
+        path.write_text(yaml.safe_dump(config_for_many(images, batch_size, **changes)))
         return path
 
     return write
@@ -71,33 +62,6 @@ def launch(count, folder, *arguments, tool="train"):
 def said(logs):
     texts = [path.read_text() for path in sorted(logs.glob("workerlog.*"))]
     return texts[0], "\n".join(texts)
-
-
-def losses(folder):
-    return {r["step"]: r["loss"] for r in records(folder) if "split" not in r}
-
-
-def evaluations(folder):
-    return [
-        (r["split"], r["samples"], round(r["top1"] * r["samples"] / 100, 6))
-        for r in records(folder)
-        if "split" in r
-    ]
-
-
-def weights(folder):
-    return WeightFile(folder / "checkpoints" / "latest.safetensors").read_group("model")
-
-
-def assert_same_run(one, other):
-    assert losses(one).keys() == losses(other).keys() == set(range(1, STEPS + 1))
-    for step, loss in losses(one).items():
-        assert loss == pytest.approx(losses(other)[step], abs=1e-5), step
-    mine, theirs = weights(one), weights(other)
-    assert mine.keys() == theirs.keys()
-    for name, array in mine.items():
-        np.testing.assert_allclose(array, theirs[name], atol=1e-4, rtol=0, err_msg=name)
-    assert evaluations(one) == evaluations(other)
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +181,6 @@ def processes_of(launcher_pid):
             rank = dict(e.partition(b"=")[::2] for e in environment)[b"PADDLE_TRAINER_ID"]
             found[int(rank)] = pid
     return [found[rank] for rank in sorted(found)]
-
-
-def wait_for_step(process, folder, step):
-    deadline = time.monotonic() + 90
-    while not (folder / "metrics.jsonl").exists() or max(losses(folder), default=0) < step:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
 
 
 def stop_after(process, folder, step, signum, rank=None):
