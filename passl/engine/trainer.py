@@ -29,6 +29,7 @@ from passl.engine.peers import Peers
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.sharding import check_sharding
+from passl.engine.tally import Tally
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
@@ -167,23 +168,24 @@ def train(
     }
 
     def save(paths: List[Path], after: Callable[[], None]) -> bool:
+        tally.settle()
         # It may be the weights that are wrong. A loss scale that moves is too large now and then.
-        if int(progress.bad_in_a_row) > int(optimizer.loss_scaling.moves):
+        if progress.bad_in_a_row > int(optimizer.loss_scaling.moves):
             logger.warning(
                 "step %d: not saved: the last %d gradients were not finite",
                 progress.step,
-                int(progress.bad_in_a_row),
+                progress.bad_in_a_row,
             )
             return False
         loss_sum, loss_images = processes.sum([progress.loss_sum, progress.loss_images])
         # From here on each process has the same part of the sum, as it will after a resume.
-        progress.loss_sum = paddle.to_tensor(loss_sum / processes.size, dtype="float64")
-        progress.loss_images = paddle.to_tensor(loss_images / processes.size, dtype="float64")
+        progress.loss_sum = loss_sum / processes.size
+        progress.loss_images = loss_images / processes.size
         record["samples_seen"] = progress.step * global_batch
         if processes.is_first or optimizer.shards is not None:
             tensors = training_state(architecture, optimizer, average)
         if processes.is_first:
-            metadata = copy.deepcopy({"progress": progress.to_json(), **record})
+            metadata = copy.deepcopy({"progress": vars(progress), **record})
 
             def write() -> None:
                 write_checkpoint(paths, tensors, metadata)
@@ -193,6 +195,7 @@ def train(
         return True
 
     saving = Background(cfg.checkpoint.background)
+    tally = Tally(progress)
 
     run = Run(
         cfg=cfg,
@@ -218,6 +221,7 @@ def train(
                     execution,
                     optimizer,
                     average,
+                    tally,
                     schedule,
                     batches,
                     evaluation_loaders.get("val"),
@@ -255,21 +259,13 @@ def train(
     return _last_evaluation(folder)
 
 
-# What the loop counts on the device, so that no step has to wait for it.
-_ON_DEVICE = {
-    "loss_sum": "float64",
-    "loss_images": "float64",
-    "bad_steps": "int64",
-    "bad_in_a_row": "int64",
-}
-
-
 def _loop(
     run: Run,
     architecture: Architecture,
     execution: Execution,
     optimizer: Optimizer,
     average: Optional[WeightAverage],
+    tally: Tally,
     schedule: Schedule,
     batches: Iterator[Dict[str, Any]],
     val_loader: Optional[Loader],
@@ -285,10 +281,8 @@ def _loop(
     # nothing, in whichever process it is missing, so that all of them divide by the same number.
     share = run.global_batch // processes.size
     architecture.train()
-    for name, dtype in _ON_DEVICE.items():
-        setattr(progress, name, paddle.to_tensor(getattr(progress, name), dtype=dtype))
     images, clock = 0, time.perf_counter()
-    stepped, reported = False, int(progress.bad_steps)
+    stepped, reported = False, progress.bad_steps
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
@@ -327,21 +321,17 @@ def _loop(
             count = next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.
             loss = execution.backward(batch, count / share, micro == accumulation - 1)
-            loss = loss.astype("float64")
-            counts = paddle.isfinite(loss)
-            progress.loss_sum += paddle.where(counts, loss * count, paddle.zeros_like(loss))
-            progress.loss_images += counts.astype("float64") * count
+            tally.add_loss(loss, count)
             images += count
         rate = schedule(step)
-        bad = paddle.logical_not(optimizer.step(rate)).astype("int64")
-        progress.bad_steps += bad
-        progress.bad_in_a_row = (progress.bad_in_a_row + bad) * bad
+        tally.add_step(optimizer.step(rate))
         architecture.after_step(step, run.total_steps)
         progress.step += 1
         if average is not None:
             average.update(progress.step, optimizer.weights())
         stepped = True
         if progress.step % interval == 0 or progress.step == run.total_steps:
+            tally.settle()
             loss_sum, loss_images, rate_images = processes.sum(
                 [progress.loss_sum, progress.loss_images, images]
             )
@@ -355,8 +345,7 @@ def _loop(
                 "lr": rate,
                 "images_per_second": rate_images / (now - clock),
             }
-            progress.loss_sum = paddle.zeros([], dtype="float64")
-            progress.loss_images = paddle.zeros([], dtype="float64")
+            progress.loss_sum = progress.loss_images = 0.0
             images, clock = 0, now
             if loss_images:  # else there is nothing to tell that has not been said
                 _call(hooks, "on_record", run, record)
@@ -373,7 +362,7 @@ def _report_bad_steps(progress: Progress, reported: int, most: int) -> int:
     Raises:
         PasslError: the last ``most`` of them and perhaps more were skipped.
     """
-    total, in_a_row = int(progress.bad_steps), int(progress.bad_in_a_row)
+    total, in_a_row = progress.bad_steps, progress.bad_in_a_row
     if in_a_row >= most:
         raise PasslError(
             f"no gradient has been finite since step {progress.step - in_a_row + 1} ({in_a_row} "

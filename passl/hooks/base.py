@@ -20,33 +20,21 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
-        loss_sum: the losses of the images since the last record, summed over those of this process;
-            while training a 0-d tensor on the device, so that no step has to wait for it.
+        loss_sum: the losses of the images since the last record, summed over those of this process.
         loss_images: over how many images; in a checkpoint, both are means over the processes.
-        bad_steps: how many steps were skipped because a gradient was not finite, and how many of
-            them in a row the last ones are; while training 0-d tensors on the device, as well.
-        bad_in_a_row: see there.
+        bad_steps: how many steps were skipped because a gradient was not finite.
+        bad_in_a_row: how many of them the last ones are.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
         best: the evaluation record with the highest Top-1 so far.
     """
 
     step: int = 0
-    loss_sum: Any = 0.0
-    loss_images: Any = 0.0
-    bad_steps: Any = 0
-    bad_in_a_row: Any = 0
+    loss_sum: float = 0.0
+    loss_images: float = 0.0
+    bad_steps: int = 0
+    bad_in_a_row: int = 0
     evaluated_step: int = -1
     best: Optional[Record] = None
-
-    def to_json(self) -> Record:
-        """Returns the fields as plain numbers."""
-        numbers = {
-            "loss_sum": float(self.loss_sum),
-            "loss_images": float(self.loss_images),
-            "bad_steps": int(self.bad_steps),
-            "bad_in_a_row": int(self.bad_in_a_row),
-        }
-        return {**vars(self), **numbers}
 
 
 @dataclasses.dataclass

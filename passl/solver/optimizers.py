@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Dict, List, Optional, Set, Tuple
 
@@ -106,14 +107,17 @@ class Optimizer:
             whether all gradients were finite, bool ``[]``, on the device.
         """
         gradients = [p.grad for _, p in self._named if p.grad is not None]
-        divisor = self.loss_scaling.scale.astype("float64")
+        divisor = self.loss_scaling.scale
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
+            divisor = divisor.astype("float64")
             norm = _norm(gradients) / divisor
             if self.shards is not None:  # each has the sums of all processes, of its own parameters
                 norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
             divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
         bad = _unscale(gradients, divisor)
+        if self.grad_clip is not None:  # the norm may overflow where no gradient does
+            bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
         if self.shards is not None:
             bad = self.shards.sum(bad.astype("float32")) > 0
         self.loss_scaling.update(bad, gradients)
@@ -182,12 +186,13 @@ def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
 
 
 def _unscale(gradients: List[paddle.Tensor], divisor: paddle.Tensor) -> paddle.Tensor:
-    """Divides all gradients; returns whether one or the divisor is not finite, bool ``[1]``."""
-    bad = paddle.logical_not(paddle.isfinite(divisor))
+    """Divides all gradients; returns whether one of them is not finite, bool ``[1]``."""
+    bad = []
     for group in by_dtype(gradients):
-        by = divisor.astype("float64" if group[0].dtype == paddle.float64 else "float32")
-        bad = paddle.logical_or(bad, _C_ops.check_finite_and_unscale_(group, by)[-1])
-    return bad
+        dtype = paddle.float64 if group[0].dtype == paddle.float64 else paddle.float32
+        by = divisor if divisor.dtype == dtype else divisor.astype(dtype)
+        bad.append(_C_ops.check_finite_and_unscale_(group, by)[-1])
+    return functools.reduce(paddle.logical_or, bad)
 
 
 def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
