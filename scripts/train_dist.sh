@@ -5,7 +5,8 @@
 #   --gpus 0,1,2,3      the GPUs of this host (default: all of them)
 #   --processes N       N processes on the processor instead
 #   --nnodes N          hosts; run this on each of them
-#   --master HOST:PORT  one of the hosts and a free port of it, the same on all
+#   --master HOST:PORT  one of the hosts and a free port of it, the same on all; the address and the
+#                       interface that lead there are this host's (POD_IP, GLOO_SOCKET_IFNAME)
 #   --restarts N        times to start again, from the latest checkpoint (default: 0)
 #   --log-dir DIR       what each process prints (default: log)
 #
@@ -17,7 +18,7 @@
 set -uo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python}"
-launcher=() command=() begin=(--resume auto) restarts=0 log_dir=log
+launcher=() command=() begin=(--resume auto) restarts=0 log_dir=log master=
 fail() {
     echo "error: $*" >&2
     exit 2
@@ -34,7 +35,7 @@ while [ $# -gt 0 ]; do
         --gpus) launcher+=(--gpus "$2") ;;
         --processes) launcher+=(--nproc_per_node "$2") && command+=(--device cpu) ;;
         --nnodes) launcher+=(--nnodes "$2") ;;
-        --master) launcher+=(--master "$2") ;;
+        --master) master="$2" ;;
         --restarts) restarts="$2" ;;
         --log-dir) log_dir="$2" ;;
         esac
@@ -50,6 +51,17 @@ while [ $# -gt 0 ]; do
     shift
 done
 [[ "$restarts" =~ ^[0-9]+$ ]] || fail "--restarts is a whole number, not '$restarts'"
+case "$master" in
+'' | *://*) [ -z "$master" ] || launcher+=(--master "$master") ;;
+*)
+    # Paddle's launcher and gloo go by what the host's name resolves to, which may be 127.0.1.1 or
+    # nothing, and the launcher compares addresses, not names.
+    found="$("$python" "$root/scripts/this_host.py" "$master")" || fail "--master: $found"
+    read -r address host interface <<<"$found"
+    launcher+=(--master "$address" --host "${POD_IP:-$host}")
+    [ -z "$interface" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$interface}"
+    ;;
+esac
 [ ${#command[@]} -gt 0 ] || fail "which config? See bash $0 --help"
 
 said="$(mktemp)"
@@ -73,7 +85,7 @@ for ((attempt = 0; ; attempt++)); do
     [ "$stopped" = 0 ] || exit "$stopped"
     case "$code" in 2 | 130 | 143) exit "$code" ;; esac
     # The launcher's line reads: Container rank 1 status failed cmd […] code -9 log log/workerlog.1
-    failed="$(sed -n 's/^Container rank \([0-9]*\) .* code \(-\{0,1\}[0-9]*\) log \(.*\)$/process \1 ended with \2 (\3)/p' "$said" | head -n 1)"
+    failed="$(sed -n 's/^Container rank \([0-9]*\) .* code \(-\{0,1\}[0-9]*\) log \(.*\)$/process \1 of this host ended with \2 (\3)/p' "$said" | head -n 1)"
     if [ "$attempt" -ge "$restarts" ]; then
         echo "error: the run failed with $code: ${failed:-no process is named}; a negative number is" \
             "a signal. The last checkpoint is whole: --resume auto, or --restarts N" >&2

@@ -26,7 +26,8 @@ if [ ! -f "$root/scripts/train_dist.sh" ]; then
     echo "error: $root: is not the top of the checkout; submit the job from there" >&2
     exit 2
 fi
-master="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+# This runs on the first node. Its address, because its name may mean 127.0.1.1 to itself.
+master="$(hostname -I | cut -d ' ' -f 1)"
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs on one node do not meet
 srun --kill-on-bad-exit=1 bash "$root/scripts/train_dist.sh" \
     --nnodes "$SLURM_JOB_NUM_NODES" --master "$master:$port" --log-dir "log/$SLURM_JOB_ID" "$@"

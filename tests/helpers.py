@@ -192,7 +192,8 @@ def wait_for_step(process, folder, step):
     """Returns when a run has recorded a step."""
     deadline = time.monotonic() + 90
     while not (folder / "metrics.jsonl").exists() or max(losses(folder), default=0) < step:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"step {step} has not come"
         time.sleep(0.01)
 
 

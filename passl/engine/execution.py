@@ -77,8 +77,10 @@ class Execution:
         with contextlib.nullcontext() if exchange else self._local():
             with self.autocast():
                 loss = self._network(batch)["loss"]
-            scale = self._optimizer.loss_scaling
-            (loss * weight * scale.scale if scale.moves else loss * weight).backward()
+            scaled = loss if weight == 1.0 else loss * weight
+            if self._optimizer.loss_scaling.moves:
+                scaled = scaled * self._optimizer.loss_scaling.scale
+            scaled.backward()
         return loss.detach()
 
     def autocast(self) -> ContextManager[None]:

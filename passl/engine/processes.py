@@ -113,14 +113,14 @@ def join_processes() -> Processes:
     From here on only the first one speaks on the console, but for warnings.
 
     Raises:
-        PasslError: they cannot be reached.
+        LostProcess: they cannot be reached.
     """
     if launched_size() == 1:
         return Processes()
     try:
         distributed.init_parallel_env()
     except (RuntimeError, ValueError, OSError) as error:
-        raise PasslError(
+        raise LostProcess(
             f"{socket.gethostname()}: process {os.environ.get('PADDLE_TRAINER_ID', '?')} cannot "
             f"reach the others at {os.environ.get('PADDLE_MASTER', 'the first endpoint')} "
             f"({str(error).strip().splitlines()[-1]}); is --master right, and its port open?"

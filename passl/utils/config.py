@@ -114,7 +114,9 @@ class ParallelSection:
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
     sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
-    lost_after: float = 60.0  # seconds without a sign of life of a process before all end
+    # Seconds without a sign of life of a process before all end. gloo gives up after 30 by itself,
+    # and cannot say on whom.
+    lost_after: float = 28.0
 
 
 @dataclasses.dataclass
