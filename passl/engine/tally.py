@@ -38,7 +38,9 @@ class Tally:
     def settle(self) -> None:
         """Brings ``progress`` up to date; waits for the device."""
         progress = self._progress
-        losses = paddle.stack(self._losses).numpy().tolist() if self._losses else []
+        losses = (
+            paddle.stack(self._losses).astype("float64").numpy().tolist() if self._losses else []
+        )
         for loss, images in zip(losses, self._counts):
             if math.isfinite(loss):
                 progress.loss_sum += loss * images

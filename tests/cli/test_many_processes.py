@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 import yaml
 from helpers import (
@@ -161,6 +162,32 @@ def test_a_shared_out_optimizer_state_gives_the_same_weights(alone, config, tmp_
     assert states[0].keys() == states[1].keys()
     for name, array in states[1].items():
         np.testing.assert_allclose(states[0][name], array, atol=1e-4, rtol=0, err_msg=name)
+
+
+@pytest.mark.skipif(
+    not paddle.is_compiled_with_cuda() or paddle.device.cuda.device_count() < 2,
+    reason="needs two GPUs, and they are not here",
+)
+@pytest.mark.parametrize(
+    "option", ["parallel.sharding=1", "parallel.sharding=2", "recompute=true", "amp={}"]
+)
+def test_on_gpus(alone, config, tmp_path, option):
+    """Never run where this was written: no GPU. In 16 bits the answer is only a near one."""
+    folder = tmp_path / "run"
+    arguments = ("-c", config(16), "--output-dir", folder, "--device", "gpu", "-o", option)
+    code, _, logs = launch(2, folder, *arguments)
+    assert code == 0, logs
+    tolerance = 0.05 if option == "amp={}" else 1e-3
+    for step, loss in losses(alone).items():
+        assert losses(folder)[step] == pytest.approx(loss, abs=tolerance), step
+
+
+def test_recomputed_blocks_on_two_processes_give_the_same_answer(alone, config, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ("-c", config(16), "--output-dir", folder, "-o", "recompute=true")
+    code, _, logs = launch(2, folder, *arguments)
+    assert code == 0, logs
+    assert_same_run(folder, alone)
 
 
 def test_sharing_out_is_refused_on_processors(config, tmp_path):
