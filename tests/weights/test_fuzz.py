@@ -75,6 +75,6 @@ def test_damaged_files(fuzz):
     fuzz(3000, seed=1, seconds=120)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_more_damaged_files(fuzz):
     fuzz(50000, seed=2, seconds=900)
