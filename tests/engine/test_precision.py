@@ -22,6 +22,10 @@ needs_gpu = pytest.mark.skipif(
     reason="PaddlePaddle computes in 16 bits on a GPU alone, and there is none here",
 )
 V100, A100 = (7, 0), (8, 0)
+# There a cast to bfloat16 cuts off on processors, and states are set up in another way.
+not_on_paddle_2 = pytest.mark.skipif(
+    paddle.__version__.startswith("2."), reason="PaddlePaddle 2 has other casts on a processor"
+)
 
 
 @pytest.mark.smoke
@@ -133,6 +137,7 @@ def low_precision():
     return layer, optimizer, expected
 
 
+@not_on_paddle_2
 def test_paddle_makes_its_steps_on_the_float32_weights():
     """As far as a processor goes: it has no kernel of a step on 16 bits, but sets the state up."""
     layer, optimizer, expected = low_precision()
@@ -151,6 +156,7 @@ def test_paddle_makes_its_steps_on_the_float32_weights():
     assert {array.dtype for array in state.values()} == {np.dtype(np.float32)}
 
 
+@not_on_paddle_2
 def test_checkpoints_and_averages_hold_float32():
     layer, optimizer, expected = low_precision()
     average = WeightAverage(layer, 0.5, warmup=False)
