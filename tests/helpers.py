@@ -29,7 +29,7 @@ NETWORK = {
 
 
 def small_config(root, **changes):
-    """A run of 7 steps an epoch that uses every part: drop path, dropout, two workers."""
+    """A run of 7 steps an epoch that uses every part: drop path, dropout, mixup, two workers."""
 
     def section(split, transforms, batch):
         return {
@@ -67,6 +67,7 @@ def small_config(root, **changes):
         "log_config": {"interval": 1},
         "checkpoint": {"interval_steps": 5},
     }
+    cfg["dataloader"]["train"]["batch_transforms"].append({"name": "Mixup"})
     for key, value in changes.items():
         cfg[key] = {**cfg.get(key, {}), **value} if isinstance(value, dict) else value
     return cfg
@@ -90,9 +91,10 @@ def write_images(root, size=(24, 28)):
 
 
 def config_for_many(root, batch_size, **changes):
-    """A run whose answer many processes share: 64 images a step, no dropout or drop path."""
+    """A run whose answer many processes share: 64 images a step, no dropout, drop path or mixup."""
     cfg = small_config(root, epochs=7, evaluate={"interval_epochs": 7}, **changes)
     cfg["model"]["architecture"].update(drop_rate=0.0, drop_path_rate=0.0)
+    cfg["dataloader"]["train"]["batch_transforms"].pop()  # mixes the images of each process
     # Not AdamW: it makes steps of full length out of the rounding errors of a gradient that is
     # zero, such as that of a token-mixing MLP's last bias, which the norms after it take out.
     cfg["optimizer"] = {"name": "SGD", "momentum": 0.9, "grad_clip": 1.0}

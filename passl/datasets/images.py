@@ -62,4 +62,5 @@ class RgbImage:
         return Image.fromarray(np.ascontiguousarray(self.pixels))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        return np.ascontiguousarray(self.pixels)
+        # NumPy 2 asks for a copy here and takes it for one; NumPy 1 makes it by itself.
+        return self.pixels.copy() if copy else np.ascontiguousarray(self.pixels)

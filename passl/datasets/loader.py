@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import itertools
 import traceback
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 import paddle
@@ -16,6 +17,7 @@ from passl.datasets.decoding import UnreadableImage
 from passl.datasets.handover import Handover
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.datasets.watch import Watch
+from passl.utils.config import origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -42,13 +44,16 @@ class Loader:
             error; 0, for evaluation, makes the first one an error.
         timeout: seconds without a batch after which it is an error; a tenth of it brings a warning
             that says what the workers are at. Without workers nobody watches.
+        batch_rng: gives the generator that batch transforms draw from, by the place of a batch in
+            ``batches``; None, for evaluation, where nothing may be drawn.
 
     Yields:
         dicts of Paddle tensors, the first axis counting samples. A batch from which unreadable
         images were left out is shorter.
 
     Raises:
-        PasslError: too many unreadable images, or a worker that died.
+        PasslError: too many unreadable images, or a worker that died; at construction, a batch
+            transform that draws something without ``batch_rng``.
     """
 
     def __init__(
@@ -60,10 +65,19 @@ class Loader:
         use_shared_memory: bool = True,
         max_unreadable: int = 0,
         timeout: int = 600,
+        batch_rng: Optional[Callable[[int], np.random.Generator]] = None,
     ):
         self.dataset = dataset
         self.batches = batches
         self.batch_transforms = [BATCH_TRANSFORMS.build(cfg) for cfg in batch_transforms]
+        self.batch_rng = batch_rng
+        for cfg, transform in zip(batch_transforms, self.batch_transforms):
+            if transform.random and batch_rng is None:
+                raise PasslError(
+                    f"{cfg['name']} is for training; leave it out of the batch_transforms of an "
+                    "evaluation",
+                    place=origin_of(cfg),
+                )
         self.num_workers = num_workers
         self.use_shared_memory = use_shared_memory
         self.max_unreadable = max_unreadable
@@ -87,18 +101,23 @@ class Loader:
         iterator = _start(loader)
         watch.start(getattr(iterator, "_workers", []))
         try:
-            while True:
+            for position in itertools.count():
                 batch = self._next(iterator, watch, handover)
                 if batch is None:
                     return
-                for transform in self.batch_transforms:
-                    batch = transform(batch)
-                yield batch
+                yield self.transform(batch, position)
         finally:
             watch.stop()
             # At once: a stream of training batches is rarely read to its very end, and Python
             # waits for left-over workers before it exits.
             iterator._try_shutdown_all(*([_JOIN_SECONDS] if self.num_workers else []))
+
+    def transform(self, batch: Dict[str, Any], position: int = 0) -> Dict[str, Any]:
+        """Applies the batch transforms to the batch at ``position``, tensors on the device."""
+        rng = None if self.batch_rng is None else self.batch_rng(position)
+        for transform in self.batch_transforms:
+            batch = transform(batch, rng)
+        return batch
 
     def _handover(self) -> Optional[Handover]:
         """Returns shared memory for the workers' batches, where their size is known beforehand."""

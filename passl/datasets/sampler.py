@@ -7,7 +7,7 @@ from typing import Iterator, List
 import numpy as np
 
 from passl.datasets.dataset import SampleKey
-from passl.utils.seeding import epoch_order
+from passl.utils.seeding import batch_rng, epoch_order
 
 
 class TrainingBatches:
@@ -65,6 +65,11 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         return (self.end_step - self.start_step) * (self.global_batch // self.micro_batch)
+
+    def rng(self, position: int) -> np.random.Generator:
+        """Returns what the transforms of the list at ``position``, from 0, draw from."""
+        step, micro = divmod(position, self.global_batch // self.micro_batch)
+        return batch_rng(self.seed, self.start_step + step, micro, self.rank)
 
     def __iter__(self) -> Iterator[List[SampleKey]]:
         epoch, order = -1, np.empty(0, np.int64)

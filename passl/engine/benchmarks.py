@@ -40,7 +40,8 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
     dataset = build_dataset(section.dataset)
     if not isinstance(dataset, CatalogDataset):
         raise PasslError(f"{section.dataset.name} does not read image files; nothing to take apart")
-    loader = Loader(dataset, [], section.batch_transforms)
+    batches = TrainingBatches(len(dataset), 1, 1, cfg.seed, 0, 1)
+    loader = Loader(dataset, [], section.batch_transforms, batch_rng=batches.rng)
     order = epoch_order(cfg.seed, 0, len(dataset))[:images]
     batch_size = section.sampler.batch_size
     rows: List[Dict[str, float]] = []
@@ -159,13 +160,13 @@ def _batches(cfg: Config, split: str, count: int) -> Iterator[Dict[str, Any]]:
     dataset = build_dataset(section.dataset)
     size = min(section.sampler.batch_size, len(dataset))
     batches = TrainingBatches(len(dataset), size, size, cfg.seed, 0, count)
-    yield from Loader(dataset, batches, section.batch_transforms, **section.loader)
+    yield from Loader(
+        dataset, batches, section.batch_transforms, batch_rng=batches.rng, **section.loader
+    )
 
 
 def _transfer(loader: Loader, batch: Dict[str, Any]) -> None:
-    batch = {name: paddle.to_tensor(array) for name, array in batch.items()}
-    for transform in loader.batch_transforms:
-        batch = transform(batch)
+    loader.transform({name: paddle.to_tensor(array) for name, array in batch.items()})
     _wait()
 
 

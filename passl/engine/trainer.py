@@ -127,20 +127,22 @@ def train(
     if checkpoint_path is not None:
         checkpoint.restore(architecture, optimizer, average)
     execution = Execution(cfg, architecture, optimizer, precision, processes)
+    training_batches = TrainingBatches(
+        samples,
+        global_batch,
+        global_batch // accumulation,
+        cfg.seed,
+        progress.step,
+        total_steps,
+        cfg.dataloader.train.sampler.repeats,
+        processes.rank,
+        processes.size,
+    )
     loader = Loader(
         datasets["train"],
-        TrainingBatches(
-            samples,
-            global_batch,
-            global_batch // accumulation,
-            cfg.seed,
-            progress.step,
-            total_steps,
-            cfg.dataloader.train.sampler.repeats,
-            processes.rank,
-            processes.size,
-        ),
+        training_batches,
         cfg.dataloader.train.batch_transforms,
+        batch_rng=training_batches.rng,
         **cfg.dataloader.train.loader,
     )
     evaluation_loaders = {

@@ -483,13 +483,13 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
 
 
 def _fill_preprocessing(
-    values: Dict[str, Any], origins: Mapping[str, str], replace: bool = False
+    values: Dict[str, Any], origins: Dict[str, str], replace: bool = False
 ) -> None:
     """Adds the view and the normalisation of the named release where the config gives none.
 
     Args:
         values: the config, changed in place.
-        origins: for the message.
+        origins: of its keys; those of a list that gets items in front move along.
         replace: also where it gives them.
     """
     name, loaders = values.get("preprocessing"), values.get("dataloader")
@@ -504,10 +504,49 @@ def _fill_preprocessing(
         dataset = section.get("dataset") if isinstance(section, dict) else None
         if not isinstance(dataset, dict):
             continue
-        if replace or "batch_transforms" not in section:
-            section["batch_transforms"] = preprocessing.batch_transforms()
+        path = f"dataloader.{split}.batch_transforms"
+        section["batch_transforms"] = _with_first(
+            preprocessing.batch_transforms(),
+            section.get("batch_transforms"),
+            replace,
+            path,
+            origins,
+        )
         if split != "train" and (replace or "transforms" not in dataset):
             dataset["transforms"] = preprocessing.transforms()
+
+
+def _with_first(
+    first: List[Any], items: Any, replace: bool, path: str, origins: Dict[str, str]
+) -> Any:
+    """Returns a list of components that begins with ``first``, unless it has one of them already.
+
+    Args:
+        first: configs with a ``name``.
+        items: the list; what is none is left for the check of the whole config to refuse.
+        replace: puts them in the place of those that it has.
+        path: where the list stands in the config.
+        origins: of the config's keys, changed in place.
+    """
+    if items is not None and not isinstance(items, list):
+        return items
+    items = items or []
+    names = {item["name"] for item in first}
+    same = [
+        i for i, item in enumerate(items) if isinstance(item, dict) and item.get("name") in names
+    ]
+    if same and not replace:
+        return items
+    kept = [i for i in range(len(items)) if i not in same]
+    places = {old: len(first) + new for new, old in enumerate(kept)}
+    moved = {}
+    for key in [key for key in origins if key.startswith(path + ".")]:
+        place = origins.pop(key)
+        number, _, rest = key[len(path) + 1 :].partition(".")
+        if int(number) in places:
+            moved[_join(_join(path, places[int(number)]), rest).rstrip(".")] = place
+    origins.update(moved)
+    return first + [items[i] for i in kept]
 
 
 def split_section(cfg: Config, split: str) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_SAMPLE, _STEP, _ORDER, _SPLIT = range(4)
+_SAMPLE, _STEP, _ORDER, _SPLIT, _BATCH = range(5)
 
 
 def sample_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
@@ -17,9 +17,9 @@ def sample_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Ge
     return np.random.default_rng((_SAMPLE, seed, epoch, index, copy))
 
 
-def step_rng(seed: int, step: int, rank: int = 0) -> np.random.Generator:
-    """Returns the generator of what is drawn once for a whole batch."""
-    return np.random.default_rng((_STEP, seed, step, rank))
+def batch_rng(seed: int, step: int, micro: int = 0, rank: int = 0) -> np.random.Generator:
+    """Returns the generator of what is drawn for a whole batch: one micro-batch of one process."""
+    return np.random.default_rng((_BATCH, seed, step, micro, rank))
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

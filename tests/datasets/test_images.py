@@ -11,12 +11,8 @@ from PIL import Image
 
 from passl.datasets import resampling
 from passl.datasets.images import RgbImage
-from passl.datasets.transforms import (
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomVerticalFlip,
-)
+from passl.datasets.transforms.crops import RandomCrop, RandomResizedCrop
+from passl.datasets.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 
 FILTERS = [
     Image.Resampling.NEAREST,

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from passl.datasets.images import RgbImage
-from passl.datasets.rand_augment import OPERATIONS, RandAugment
+from passl.datasets.transforms import rand_augment
+from passl.datasets.transforms.rand_augment import AUTHORS, INCREASING, RandAugment
 from passl.utils.errors import PasslError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
@@ -13,8 +14,9 @@ PIXELS[..., 1] = PIXELS[..., 1] // 2 + 30  # a channel that does not fill its ra
 
 
 def apply(name, level=1.5, seed=0, pixels=PIXELS):
-    image = Image.fromarray(pixels)
-    return np.asarray(OPERATIONS[name](image, level, np.random.default_rng(seed))).astype(int)
+    augment = RandAugment(magnitude=10 * level)
+    image = augment.apply(Image.fromarray(pixels), AUTHORS[name], np.random.default_rng(seed))
+    return np.asarray(image).astype(int)
 
 
 def blended(degenerate, factor):
@@ -118,26 +120,60 @@ def test_cutout():
     assert box.shape[0] == 120 or rows[0] == 0 or rows[-1] == 223
 
 
-def test_operations_are_drawn_evenly(monkeypatch):
-    """Chi-square over 3,200 draws with 15 degrees of freedom; 37.7 is its 99.9th percentile."""
-    counts = dict.fromkeys(OPERATIONS, 0)
+@pytest.mark.parametrize(
+    "operations, arguments, share, limit",
+    [
+        # Chi-square with 15 and 14 degrees of freedom; the limits are its 99.9th percentiles.
+        ("authors", {"magnitude": 15}, 1.0, 37.7),
+        ("increasing", {"magnitude": 9, "magnitude_std": 0.5}, 0.5, 36.1),
+    ],
+)
+def test_operations_are_drawn_evenly(monkeypatch, operations, arguments, share, limit):
+    entries = {"authors": AUTHORS, "increasing": INCREASING}[operations]
+    counts, levels = dict.fromkeys(entries, 0), []
 
-    def counting(name):
-        def operation(image, level, rng):
-            assert level == 1.5
+    def counting(name, has_sign):
+        def amount_at(level):
             counts[name] += 1
-            return image
+            levels.append(level)
+            return 0.0
 
-        return operation
+        return name, amount_at, has_sign
 
-    for name in counts:
-        monkeypatch.setitem(OPERATIONS, name, counting(name))
-    augment = RandAugment(2, 15)
+    for name, (_, _, has_sign) in entries.items():
+        monkeypatch.setitem(entries, name, counting(name, has_sign))
+    augment = RandAugment(2, operations=operations, **arguments)
     image = RgbImage(np.zeros((2, 2, 3), np.uint8))
     for seed in range(1600):
         augment({"image": image}, np.random.default_rng(seed))
-    assert sum(counts.values()) == 3200
-    assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 37.7
+    total = sum(counts.values())
+    assert abs(total - 3200 * share) <= 3.3 * (3200 * share * (1 - share)) ** 0.5
+    expected = total / len(entries)
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < limit
+    if operations == "authors":
+        assert set(levels) == {1.5}
+    else:  # around 9, cut off at 10: a normal of 0.5, of which 2.3 % lie above
+        levels = np.array(levels)
+        assert abs(np.median(levels) - 0.9) < 0.005 and levels.max() == 1.0
+        assert abs((levels == 1.0).mean() - 0.0228) < 0.012
+        assert abs((levels < 0.85).mean() - 0.1587) < 0.03
+
+
+def test_the_interpolation_is_drawn_only_where_asked(monkeypatch):
+    seen = []
+    monkeypatch.setitem(
+        rand_augment.OPERATIONS, "Rotate", lambda image, _, canvas: seen.append(canvas) or image
+    )
+    image = Image.fromarray(PIXELS)
+    for operations, expected in (("authors", {0}), ("increasing", {2, 3})):
+        seen.clear()
+        augment = RandAugment(operations=operations, magnitude=9, fill=[1, 2, 3])
+        for seed in range(200):
+            augment.apply(image, INCREASING["Rotate"], np.random.default_rng(seed))
+        assert {int(canvas.resample) for canvas in seen} == expected
+        assert {canvas.fill for canvas in seen} == {(1, 2, 3)}
+        if len(expected) == 2:
+            assert 70 < sum(canvas.resample == 2 for canvas in seen) < 130
 
 
 def test_the_same_numbers_give_the_same_image_and_leave_the_first_one_alone():
@@ -149,7 +185,13 @@ def test_the_same_numbers_give_the_same_image_and_leave_the_first_one_alone():
     assert (image.pixels == PIXELS).all()
     for arguments, message in (
         ({"layers": 0}, "layers is at least 1"),
-        ({"magnitude": 31}, r"magnitude lies in \[0, 30\]"),
+        ({"magnitude": 31}, r"magnitude lies in \[0, 30\] for operations: authors"),
+        ({"magnitude": 15, "operations": "increasing"}, r"magnitude lies in \[0, 10\]"),
+        ({"operations": "timm"}, "operations is 'authors' or 'increasing'"),
+        ({"magnitude_std": -1}, "magnitude_std is at least 0"),
+        ({"probability": 1.1}, r"probability lies in \[0, 1\]"),
+        ({"interpolation": "lanczos"}, "interpolation is one of"),
+        ({"fill": [0, 0, 256]}, r"fill is \[red, green, blue\]"),
     ):
         with pytest.raises(PasslError, match=message):
             RandAugment(**arguments)

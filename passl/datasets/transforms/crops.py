@@ -1,8 +1,4 @@
-"""Transforms of one sample: ``transform(sample, rng) -> sample``.
-
-A transform changes the fields it knows (``image``, an RgbImage) and passes the others on. All
-randomness comes from ``rng``, a NumPy generator that belongs to the sample.
-"""
+"""Cutting images out, and bringing them to one size."""
 
 from __future__ import annotations
 
@@ -122,36 +118,6 @@ class RandomCrop:
         left = int(rng.integers(0, spare_x + 1)) - pad
         top = int(rng.integers(0, spare_y + 1)) - pad
         return {**sample, "image": image.crop((left, top, left + width, top + height))}
-
-
-class _RandomFlip:
-    """Mirrors the image with probability ``p``."""
-
-    method: Image.Transpose
-
-    def __init__(self, p: float = 0.5):
-        if not 0 <= p <= 1:
-            raise PasslError(f"p is a probability, not {p}")
-        self.p = p
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        if rng.random() >= self.p:
-            return sample
-        return {**sample, "image": sample["image"].transpose(self.method)}
-
-
-@TRANSFORMS.register
-class RandomHorizontalFlip(_RandomFlip):
-    """Swaps left and right with probability ``p``."""
-
-    method = Image.Transpose.FLIP_LEFT_RIGHT
-
-
-@TRANSFORMS.register
-class RandomVerticalFlip(_RandomFlip):
-    """Swaps top and bottom with probability ``p``."""
-
-    method = Image.Transpose.FLIP_TOP_BOTTOM
 
 
 @TRANSFORMS.register

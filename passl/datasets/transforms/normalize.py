@@ -1,8 +1,8 @@
-"""Transforms of a whole batch, on the device: ``transform(batch) -> batch``."""
+"""From pixels to what the network expects."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -24,6 +24,8 @@ class Normalize:
         ``image``: uint8 ``[N, H, W, C]`` becomes float32 ``[N, C, H, W]``.
     """
 
+    random = False
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         if not mean or len(mean) != len(std) or min(std) <= 0:
             raise PasslError(
@@ -35,6 +37,8 @@ class Normalize:
         self._scale = paddle.to_tensor(scale.astype(np.float32))
         self._shift = paddle.to_tensor(shift.astype(np.float32))
 
-    def __call__(self, batch: Dict[str, Any]) -> Dict[str, Any]:
+    def __call__(
+        self, batch: Dict[str, Any], rng: Optional[np.random.Generator] = None
+    ) -> Dict[str, Any]:
         pixels = batch["image"].astype("float32") * self._scale + self._shift
         return {**batch, "image": pixels.transpose([0, 3, 1, 2])}
