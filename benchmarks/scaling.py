@@ -26,6 +26,7 @@ import passl  # before Paddle, which reads its settings at import
 import paddle
 from paddle import nn
 
+from passl.engine.costs import count_macs, kept_for_backward
 from passl.modeling.backbones.mlp_mixer import MixerBlock
 
 IMAGES = 1_281_167  # of ImageNet-1k's training set
@@ -137,19 +138,10 @@ def build(name: str) -> nn.Layer:
 
 def measure_shape(name: str) -> Shape:
     """Counts parameters and multiply-adds of the network as it is built."""
-    model, macs = build(name), []
-
-    def count(layer, _, output):
-        weight = layer.weight
-        columns = weight.shape[-1] if isinstance(layer, nn.Linear) else weight.shape[0]
-        macs.append(output.size * (weight.size // columns))
-
-    for layer in model.sublayers():
-        if isinstance(layer, (nn.Linear, nn.Conv2D)):
-            layer.register_forward_post_hook(count)
+    model = build(name)
     image = paddle.zeros([1, 3, 224, 224])
     with paddle.no_grad():
-        model(image)
+        macs = count_macs(model, lambda: model(image))
     blocks = [layer for layer in model.sublayers() if isinstance(layer, MixerBlock)]
     if not blocks:
         raise SystemExit(f"error: {name} has no Mixer blocks, which the memory formula is for")
@@ -157,7 +149,7 @@ def measure_shape(name: str) -> Shape:
     channels, channels_hidden = blocks[0].mlp_channels.fc1.weight.shape
     return Shape(
         sum(p.size for p in model.parameters()),
-        sum(macs),
+        macs,
         len(blocks),
         sum(block.drop_path.rate > 0 for block in blocks),
         tokens,
@@ -441,18 +433,11 @@ def kib(field: str) -> int:
 def measure(name: str, batch: int, again: bool) -> None:
     """Prints what Paddle keeps of one image, and by how much a step makes this process grow."""
     model = build(name)
-    parameters = {p.data_ptr() for p in model.parameters()}
-    kept: Dict[int, int] = {}
-
-    def keep(tensor):
-        if tensor.data_ptr() not in parameters:
-            kept[tensor.data_ptr()] = tensor.size * tensor.element_size()
-        return tensor
 
     def loss(images: int):
         return model(paddle.zeros([images, 3, 224, 224])).mean()
 
-    with paddle.autograd.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward(model) as kept:
         held = loss(1)
     total = sum(kept.values())
     del held

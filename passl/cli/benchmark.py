@@ -8,13 +8,13 @@ from typing import List, Optional
 
 from passl.cli.common import (
     add_config_arguments,
+    add_synthetic,
+    config_of,
     make_parser,
-    overrides_of,
     run_command,
     write_json,
 )
 from passl.engine import benchmarks
-from passl.utils.config import get_config
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="the median counts (default: 5)"
     )
+    add_synthetic(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     return parser
 
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> None:
     if min(arguments.images, arguments.steps, arguments.repeats) < 1:
         raise PasslError("--images, --steps and --repeats are at least 1")
-    cfg = get_config(arguments.config, overrides_of(arguments))
+    cfg = config_of(arguments)
     device = select_device(cfg.device, cfg.tf32)
     result = {"what": arguments.what, "environment": describe_environment(device)}
     if arguments.what == "data":

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
+from passl.datasets import with_synthetic_data
 from passl.engine.interrupts import Interrupted
+from passl.utils.config import Config, get_config
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_console
@@ -47,6 +49,30 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", choices=("auto", "cpu", "gpu"), help="default: the config's, or auto"
     )
     parser.add_argument("--output-dir", metavar="DIR", help="default: output/<config name>")
+
+
+def add_synthetic(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--synthetic``, for commands that can do without the data of a config."""
+    parser.add_argument(
+        "--synthetic", nargs="?", type=int, const=0, metavar="IMAGES",
+        help="made-up images in the place of the config's data sets, as many as those have as far "
+        "as that is known, or so many training images",
+    )  # fmt: skip
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """Returns the config that the arguments name, with what they change in it.
+
+    Raises:
+        PasslError: something is wrong with it.
+    """
+    cfg = get_config(arguments.config, overrides_of(arguments))
+    images = getattr(arguments, "synthetic", None)
+    if images is None:
+        return cfg
+    if images < 0:
+        raise PasslError(f"--synthetic takes a number of images, not {images}")
+    return with_synthetic_data(cfg, images)
 
 
 def add_weights_key(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,10 @@ from typing import List, Optional
 from passl.cli.common import (
     add_allow_partial,
     add_config_arguments,
+    add_synthetic,
     add_weights_key,
+    config_of,
     make_parser,
-    overrides_of,
     run_command,
     write_json,
 )
@@ -23,7 +24,7 @@ from passl.engine.processes import join_processes
 from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
-from passl.utils.config import Config, get_config, plain, split_section
+from passl.utils.config import Config, plain, split_section
 from passl.utils.environment import select_device
 from passl.utils.logging import logger
 from passl.weights import load_weights
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_weights_key(parser)
     add_allow_partial(parser)
+    add_synthetic(parser)
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="val",
         help="the section of the config's dataloader to evaluate (default: val)",
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    cfg = get_config(arguments.config, overrides_of(arguments))
+    cfg = config_of(arguments)
     section = split_section(cfg, arguments.split)
     select_device(cfg.device, cfg.tf32)
     processes = join_processes()

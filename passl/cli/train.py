@@ -9,13 +9,14 @@ from typing import List, Optional
 from passl.cli.common import (
     add_allow_partial,
     add_config_arguments,
+    add_synthetic,
     add_weights_key,
+    config_of,
     make_parser,
-    overrides_of,
     run_command,
 )
 from passl.engine import train
-from passl.utils.config import get_config
+from passl.utils.errors import PasslError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python tools/train.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml\n"
         "  python tools/train.py -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
         "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3\n"
+        "  python tools/train.py -c mlp-mixer_b16_224 --dry-run --synthetic\n"
         "  python -m paddle.distributed.launch --gpus 0,1,2,3 tools/train.py \\\n"
         "      -c mlp-mixer_b16_224",
     )
@@ -44,13 +46,28 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-batch-change", action="store_true",
         help="resume with another number of images a step than the run had",
     )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true",
+        help="build everything, print the recipe, make two steps, draw the learning rate and "
+        "augmented images to OUTPUT_DIR/dry-run, and stop",
+    )  # fmt: skip
+    add_synthetic(parser)
     add_weights_key(parser)
     add_allow_partial(parser)
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    cfg = get_config(arguments.config, overrides_of(arguments))
+    cfg = config_of(arguments)
+    if arguments.dry_run:
+        # Imported late: drawing takes half a second that training should not wait for.
+        from passl.engine.dry_run import dry_run, format_table
+
+        if arguments.resume is not None:
+            raise PasslError("--dry-run looks at a run from its beginning; leave --resume out")
+        weights = arguments.pretrained, arguments.weights_key, arguments.allow_partial
+        print(format_table(dry_run(cfg, *weights)))
+        return
     train(
         cfg,
         resume=arguments.resume,

@@ -13,6 +13,7 @@ from passl.datasets.decoding import UnreadableImage
 from passl.datasets.loader import Loader, dead_worker
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
 from passl.datasets.sampler import EvaluationBatches, TrainingBatches
+from passl.datasets.synthetic import with_synthetic_data
 from passl.utils.discovery import import_modules
 
 import_modules(__name__, __path__)
@@ -35,4 +36,5 @@ __all__ = [
     "UnreadableImage",
     "build_dataset",
     "dead_worker",
+    "with_synthetic_data",
 ]

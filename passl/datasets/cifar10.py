@@ -36,6 +36,8 @@ class CIFAR10(ImageDataset):
         transforms: configs of the sample transforms.
     """
 
+    published_sizes = {"train": 50_000, "test": 10_000}
+
     def __init__(
         self,
         dataroot: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from paddle.io import Dataset
@@ -104,6 +104,20 @@ class ImageDataset(Dataset, abc.ABC):
         return sample
 
 
+def subset_bounds(subset: str) -> Tuple[float, float]:
+    """Returns the bounds that a subset names, in [0, 1].
+
+    Raises:
+        PasslError: it has another form than ``"[A%:B%]"``.
+    """
+    match = re.fullmatch(r"\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\]", subset.strip())
+    low, high = (match.group(1) or 0, match.group(2) or 100) if match else (100, 0)
+    low, high = float(low) / 100, float(high) / 100
+    if not 0 <= low < high <= 1:
+        raise PasslError(f"subset has the form '[:99%]' or '[99%:]', not '{subset}'")
+    return low, high
+
+
 def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:
     """Returns the indices of a part of a set, the same ones in every run.
 
@@ -120,11 +134,7 @@ def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:
     """
     if subset is None:
         return np.arange(len(labels))
-    match = re.fullmatch(r"\[(?:(\d+(?:\.\d+)?)%)?:(?:(\d+(?:\.\d+)?)%)?\]", subset.strip())
-    low, high = (match.group(1) or 0, match.group(2) or 100) if match else (100, 0)
-    low, high = float(low) / 100, float(high) / 100
-    if not 0 <= low < high <= 1:
-        raise PasslError(f"subset has the form '[:99%]' or '[99%:]', not '{subset}'")
+    low, high = subset_bounds(subset)
     # The place of each sample within its class, in (0, 1), after a fixed shuffle.
     shuffled = split_order(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

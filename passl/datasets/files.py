@@ -205,6 +205,8 @@ class ImageNet(CatalogDataset):
         PasslError: none of the layouts is there.
     """
 
+    published_sizes = _IMAGES
+
     def __init__(
         self,
         dataroot: str,

@@ -11,13 +11,12 @@ from typing import Any, Callable, Dict, Iterator, List
 import numpy as np
 import paddle
 
-from passl.datasets import Loader, TrainingBatches, build_dataset
+from passl.datasets import TRANSFORMS, Loader, TrainingBatches, build_dataset
 from passl.datasets.decoding import decode_image
-from passl.datasets.files import CatalogDataset
 from passl.datasets.loader import collate
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
-from passl.utils.config import Config, split_section
+from passl.utils.config import Config, origin_of, split_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
 
@@ -38,7 +37,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
     """
     section = split_section(cfg, split)
     dataset = build_dataset(section.dataset)
-    if not isinstance(dataset, CatalogDataset):
+    if not hasattr(dataset, "read_bytes"):
         raise PasslError(f"{section.dataset.name} does not read image files; nothing to take apart")
     batches = TrainingBatches(len(dataset), 1, 1, cfg.seed, 0, 1)
     loader = Loader(dataset, [], section.batch_transforms, batch_rng=batches.rng)
@@ -107,8 +106,14 @@ def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
     """
     section = split_section(cfg, "train")
     architecture = build_architecture(cfg.model)
-    size = architecture.backbone.stem.img_size
     count = section.sampler.batch_size
+    sizes = [getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.transforms]
+    size = next((size for size in reversed(sizes) if size is not None), None)
+    if size is None:
+        raise PasslError(
+            "no transform of dataloader.train.dataset gives the images a size",
+            place=origin_of(section, "dataset"),
+        )
     batch = {
         "image": paddle.randn([count, 3, *size]),
         "label": paddle.to_tensor(np.arange(count) % architecture.num_classes),

@@ -8,11 +8,11 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 
 import paddle
 
-from passl.datasets import ImageDataset, Loader, TrainingBatches, build_dataset, dead_worker
+from passl.datasets import ImageDataset, Loader, TrainingBatches, dead_worker
 from passl.engine.background import Background
 from passl.engine.checkpoint import (
     Checkpoint,
@@ -21,11 +21,11 @@ from passl.engine.checkpoint import (
     training_state,
     write_checkpoint,
 )
-from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.execution import Execution
 from passl.engine.interrupts import Interrupted, Interrupts
 from passl.engine.peers import Peers
+from passl.engine.plan import check_sections, make_plan
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.sharding import check_sharding
@@ -34,9 +34,9 @@ from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
 from passl.hooks.metrics_file import read_metrics
-from passl.modeling.architectures import Architecture, build_architecture
-from passl.solver import Optimizer, Schedule, WeightAverage, build_optimizer, build_schedule
-from passl.utils.config import Config, origin_of, plain
+from passl.modeling.architectures import Architecture
+from passl.solver import Optimizer, Schedule, WeightAverage
+from passl.utils.config import Config, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
@@ -77,11 +77,7 @@ def train(
     # -- everything that can be wrong is looked at before the first file is written
     device = select_device(cfg.device, cfg.tf32)
     precision = Precision(cfg.amp, device)
-    for key in ("optimizer", "lr_scheduler"):
-        if cfg[key] is None:
-            raise PasslError(f"the config has no '{key}' section, which training needs")
-    if cfg.dataloader.train is None:
-        raise PasslError("the config has no dataloader.train section, which training needs")
+    check_sections(cfg, launched_size())
     folder = Path(cfg.output_dir)
     latest = checkpoint_folder(folder) / LATEST
     checkpoint_path = find_checkpoint(resume, latest)
@@ -93,26 +89,11 @@ def train(
                 "another --output-dir"
             )
 
-    global_batch, accumulation = batch_plan(cfg, launched_size())
     processes = join_processes()
     check_sharding(cfg, device, processes)
-    paddle.seed(cfg.seed)  # the initial weights
-    architecture = build_architecture(cfg.model)
-    sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
-    with processes.one_by_host():  # the first one leaves an index of the files to the others
-        datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
-    for name, dataset in datasets.items():
-        check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
-    samples = len(datasets["train"])
-    if samples < global_batch:
-        raise PasslError(
-            f"the training set has {samples} images, fewer than one batch of {global_batch}",
-            place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
-        )
-    steps_per_epoch = samples // global_batch
-    total_steps = cfg.epochs * steps_per_epoch
-    schedule = build_schedule(cfg.lr_scheduler, total_steps, steps_per_epoch)
-    optimizer = build_optimizer(cfg.optimizer, architecture)
+    plan = make_plan(cfg, processes)
+    architecture, optimizer, datasets = plan.architecture, plan.optimizer, plan.datasets
+    samples, global_batch, total_steps = plan.samples, plan.global_batch, plan.total_steps
     hooks = build_hooks(cfg.hooks, processes.is_first)
 
     progress, resumed_at = Progress(), 0
@@ -130,7 +111,7 @@ def train(
     training_batches = TrainingBatches(
         samples,
         global_batch,
-        global_batch // accumulation,
+        global_batch // plan.accumulation,
         cfg.seed,
         progress.step,
         total_steps,
@@ -146,7 +127,7 @@ def train(
         **cfg.dataloader.train.loader,
     )
     evaluation_loaders = {
-        name: evaluation_loader(datasets[name], sections[name], processes)
+        name: evaluation_loader(datasets[name], cfg.dataloader[name], processes)
         for name in ("val", "test")
         if name in datasets
     }
@@ -203,7 +184,7 @@ def train(
         cfg=cfg,
         folder=folder,
         total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=plan.steps_per_epoch,
         global_batch=global_batch,
         progress=progress,
         environment=environment,
@@ -212,7 +193,7 @@ def train(
         is_first=processes.is_first,
         resumed_at=resumed_at,
     )
-    _announce(run, architecture, datasets, checkpoint_path, accumulation)
+    _announce(run, architecture, datasets, checkpoint_path, plan.accumulation)
     try:
         with saving, Interrupts() as stop, Peers(processes, stop, cfg.parallel.lost_after) as peers:
             _call(hooks, "on_start", run)
@@ -224,10 +205,10 @@ def train(
                     optimizer,
                     average,
                     tally,
-                    schedule,
+                    plan.schedule,
                     batches,
                     evaluation_loaders.get("val"),
-                    accumulation,
+                    plan.accumulation,
                     hooks,
                     peers,
                     processes,
@@ -422,26 +403,6 @@ def _test_once(
 def _last_evaluation(folder: Path) -> Record:
     records = [r for r in read_metrics(folder / "metrics.jsonl") if "split" in r]
     return records[-1] if records else {}
-
-
-def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:
-    """Returns (images an optimizer step, micro-batches they are split into).
-
-    Raises:
-        PasslError: ``global_batch_size`` is not a whole multiple of what the processes take at a
-            time.
-    """
-    batch_size = cfg.dataloader.train.sampler.batch_size
-    micro = batch_size * processes
-    total = micro if cfg.global_batch_size is None else cfg.global_batch_size
-    if total % micro:
-        several = f" × {processes} processes" if processes > 1 else ""
-        raise PasslError(
-            f"global_batch_size {total} is not a whole multiple of batch_size {batch_size}"
-            f"{several}; gradients are accumulated over whole batches",
-            place=origin_of(cfg, "global_batch_size"),
-        )
-    return total, total // micro
 
 
 def _same_folder(one: Path, other: Path) -> bool:

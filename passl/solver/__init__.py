@@ -8,7 +8,8 @@ from paddle import nn
 
 from passl.solver.averaging import WeightAverage
 from passl.solver.loss_scaling import LossScaling
-from passl.solver.optimizers import OPTIMIZERS, Optimizer
+from passl.solver.optimizer import Optimizer
+from passl.solver.optimizers import OPTIMIZERS
 from passl.solver.schedules import SCHEDULES, Schedule
 
 
@@ -17,9 +18,13 @@ def build_optimizer(cfg: Mapping[str, Any], model: nn.Layer) -> Optimizer:
     return OPTIMIZERS.build(cfg, model=model)
 
 
-def build_schedule(cfg: Mapping[str, Any], total_steps: int, steps_per_epoch: int) -> Schedule:
+def build_schedule(
+    cfg: Mapping[str, Any], total_steps: int, steps_per_epoch: int, global_batch: int
+) -> Schedule:
     """Builds the learning-rate schedule that ``cfg`` describes, for a run of ``total_steps``."""
-    return SCHEDULES.build(cfg, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return SCHEDULES.build(
+        cfg, total_steps=total_steps, steps_per_epoch=steps_per_epoch, global_batch=global_batch
+    )
 
 
 __all__ = [

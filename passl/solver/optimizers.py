@@ -1,209 +1,21 @@
-"""Optimizers: Paddle's own, with parameter groups, clipping and state under real names."""
+"""The optimizers."""
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-import numpy as np
 import paddle
-from paddle import _C_ops, nn
+from paddle import nn
 
-from passl.solver.loss_scaling import LossScaling, by_dtype
+from passl.solver.groups import ParameterGroup, undecayed_names
+from passl.solver.optimizer import Optimizer
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
 
 OPTIMIZERS = Registry("optimizer")
-_LOSS_SCALING = "loss_scaling"  # among the names of parameters in the state
 
-
-def undecayed_names(model: nn.Layer) -> Set[str]:
-    """Returns the names of the parameters that weight decay leaves alone.
-
-    Biases and the scales of norm layers are those with one axis; a sublayer adds names of its
-    own through ``no_weight_decay``.
-    """
-    names = {name for name, parameter in model.named_parameters() if parameter.ndim <= 1}
-    for prefix, layer in model.named_sublayers(include_self=True):
-        for name in getattr(layer, "no_weight_decay", ()):
-            names.add(f"{prefix}.{name}" if prefix else name)
-    return names
-
-
-def _trainable(model: nn.Layer) -> List[Tuple[str, Any]]:
-    return [(n, p) for n, p in model.named_parameters() if not p.stop_gradient]
-
-
-def parameter_groups(model: nn.Layer, weight_decay: float) -> List[Dict[str, Any]]:
-    """Returns the trainable parameters in two of Paddle's groups: decayed and not."""
-    if not 0 <= weight_decay < math.inf:
-        raise PasslError(f"weight_decay is at least 0, not {weight_decay}")
-    undecayed = undecayed_names(model)
-    trainable = _trainable(model)
-    groups = [
-        {
-            "params": [p for n, p in trainable if n not in undecayed],
-            "weight_decay": float(weight_decay),
-        },
-        {"params": [p for n, p in trainable if n in undecayed], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-class Optimizer:
-    """One of Paddle's optimizers, as the engine uses it.
-
-    Args:
-        model: the network; its parameter names are those of the state.
-        optimizer: Paddle's, over the parameter groups of ``model``.
-        grad_clip: largest global L2 norm of all gradients together; None does not clip.
-    """
-
-    def __init__(
-        self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, grad_clip: Optional[float]
-    ):
-        if grad_clip is not None and not 0 < grad_clip < math.inf:
-            raise PasslError(f"grad_clip is a norm above 0, or null; not {grad_clip}")
-        self._optimizer = optimizer
-        # Paddle 2.6 forgets a restored state until the first step has used it.
-        self._restored: Optional[Dict[str, np.ndarray]] = None
-        self._named = _trainable(model)
-        self.grad_clip = grad_clip
-        self.loss_scaling = LossScaling()
-        # Where several processes share the state out; set by the engine.
-        self.shards: Any = None
-
-    @property
-    def paddle(self) -> paddle.optimizer.Optimizer:
-        """Paddle's optimizer."""
-        return self._optimizer
-
-    def weights(self) -> Dict[str, paddle.Tensor]:
-        """Returns the weights that steps are made on: float32 where the network has 16 bits."""
-        masters = self._optimizer._master_weights
-        return {name: masters.get(p.name, p) for name, p in self._named}
-
-    def keep_masters(self, weights: Dict[str, paddle.Tensor]) -> None:
-        """Makes steps on float32 weights beside the network's 16-bit ones.
-
-        Args:
-            weights: what they are to be, by the network's names; steps change them in place.
-        """
-        self._optimizer._multi_precision = True
-        for name, parameter in self._named:
-            if parameter.dtype in (paddle.float16, paddle.bfloat16):
-                # Paddle names the state after it.
-                weights[name].name = parameter.name
-                self._optimizer._master_weights[parameter.name] = weights[name]
-
-    def step(self, learning_rate: float) -> paddle.Tensor:
-        """Clips the gradients, updates the parameters and clears the gradients.
-
-        Where a gradient is not finite, the step is made with gradients and a learning rate of zero:
-        the parameters stay as they are, running averages decay. Nothing here waits for the device.
-
-        Returns:
-            whether all gradients were finite, bool ``[]``, on the device.
-        """
-        gradients = [p.grad for _, p in self._named if p.grad is not None]
-        divisor = self.loss_scaling.scale
-        if self.grad_clip is not None:
-            # Not Paddle's grad_clip argument, which would take each group's norm by itself.
-            divisor = divisor.astype("float64")
-            norm = _norm(gradients) / divisor
-            if self.shards is not None:  # each has the sums of all processes, of its own parameters
-                norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
-            divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
-        bad = _unscale(gradients, divisor)
-        if self.grad_clip is not None:  # the norm may overflow where no gradient does
-            bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
-        if self.shards is not None:
-            bad = self.shards.sum(bad.astype("float32")) > 0
-        self.loss_scaling.update(bad, gradients)
-        finite = paddle.logical_not(bad).reshape([])
-        acting = self._optimizer if self.shards is None else self.shards.optimizer
-        self._optimizer.set_lr(learning_rate)
-        # The state's automatic names end in a count over the whole process; in a name space of its
-        # own it is always 0, also for a second optimizer over the same network.
-        with paddle.utils.unique_name.guard():
-            self._optimizer._create_global_learning_rate()
-            self._optimizer._global_learning_rate().multiply_(finite.astype("float32"))
-            acting.step()
-        self._restored = None
-        acting.clear_grad()
-        return finite
-
-    def state_dict(self) -> Dict[str, np.ndarray]:
-        """Returns the state as ``{"<parameter>/<quantity>": array}``.
-
-        Where processes share it out, all must call this, and the first one gets it.
-
-        Paddle names it by automatic names (``linear_0.w_0_moment1_0``), which shift when the
-        process builds another network first; here the network's own names are used.
-        """
-        if self._restored is not None:
-            return dict(self._restored)
-        state: Dict[str, np.ndarray] = {}
-        automatic = {parameter.name: name for name, parameter in self._named}
-        for key, value in self._optimizer.state_dict().items():
-            if key in ("LR_Scheduler", "master_weights"):
-                continue  # the schedule is a function of the step
-            name, quantity = _split_key(key, automatic)
-            state[f"{name}/{quantity}"] = value.numpy()
-        if self.shards is not None:
-            state = self.shards.gather(state)
-        for key, array in self.loss_scaling.state_dict().items():
-            state[f"{_LOSS_SCALING}/{key}"] = array
-        return state
-
-    def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
-        """Restores what ``state_dict`` returned."""
-        parameters = dict(self._named)
-        restored, loss_scaling = {}, {}
-        for key, value in state.items():
-            name, _, quantity = key.rpartition("/")
-            if name == _LOSS_SCALING:
-                loss_scaling[quantity] = value
-                continue
-            if name not in parameters:
-                raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
-            restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
-        self._optimizer.set_state_dict(restored)
-        self.loss_scaling.load_state_dict(loss_scaling)
-        self._restored = dict(state)
-
-
-def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
-    """Returns the L2 norm of all gradients together, float64 ``[1]``."""
-    norms = []
-    for group in by_dtype(gradients):
-        if group[0].dtype in (paddle.float16, paddle.bfloat16):  # a sum of squares would overflow
-            group = [gradient.astype("float32") for gradient in group]
-        norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in group]))
-        norms.append(norm.astype("float64"))
-    return paddle.linalg.norm(paddle.stack(norms)).reshape([1])
-
-
-def _unscale(gradients: List[paddle.Tensor], divisor: paddle.Tensor) -> paddle.Tensor:
-    """Divides all gradients; returns whether one of them is not finite, bool ``[1]``."""
-    bad = []
-    for group in by_dtype(gradients):
-        dtype = paddle.float64 if group[0].dtype == paddle.float64 else paddle.float32
-        by = divisor if divisor.dtype == dtype else divisor.astype(dtype)
-        bad.append(_C_ops.check_finite_and_unscale_(group, by)[-1])
-    return functools.reduce(paddle.logical_or, bad)
-
-
-def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
-    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1``."""
-    key = key.rpartition("_")[0]
-    end = len(key) + 1
-    while end > 0:
-        end = key.rfind("_", 0, end)
-        if end > 0 and key[:end] in automatic:
-            return automatic[key[:end]], key[end + 1 :]
-    raise AssertionError(f"optimizer state {key} belongs to no parameter")
+# All of them take, besides their own arguments, those of ``Optimizer``.
+Groups = Sequence[Mapping[str, Any]]
 
 
 @OPTIMIZERS.register
@@ -221,21 +33,49 @@ class AdamW(Optimizer):
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
         grad_clip: Optional[float] = None,
+        layer_decay: float = 1.0,
+        groups: Groups = (),
     ):
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= value < 1:
-                raise PasslError(f"{name} lies in [0, 1), not {value}")
-        if epsilon <= 0:
-            raise PasslError(f"epsilon is above 0, not {epsilon}")
-        optimizer = paddle.optimizer.AdamW(
-            learning_rate=0.0,
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=epsilon,
-            parameters=parameter_groups(model, weight_decay),
-            weight_decay=float(weight_decay),
+        _check_adam(beta1, beta2, epsilon)
+        self._arguments = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
+        super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
+
+    def make(self, groups: List[Dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.AdamW(
+            learning_rate=0.0, parameters=groups, weight_decay=0.0, **self._arguments
         )
-        super().__init__(model, optimizer, grad_clip)
+
+
+@OPTIMIZERS.register
+class LAMB(Optimizer):
+    """Adam with a trust ratio for each parameter (You et al., arXiv 1904.00962, algorithm 2).
+
+    A step subtracts ``learning_rate · |p| / |u| · u`` where ``u`` is Adam's step plus
+    ``weight_decay · p``; φ of the paper is the identity. A parameter that does not decay is not
+    adapted either: its step is Adam's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.01,
+        grad_clip: Optional[float] = None,
+        layer_decay: float = 1.0,
+        groups: Groups = (),
+    ):
+        _check_adam(beta1, beta2, epsilon)
+        self._arguments = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon}
+        super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
+
+    def decay_arguments(self, group: ParameterGroup) -> Dict[str, Any]:
+        # By Paddle's weight_decay it would be added to the gradient.
+        return {"weight_decay": None, "lamb_weight_decay": group.weight_decay}
+
+    def make(self, groups: List[Dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Lamb(learning_rate=0.0, parameters=groups, **self._arguments)
 
 
 @OPTIMIZERS.register
@@ -256,14 +96,90 @@ class SGD(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         grad_clip: Optional[float] = None,
+        layer_decay: float = 1.0,
+        groups: Groups = (),
     ):
-        if not 0 <= momentum < 1:
-            raise PasslError(f"momentum lies in [0, 1), not {momentum}")
-        optimizer = paddle.optimizer.Momentum(
-            learning_rate=0.0,
-            momentum=momentum,
-            use_nesterov=nesterov,
-            parameters=parameter_groups(model, weight_decay),
-            weight_decay=None,
+        _check_momentum(momentum)
+        self._arguments = {"momentum": momentum, "use_nesterov": nesterov}
+        super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
+
+    def make(self, groups: List[Dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Momentum(
+            learning_rate=0.0, parameters=groups, weight_decay=None, **self._arguments
         )
-        super().__init__(model, optimizer, grad_clip)
+
+
+@OPTIMIZERS.register
+class LARS(Optimizer):
+    """SGD with momentum whose rate is adapted to each parameter (You et al., arXiv 1708.03888).
+
+    ``λ = trust_coefficient · |p| / (|g| + weight_decay · |p|)``, then ``v ← momentum · v +
+    λ · (g + weight_decay · p); p ← p - learning_rate · v`` (algorithm 1, with the learning rate
+    outside the velocity, as in PyTorch and MoCo v3). Biases, norms and what else never decays get
+    plain momentum (SimCLR, arXiv 2002.05709, and BYOL do so too); also a parameter or gradient that
+    is all zeros.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        momentum: float = 0.9,
+        trust_coefficient: float = 0.001,
+        weight_decay: float = 0.0,
+        grad_clip: Optional[float] = None,
+        layer_decay: float = 1.0,
+        groups: Groups = (),
+    ):
+        _check_momentum(momentum)
+        if trust_coefficient <= 0:
+            raise PasslError(f"trust_coefficient is above 0, not {trust_coefficient}")
+        self._momentum, self._trust = momentum, trust_coefficient
+        super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
+        plain = undecayed_names(model)
+        self._decays = {
+            name: group.weight_decay
+            for group in self.groups
+            for name in group.names
+            if name not in plain
+        }
+
+    def decay_arguments(self, group: ParameterGroup) -> Dict[str, Any]:
+        return {"weight_decay": None}  # it is part of the adapted gradient
+
+    def make(self, groups: List[Dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Momentum(
+            learning_rate=0.0, momentum=self._momentum, parameters=groups, weight_decay=None
+        )
+
+    @paddle.no_grad()
+    def adapt_gradients(self) -> None:
+        weights = self.weights()
+        for name, parameter in self._named:
+            gradient = parameter.grad
+            if name not in self._decays or gradient is None:
+                continue
+            weight, decay = weights[name], self._decays[name]
+            size, slope = (_float(t).norm() for t in (weight, gradient))
+            ratio = self._trust * size / (slope + decay * size)
+            ratio = paddle.where((size > 0) & (slope > 0), ratio, paddle.ones_like(ratio))
+            adapted = (_float(gradient) + decay * _float(weight)) * ratio
+            paddle.assign(adapted.astype(gradient.dtype), gradient)
+
+
+def _float(tensor: paddle.Tensor) -> paddle.Tensor:
+    """Returns a tensor in which a sum of squares does not overflow."""
+    wide = tensor.dtype not in (paddle.float16, paddle.bfloat16)
+    return tensor if wide else tensor.astype("float32")
+
+
+def _check_adam(beta1: float, beta2: float, epsilon: float) -> None:
+    for name, value in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise PasslError(f"{name} lies in [0, 1), not {value}")
+    if epsilon <= 0:
+        raise PasslError(f"epsilon is above 0, not {epsilon}")
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise PasslError(f"momentum lies in [0, 1), not {momentum}")

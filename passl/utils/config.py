@@ -201,6 +201,11 @@ class Config(dict):
     def __setattr__(self, key: str, value: Any) -> None:
         raise AttributeError("a config is not changed after loading; use get_config(overrides=…)")
 
+    @property
+    def origins(self) -> Dict[str, str]:
+        """Where each key was written, by its path from the top."""
+        return dict(self._origins)
+
     def to_yaml(self) -> str:
         """Returns the config as YAML text that get_config reads back unchanged."""
         return yaml.dump(plain(self), Dumper=_Dumper, sort_keys=False, allow_unicode=True)

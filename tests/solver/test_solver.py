@@ -3,192 +3,28 @@ import math
 import numpy as np
 import paddle
 import pytest
+from networks import (
+    DECAYED,
+    UNDECAYED,
+    Network,
+    clipped,
+    gradients_of_step,
+    make_network,
+    take_steps,
+    values,
+)
 from paddle import nn
 
 from passl.solver import build_optimizer, build_schedule
 from passl.utils.errors import PasslError
 
-STEPS = 20
+NAMES = ("AdamW", "LAMB", "SGD", "LARS")
 
 
-class Network(nn.Layer):
-    """Parameters of every kind: matrices, biases, norms, a table that never decays, frozen ones."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(3, 4)
-        self.norm = nn.LayerNorm(4)
-        self.table = Table()
-        self.last = nn.Linear(4, 2)
-        self.frozen = nn.Linear(2, 2)
-        for parameter in self.frozen.parameters():
-            parameter.stop_gradient = True
+# ---------------------------------------------------------------- what all share
 
 
-class Table(nn.Layer):
-    no_weight_decay = frozenset({"position"})
-
-    def __init__(self):
-        super().__init__()
-        self.position = self.create_parameter([2, 3])
-        self.scale = self.create_parameter([2, 3])
-
-
-DECAYED = {"first.weight", "last.weight", "table.scale"}
-UNDECAYED = {
-    "first.bias", "norm.weight", "norm.bias", "table.position", "last.bias",
-}  # fmt: skip
-
-
-def make_network(seed=0):
-    network = Network()
-    rng = np.random.default_rng(seed)
-    for parameter in network.parameters():
-        parameter.set_value(rng.normal(size=parameter.shape).astype(np.float32))
-    return network
-
-
-def values(network):
-    return {name: p.numpy().copy() for name, p in network.named_parameters()}
-
-
-def gradients_of_step(network, step):
-    rng = np.random.default_rng([7, step])
-    return {
-        name: rng.normal(0, 1 + step % 3, p.shape).astype(np.float32)
-        for name, p in network.named_parameters()
-        if not p.stop_gradient
-    }
-
-
-def take_steps(network, optimizer, steps, rates=None):
-    """Optimizer steps with gradients that are known: of a loss linear in the parameters."""
-    for step in steps:
-        gradients = gradients_of_step(network, step)
-        parameters = dict(network.named_parameters())
-        loss = sum((parameters[n] * paddle.to_tensor(g)).sum() for n, g in gradients.items())
-        loss.backward()
-        optimizer.step(rates[step] if rates else 0.05)
-
-
-def clipped(gradients, norm):
-    total = math.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values()))
-    scale = 1.0 if norm is None else min(1.0, norm / total)
-    return {name: g.astype(np.float64) * scale for name, g in gradients.items()}
-
-
-def assert_close(network, expected):
-    for name, value in values(network).items():
-        np.testing.assert_allclose(value, expected[name], rtol=3e-5, atol=3e-6, err_msg=name)
-
-
-# ---------------------------------------------------------------- AdamW
-
-
-def adamw_numpy(network, rates, beta1, beta2, epsilon, decay, clip):
-    """Algorithm 2 of arXiv 1711.05101, with the decay multiplied by the learning rate."""
-    x = {name: value.astype(np.float64) for name, value in values(network).items()}
-    m = {name: np.zeros_like(value) for name, value in x.items()}
-    v = {name: np.zeros_like(value) for name, value in x.items()}
-    for step in range(STEPS):
-        for name, g in clipped(gradients_of_step(network, step), clip).items():
-            m[name] = beta1 * m[name] + (1 - beta1) * g
-            v[name] = beta2 * v[name] + (1 - beta2) * g**2
-            m_hat = m[name] / (1 - beta1 ** (step + 1))
-            v_hat = v[name] / (1 - beta2 ** (step + 1))
-            own_decay = decay if name in DECAYED else 0.0
-            x[name] = x[name] - rates[step] * (
-                m_hat / (np.sqrt(v_hat) + epsilon) + own_decay * x[name]
-            )
-    return x
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"weight_decay": 0.3},
-        {"weight_decay": 0.3, "grad_clip": 1.5},
-        {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-2, "weight_decay": 0.1},
-        {"weight_decay": 0},
-        {"weight_decay": 1, "grad_clip": 2, "beta1": 0},
-    ],
-)
-def test_adamw_is_that_of_the_paper(arguments):
-    network = make_network()
-    rates = [0.05 / (step + 1) for step in range(STEPS)]
-    full = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0, "grad_clip": None}
-    full.update(arguments)
-    expected = adamw_numpy(
-        network,
-        rates,
-        full["beta1"],
-        full["beta2"],
-        full["epsilon"],
-        full["weight_decay"],
-        full["grad_clip"],
-    )
-    optimizer = build_optimizer({"name": "AdamW", **arguments}, network)
-    take_steps(network, optimizer, range(STEPS), rates)
-    assert_close(network, expected)
-
-
-# ---------------------------------------------------------------- SGD
-
-
-def sgd_numpy(network, rate, momentum, nesterov, decay, clip):
-    """Equations 1 to 4 of Sutskever et al. (2013); decay is added to the gradient.
-
-    Nesterov's gradient is taken at θ + μv, which is where the network's parameters stand.
-    """
-    x = {name: value.astype(np.float64) for name, value in values(network).items()}
-    v = {name: np.zeros_like(value) for name, value in x.items()}
-    ahead = dict(x)
-    for step in range(STEPS):
-        for name, g in clipped(gradients_of_step(network, step), clip).items():
-            g = g + (decay if name in DECAYED else 0.0) * ahead[name]
-            v[name] = momentum * v[name] - rate * g
-            x[name] = x[name] + v[name]
-            ahead[name] = x[name] + (momentum * v[name] if nesterov else 0.0)
-    return ahead
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"momentum": 0.0},
-        {"momentum": 0.8, "nesterov": True},
-        {"weight_decay": 0.3},
-        {"weight_decay": 0.3, "grad_clip": 1.5},
-        {"weight_decay": 0.3, "grad_clip": 1.5, "nesterov": True},
-        {"weight_decay": 0, "momentum": 0},
-        {"weight_decay": 1, "grad_clip": 2},
-    ],
-)
-def test_sgd_is_that_of_the_paper(arguments):
-    network = make_network()
-    full = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0, "grad_clip": None}
-    full.update(arguments)
-    expected = sgd_numpy(
-        network,
-        0.05,
-        full["momentum"],
-        full["nesterov"],
-        full["weight_decay"],
-        full["grad_clip"],
-    )
-    optimizer = build_optimizer({"name": "SGD", **arguments}, network)
-    take_steps(network, optimizer, range(STEPS))
-    assert_close(network, expected)
-
-
-# ---------------------------------------------------------------- what both share
-
-
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_at_rate_zero_or_with_only_decay(name):
     network = make_network()
     before = values(network)
@@ -212,17 +48,17 @@ def test_decay_leaves_biases_norms_and_named_parameters_alone():
     assert DECAYED | UNDECAYED | {"frozen.weight", "frozen.bias"} == set(before)
 
 
-@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_cleared_and_a_parameter_without_one_stays(name):
     network = make_network()
     before = values(network)
     optimizer = build_optimizer({"name": name, "grad_clip": 1.0, "weight_decay": 0.1}, network)
-    network.first.weight.sum().backward()
+    network.body.first.weight.sum().backward()
     optimizer.step(0.1)
     after = values(network)
-    assert not np.array_equal(after["first.weight"], before["first.weight"])
+    assert not np.array_equal(after["body.first.weight"], before["body.first.weight"])
     np.testing.assert_array_equal(after["last.weight"], before["last.weight"])
-    gradient = network.first.weight.grad
+    gradient = network.body.first.weight.grad
     assert gradient is None or not gradient.numpy().any()
 
 
@@ -242,6 +78,9 @@ def test_a_clipping_norm_is_above_zero(grad_clip):
         ({"name": "SGD", "momentum": -0.5}, "momentum"),
         ({"name": "SGD", "momentun": 0.5}, "did you mean 'momentum'"),
         ({"name": "Adam"}, "did you mean 'AdamW'"),
+        ({"name": "LAMB", "beta2": 1.0}, "beta2"),
+        ({"name": "LARS", "trust_coefficient": 0.0}, "trust_coefficient"),
+        ({"name": "LARS", "momentum": 1.0}, "momentum"),
     ],
 )
 def test_impossible_arguments_are_named(cfg, words):
@@ -255,6 +94,8 @@ def test_impossible_arguments_are_named(cfg, words):
 OPTIMIZERS = [
     {"name": "AdamW", "weight_decay": 0.1, "grad_clip": 1.0},
     {"name": "SGD", "weight_decay": 0.1, "nesterov": True},
+    {"name": "LAMB", "weight_decay": 0.1, "groups": [{"parameters": "*.bias", "lr_scale": 2.0}]},
+    {"name": "LARS", "weight_decay": 0.1, "trust_coefficient": 0.1},
 ]
 
 
@@ -266,8 +107,8 @@ def test_the_state_speaks_of_the_networks_own_names(cfg):
     state = optimizer.state_dict()
     assert {key.rpartition("/")[0] for key in state} == DECAYED | UNDECAYED
     quantities = {key.rpartition("/")[2] for key in state}
-    expected = {"AdamW": {"moment1", "moment2"}, "SGD": {"velocity"}}[cfg["name"]]
-    assert expected <= quantities
+    adam = cfg["name"] in ("AdamW", "LAMB")
+    assert ({"moment1", "moment2"} if adam else {"velocity"}) <= quantities
     assert all(isinstance(value, np.ndarray) for value in state.values())
     if cfg["name"] == "AdamW":
         # moment1 after two steps, by hand.
@@ -350,9 +191,9 @@ def test_a_state_of_another_network_is_refused():
 # ---------------------------------------------------------------- schedules
 
 
-def schedule(name, total_steps=100, steps_per_epoch=10, **arguments):
+def schedule(name, total_steps=100, steps_per_epoch=10, global_batch=64, **arguments):
     cfg = {"name": name, "learning_rate": 0.4, **arguments}
-    return build_schedule(cfg, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return build_schedule(cfg, total_steps, steps_per_epoch, global_batch)
 
 
 def test_constant():
@@ -393,6 +234,37 @@ def test_linear_and_cosine_by_formula(warmup, end_lr):
         assert cosine(warmup + (100 - warmup) // 2) == pytest.approx((0.4 + end_lr) / 2)
 
 
+@pytest.mark.parametrize("power", [1.0, 0.5, 2.0])
+def test_polynomial_by_formula(power):
+    rate = schedule("Polynomial", power=power, warmup_steps=20, end_lr=0.04)
+    linear = schedule("Linear", warmup_steps=20, end_lr=0.04)
+    for step in range(20, 100):
+        assert rate(step) == pytest.approx(0.04 + 0.36 * ((100 - step) / 80) ** power)
+        if power == 1.0:
+            assert rate(step) == linear(step)
+
+
+@pytest.mark.parametrize("scaling, factor", [("linear", 4.0), ("sqrt", 2.0)])
+@pytest.mark.parametrize(
+    "name, more",
+    [
+        ("Constant", {}),
+        ("Linear", {"end_lr": 0.1}),
+        ("Cosine", {"end_lr": 0.1}),
+        ("Polynomial", {"end_lr": 0.1, "power": 2.0}),
+        ("Step", {"milestone_steps": [50]}),
+    ],
+)
+def test_rates_are_scaled_from_the_batch_that_they_are_given_for(name, more, scaling, factor):
+    arguments = {"warmup_steps": 10, "start_lr": 0.01, **more}
+    fixed = schedule(name, global_batch=1024, **arguments)
+    scaled = schedule(
+        name, global_batch=1024, reference_batch_size=256, scaling=scaling, **arguments
+    )
+    for step in (0, 5, 10, 49, 50, 99):
+        assert scaled(step) == pytest.approx(factor * fixed(step))
+
+
 @pytest.mark.parametrize("where", [{"milestone_steps": [60, 30]}, {"milestone_epochs": [3, 6.0]}])
 def test_step_drops_at_each_milestone(where):
     rate = schedule("Step", gamma=0.5, warmup_steps=10, **where)
@@ -416,6 +288,9 @@ def test_step_drops_at_each_milestone(where):
         ("Step", {"milestone_steps": [1.5]}, "milestone_steps"),
         ("Cosine", {"T_max": 3}, "T_max"),
         ("Cosin", {}, "did you mean 'Cosine'"),
+        ("Polynomial", {"power": 0.0}, "power is above 0"),
+        ("Linear", {"reference_batch_size": 0}, "reference_batch_size is at least 1"),
+        ("Linear", {"scaling": "square"}, "scaling is 'linear' or 'sqrt'"),
     ],
 )
 def test_impossible_schedules_are_named(name, arguments, words):

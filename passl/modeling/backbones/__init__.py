@@ -5,7 +5,8 @@ A backbone is built from keyword arguments alone and has
 - ``num_features``, the size of what ``forward`` returns,
 - ``forward(x) -> features``, pooled, ``[N, num_features]``,
 - ``forward_features(x)``, the features before pooling (the shape is in its docstring),
-- ``no_weight_decay``, the names of parameters that never decay besides biases and norms.
+- ``no_weight_decay``, the names of parameters that never decay besides biases and norms,
+- ``parameter_depths``, how deep each parameter lies, for layer-wise learning rates.
 """
 
 from __future__ import annotations

@@ -45,14 +45,14 @@ class MixerBlock(nn.Layer):
         channels_mlp_dim: int,
         gelu_approximate: bool,
         dropout: float,
-        drop_path: float,
+        drop_path: DropPath,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, epsilon=1e-6)
         self.mlp_tokens = Mlp(num_tokens, tokens_mlp_dim, gelu_approximate, dropout)
         self.norm2 = nn.LayerNorm(embed_dim, epsilon=1e-6)
         self.mlp_channels = Mlp(embed_dim, channels_mlp_dim, gelu_approximate, dropout)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = drop_path
 
     def forward(self, x):
         # [N, S, C] -> [N, C, S]: the token MLP works on columns, shared across channels.
@@ -157,6 +157,7 @@ class MlpMixer(nn.Layer):
         drop_rate: dropout after every linear map of the MLPs.
         drop_path_rate: stochastic depth of the last block.
         drop_path_mode: ``linear`` from 0 at the first block (the paper), or ``constant``.
+        drop_path_rescale: see ``DropPath``; the paper's networks were trained without.
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, C]``.
@@ -181,6 +182,7 @@ class MlpMixer(nn.Layer):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         drop_path_mode: str = "linear",
+        drop_path_rescale: bool = True,
     ):
         super().__init__()
         sizes = {
@@ -206,7 +208,7 @@ class MlpMixer(nn.Layer):
                     channels_mlp_dim,
                     gelu_approximate,
                     drop_rate,
-                    rate,
+                    DropPath(rate, drop_path_rescale),
                 )
                 for rate in drop_path_rates(drop_path_rate, num_blocks, drop_path_mode)
             ]
@@ -289,6 +291,22 @@ class MlpMixer(nn.Layer):
             lambda array: _repeat_for_tiles(parameter, array, (height, width), k),
             f"token-mixing weights repeated for {k}×{k} tiles of the image",
         )
+
+    @property
+    def parameter_depths(self) -> Dict[str, int]:
+        """How deep each parameter lies, from 0, for layer-wise learning rates: as in timm.
+
+        The stem is the first layer, each block one, and the norm belongs to the last block.
+        """
+        last = len(self.blocks)
+
+        def depth(name: str) -> int:
+            part, _, rest = name.partition(".")
+            if part == "blocks":
+                return int(rest.partition(".")[0]) + 1
+            return 0 if part == "stem" else last
+
+        return {name: depth(name) for name, _ in self.named_parameters()}
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:

@@ -11,20 +11,24 @@ from passl.utils.errors import PasslError
 
 
 class DropPath(nn.Layer):
-    """Zeroes a residual branch for whole samples while training, and rescales the others.
+    """Zeroes a residual branch for whole samples while training.
 
     Args:
         rate: probability, in [0, 1), that a sample's branch is dropped.
+        rescale: divide the branches that are left by ``1 - rate``, so that the mean stays what it
+            is in evaluation, as timm and PyTorch do. The code that MLP-Mixer was trained with
+            (big_vision, models/mlp_mixer.py) leaves them as they are, and evaluates with whole
+            branches all the same.
 
     Shape:
         input and output: ``[N, ...]``, any floating dtype.
     """
 
-    def __init__(self, rate: float = 0.0):
+    def __init__(self, rate: float = 0.0, rescale: bool = True):
         super().__init__()
         if not 0.0 <= rate < 1.0:
             raise PasslError(f"a drop path rate lies in [0, 1), not {rate}")
-        self.rate = rate
+        self.rate, self.rescale = rate, rescale
 
     def forward(self, x):
         if self.rate == 0.0 or not self.training:
@@ -32,7 +36,7 @@ class DropPath(nn.Layer):
         keep = 1.0 - self.rate
         shape = [x.shape[0]] + [1] * (x.ndim - 1)
         mask = paddle.bernoulli(paddle.full(shape, keep, dtype="float32")).astype(x.dtype)
-        return x * (mask / keep)
+        return x * (mask / keep if self.rescale else mask)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -1,0 +1,260 @@
+"""A look at a run before it is made: its recipe as a table, two steps, and pictures of both."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+
+from passl.datasets import BATCH_TRANSFORMS
+from passl.engine.costs import count_macs, kept_for_backward
+from passl.engine.pictures import draw_augmented, draw_schedule
+from passl.engine.plan import Plan, check_sections, make_plan
+from passl.engine.processes import Processes, launched_size
+from passl.utils.config import Config
+from passl.utils.environment import select_device
+from passl.utils.errors import PasslError
+from passl.utils.seeding import batch_rng, step_seed
+from passl.weights import load_weights
+
+Row = Tuple[str, str]
+
+_MICRO_BATCH = 2
+_STEPS = 2
+_MB = 1e6
+
+
+def dry_run(
+    cfg: Config,
+    pretrained: Optional[str] = None,
+    weights_key: Optional[str] = None,
+    allow_partial: bool = False,
+) -> List[Row]:
+    """Builds all that a run needs, prints its recipe, makes two steps, and draws it.
+
+    Nothing of a run is begun or touched: it writes ``dry-run/schedule.png`` and
+    ``dry-run/augmented.png`` into ``cfg.output_dir``.
+
+    Args:
+        cfg: the whole config.
+        pretrained, weights_key, allow_partial: as for ``train``; weights are loaded to see that
+            they fit.
+
+    Returns:
+        The table.
+
+    Raises:
+        PasslError: anything that training would stop at before its first step.
+    """
+    if launched_size() > 1:
+        raise PasslError("a dry run is made by one process; start it without the launcher")
+    device = select_device(cfg.device, cfg.tf32)
+    check_sections(cfg, 1)
+    plan = make_plan(cfg, Processes())
+    if pretrained is not None:
+        load_weights(plan.architecture, pretrained, weights_key, allow_partial, new_head=True)
+    rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device)]
+    folder = Path(cfg.output_dir) / "dry-run"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_schedule(folder / "schedule.png", plan.schedule, plan.total_steps)
+        draw_augmented(folder / "augmented.png", cfg, plan.datasets["train"])
+    except OSError as error:
+        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
+    rows.append(("drawn", f"{folder / 'schedule.png'}, {folder / 'augmented.png'}"))
+    return rows
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Returns the rows as text in two columns."""
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, text in rows:
+        for i, line in enumerate(text.split("\n")):
+            lines.append(f"{name if i == 0 else '':{width}}  {line}")
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------- the recipe
+
+
+def _describe(cfg: Config, plan: Plan) -> List[Row]:
+    train = cfg.dataloader.train
+    architecture = plan.architecture
+    parameters = [p for p in architecture.parameters() if not p.stop_gradient]
+    learning = sum(p.size for p in parameters)
+    everything = sum(p.size for p in architecture.parameters())
+    frozen = f", {everything - learning:,} of them frozen" if everything > learning else ""
+    schedule, per_epoch = plan.schedule, plan.steps_per_epoch
+    rows = [
+        ("network", _component(cfg.model.architecture)),
+        ("head", _component(cfg.model.get("head") or {})),
+        ("parameters", f"{everything:,}{frozen}"),
+        (
+            "images",
+            ", ".join(f"{name} {len(data):,}" for name, data in plan.datasets.items())
+            + f" ({train.dataset.name})",
+        ),
+        (
+            "epochs",
+            f"{cfg.epochs} of {per_epoch:,} steps: {plan.total_steps:,} steps, "
+            f"{plan.total_steps * plan.global_batch:,} images",
+        ),
+        ("global batch", _batches(cfg, plan)),
+        ("learning rate", _rates(cfg, plan)),
+        ("warm-up", f"{schedule.warmup:,} steps, {schedule.warmup / per_epoch:.3g} epochs"),
+        ("optimizer", _component(cfg.optimizer)),
+        ("groups", _groups(plan)),
+        (
+            "augmentation",
+            "\n".join(map(_component, train.dataset.get("transforms") or [])) or "none",
+        ),
+        ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
+    ]
+    rows += [
+        (f"view of {name}", "\n".join(map(_component, cfg.dataloader[name].dataset.transforms)))
+        for name in plan.datasets
+        if name != "train" and cfg.dataloader[name].dataset.get("transforms")
+    ]
+    if cfg.ema is not None:
+        rows.append(("average", f"of the weights, decay {cfg.ema.decay:g}"))
+    return rows
+
+
+def _component(cfg: Mapping[str, Any]) -> str:
+    """Returns ``Name(argument=value, …)``."""
+    arguments = [f"{key}={_value(value)}" for key, value in cfg.items() if key != "name"]
+    return f"{cfg.get('name', '')}({', '.join(arguments)})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return str(value)
+
+
+def _batches(cfg: Config, plan: Plan) -> str:
+    """Says what a step is made of, by this process and by as many as people have."""
+    size = cfg.dataloader.train.sampler.batch_size
+    if cfg.global_batch_size is None:
+        return f"{plan.global_batch:,}: {size} a process, here and on any number of processes more"
+    counts = [n for n in (1, 2, 4, 8, 16, 32) if plan.global_batch % (size * n) == 0]
+    parts = [f"{plan.global_batch // (size * n)} on {n}" for n in counts]
+    return f"{plan.global_batch:,}: batches of {size}, accumulated {', '.join(parts)} processes"
+
+
+def _rates(cfg: Config, plan: Plan) -> str:
+    schedule = plan.schedule
+    text = f"{type(schedule).__name__}, peak {schedule.learning_rate:g}"
+    reference = cfg.lr_scheduler.get("reference_batch_size")
+    if reference is not None:
+        text += (
+            f" ({cfg.lr_scheduler.learning_rate:g} at {reference} images a step, "
+            f"{cfg.lr_scheduler.get('scaling', 'linear')} rule)"
+        )
+    return text + f", last step {schedule(plan.total_steps - 1):.3g}"
+
+
+def _groups(plan: Plan) -> str:
+    parameters = dict(plan.architecture.named_parameters())
+    lines = []
+    for group in plan.optimizer.groups:
+        count = sum(parameters[name].size for name in group.names)
+        decay = f"decay {group.weight_decay:g}" if group.weight_decay else "no decay"
+        rate = f", rate × {group.lr_scale:.4g}" if group.lr_scale != 1 else ""
+        lines.append(f"{decay}{rate}: {count:,} parameters in {len(group.names)} tensors")
+        lines += [f"  {kind}" for kind in _kinds(group.names)]
+    return "\n".join(lines)
+
+
+def _kinds(names: Sequence[str]) -> List[str]:
+    """Returns names with their numbers left out, each once, so that blocks are not listed."""
+    return list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in names))
+
+
+# ---------------------------------------------------------------- two steps
+
+
+def _try_steps(cfg: Config, plan: Plan, device: str) -> List[Row]:
+    """Makes two steps on made-up pixels; what they cost is counted in the first."""
+    architecture, optimizer = plan.architecture, plan.optimizer
+    batch = _made_up_batch(cfg, plan)
+    architecture.train()
+    losses, kept, macs, started = [], None, 0, time.perf_counter()
+    for step in range(_STEPS):
+        paddle.seed(step_seed(cfg.seed, step))
+        architecture.before_step(step, plan.total_steps)
+        if step == 0:
+            with paddle.no_grad():
+                macs = count_macs(architecture, lambda: architecture(batch))
+            with kept_for_backward(architecture) as kept:
+                loss = architecture(batch)["loss"]
+        else:
+            loss = architecture(batch)["loss"]
+        loss.backward()
+        # At a rate that moves something: the first one of a warm-up may be zero.
+        optimizer.step(plan.schedule.learning_rate)
+        architecture.after_step(step, plan.total_steps)
+        losses.append(float(loss))
+    seconds = time.perf_counter() - started
+    if not np.isfinite(losses).all():
+        raise PasslError(f"the loss of two steps on made-up images is not finite: {losses}")
+    gmacs = macs / _MICRO_BATCH / 1e9
+    rows = [
+        (
+            "operations",
+            f"{gmacs:.4g} G multiply-adds an image forward, {6 * gmacs:.4g} GFLOP in training",
+        ),
+        ("memory", _memory(cfg, plan, sum(kept.values()) / _MICRO_BATCH)),
+        (
+            "two steps",
+            f"of {_MICRO_BATCH} made-up images on {device}: loss {losses[0]:.4f}, {losses[1]:.4f}; "
+            f"{seconds:.1f} s",
+        ),
+    ]
+    return rows
+
+
+def _made_up_batch(cfg: Config, plan: Plan) -> Dict[str, Any]:
+    """Returns a batch as the loader gives it, of noise; its shape is that of the training set's."""
+    shape = plan.datasets["train"][0]["image"].shape
+    rng = np.random.default_rng(cfg.seed)
+    classes = getattr(plan.architecture, "num_classes", 1)
+    batch = {
+        "image": paddle.to_tensor(rng.integers(0, 256, (_MICRO_BATCH, *shape), np.uint8)),
+        "label": paddle.to_tensor(rng.integers(0, classes, _MICRO_BATCH)),
+    }
+    for transform in cfg.dataloader.train.batch_transforms:
+        batch = BATCH_TRANSFORMS.build(transform)(batch, batch_rng(cfg.seed, 0))
+    return batch
+
+
+def _memory(cfg: Config, plan: Plan, activations: float) -> str:
+    """Estimates what a process needs in float32.
+
+    The fixed part is the parameters, their gradients, the optimizer's state as it is after the
+    steps, the average of the weights, and with several processes the buffers of the exchange. Mixed
+    precision keeps between 0.56 and 0.78 of B/16's float32 activations (docs/scaling.md).
+    """
+    weights = sum(p.size * p.element_size() for p in plan.architecture.parameters())
+    learning = [p for p in plan.architecture.parameters() if not p.stop_gradient]
+    gradients = sum(p.size * p.element_size() for p in learning)
+    state = sum(array.nbytes for array in plan.optimizer.state_dict().values())
+    average = gradients if cfg.ema is not None else 0
+    fixed = weights + gradients + state + average
+    size = cfg.dataloader.train.sampler.batch_size
+    return (
+        f"{fixed / _MB:,.0f} MB of weights, gradients and optimizer state "
+        f"(+ {gradients / _MB:,.0f} MB on several processes)\n"
+        f"{activations / _MB:,.1f} MB an image kept in float32: {size} images "
+        f"{size * activations / _MB:,.0f} MB; together "
+        f"{(fixed + size * activations) / _MB:,.0f} MB a process\n"
+        "without what operations need for a moment, and without amp, which keeps about 0.6 to 0.8 "
+        "of the images' part"
+    )

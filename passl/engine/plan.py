@@ -1,0 +1,119 @@
+"""What a run is going to be: everything that a config makes, before anything runs or is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Dict, Tuple
+
+import paddle
+
+from passl.datasets import ImageDataset, build_dataset
+from passl.engine.checks import check_classes
+from passl.engine.processes import Processes
+from passl.modeling.architectures import Architecture, build_architecture
+from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
+from passl.utils.config import Config, origin_of
+from passl.utils.errors import PasslError
+
+
+@dataclasses.dataclass
+class Plan:
+    """A run, built.
+
+    Attributes:
+        architecture: what learns, as it starts.
+        optimizer: over its parameters.
+        schedule: the learning rate of each step.
+        datasets: by the names of the sections, ``train`` among them.
+        samples: images of the training set.
+        global_batch: images an optimizer step.
+        accumulation: micro-batches that a process makes a step of.
+        steps_per_epoch, total_steps: in optimizer steps.
+    """
+
+    architecture: Architecture
+    optimizer: Optimizer
+    schedule: Schedule
+    datasets: Dict[str, ImageDataset]
+    samples: int
+    global_batch: int
+    accumulation: int
+    steps_per_epoch: int
+    total_steps: int
+
+
+def check_sections(cfg: Config, processes: int) -> None:
+    """Makes sure that a config has what training needs, without building anything.
+
+    Args:
+        cfg: the whole config.
+        processes: how many will train.
+
+    Raises:
+        PasslError: a section is missing, or the batch sizes do not fit together.
+    """
+    for key in ("optimizer", "lr_scheduler"):
+        if cfg[key] is None:
+            raise PasslError(f"the config has no '{key}' section, which training needs")
+    if cfg.dataloader.train is None:
+        raise PasslError("the config has no dataloader.train section, which training needs")
+    batch_plan(cfg, processes)
+
+
+def make_plan(cfg: Config, processes: Processes) -> Plan:
+    """Builds what a config describes.
+
+    Args:
+        cfg: the whole config, which has passed ``check_sections``.
+        processes: those that will train; all must call this.
+
+    Raises:
+        PasslError: anything wrong with config or data.
+    """
+    global_batch, accumulation = batch_plan(cfg, processes.size)
+    paddle.seed(cfg.seed)  # the initial weights
+    architecture = build_architecture(cfg.model)
+    sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
+    with processes.one_by_host():  # the first one leaves an index of the files to the others
+        datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
+    for name, dataset in datasets.items():
+        check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
+    samples = len(datasets["train"])
+    if samples < global_batch:
+        raise PasslError(
+            f"the training set has {samples} images, fewer than one batch of {global_batch}",
+            place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
+        )
+    steps_per_epoch = samples // global_batch
+    total_steps = cfg.epochs * steps_per_epoch
+    return Plan(
+        architecture=architecture,
+        optimizer=build_optimizer(cfg.optimizer, architecture),
+        schedule=build_schedule(cfg.lr_scheduler, total_steps, steps_per_epoch, global_batch),
+        datasets=datasets,
+        samples=samples,
+        global_batch=global_batch,
+        accumulation=accumulation,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:
+    """Returns (images an optimizer step, micro-batches they are split into).
+
+    Raises:
+        PasslError: ``global_batch_size`` is not a whole multiple of what the processes take at a
+            time.
+    """
+    batch_size = cfg.dataloader.train.sampler.batch_size
+    micro = batch_size * processes
+    total = micro if cfg.global_batch_size is None else cfg.global_batch_size
+    if total % micro:
+        several = f" × {processes} processes" if processes > 1 else ""
+        raise PasslError(
+            f"global_batch_size {total} is not a whole multiple of batch_size {batch_size}"
+            f"{several}; gradients are accumulated over whole batches",
+            place=origin_of(cfg, "global_batch_size"),
+        )
+    return total, total // micro

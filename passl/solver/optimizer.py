@@ -1,0 +1,203 @@
+"""One of Paddle's optimizers with parameter groups, clipping and state under real names."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+from paddle import _C_ops, nn
+
+from passl.solver.groups import ParameterGroup, parameter_groups, trainable_parameters
+from passl.solver.loss_scaling import LossScaling, by_dtype
+from passl.utils.errors import PasslError
+
+_LOSS_SCALING = "loss_scaling"  # among the names of parameters in the state
+
+
+class Optimizer:
+    """One of Paddle's optimizers, as the engine uses it.
+
+    Args:
+        model: the network; its parameter names are those of the state.
+        weight_decay, layer_decay, groups: see ``parameter_groups``.
+        grad_clip: largest global L2 norm of all gradients together; None does not clip.
+
+    Attributes:
+        groups: its parameters, by how they are treated.
+    """
+
+    def __init__(
+        self,
+        model: nn.Layer,
+        weight_decay: float,
+        grad_clip: Optional[float],
+        layer_decay: float,
+        groups: Sequence[Mapping[str, Any]],
+    ):
+        if grad_clip is not None and not 0 < grad_clip < math.inf:
+            raise PasslError(f"grad_clip is a norm above 0, or null; not {grad_clip}")
+        self._named = trainable_parameters(model)
+        self.groups = parameter_groups(model, weight_decay, layer_decay, groups)
+        parameters = dict(self._named)
+        self._optimizer = self.make(
+            [
+                {
+                    "params": [parameters[name] for name in group.names],
+                    "learning_rate": group.lr_scale,
+                    **self.decay_arguments(group),
+                }
+                for group in self.groups
+            ]
+        )
+        # Paddle 2.6 forgets a restored state until the first step has used it.
+        self._restored: Optional[Dict[str, np.ndarray]] = None
+        self.grad_clip = grad_clip
+        self.loss_scaling = LossScaling()
+        # Where several processes share the state out; set by the engine.
+        self.shards: Any = None
+
+    def make(self, groups: List[Dict[str, Any]]) -> paddle.optimizer.Optimizer:
+        """Returns Paddle's optimizer over its own kind of parameter groups."""
+        raise NotImplementedError
+
+    def decay_arguments(self, group: ParameterGroup) -> Dict[str, Any]:
+        """Returns what tells Paddle's optimizer of a group's weight decay."""
+        return {"weight_decay": group.weight_decay}
+
+    def adapt_gradients(self) -> None:
+        """Changes the gradients between clipping and the update; does nothing by itself."""
+
+    @property
+    def paddle(self) -> paddle.optimizer.Optimizer:
+        """Paddle's optimizer."""
+        return self._optimizer
+
+    def weights(self) -> Dict[str, paddle.Tensor]:
+        """Returns the weights that steps are made on: float32 where the network has 16 bits."""
+        masters = self._optimizer._master_weights
+        return {name: masters.get(p.name, p) for name, p in self._named}
+
+    def keep_masters(self, weights: Dict[str, paddle.Tensor]) -> None:
+        """Makes steps on float32 weights beside the network's 16-bit ones.
+
+        Args:
+            weights: what they are to be, by the network's names; steps change them in place.
+        """
+        self._optimizer._multi_precision = True
+        for name, parameter in self._named:
+            if parameter.dtype in (paddle.float16, paddle.bfloat16):
+                # Paddle names the state after it.
+                weights[name].name = parameter.name
+                self._optimizer._master_weights[parameter.name] = weights[name]
+
+    def step(self, learning_rate: float) -> paddle.Tensor:
+        """Clips the gradients, updates the parameters and clears the gradients.
+
+        Where a gradient is not finite, the step is made with gradients and a learning rate of zero:
+        the parameters stay as they are, running averages decay. Nothing here waits for the device.
+
+        Returns:
+            whether all gradients were finite, bool ``[]``, on the device.
+        """
+        gradients = [p.grad for _, p in self._named if p.grad is not None]
+        divisor = self.loss_scaling.scale
+        if self.grad_clip is not None:
+            # Not Paddle's grad_clip argument, which would take each group's norm by itself.
+            divisor = divisor.astype("float64")
+            norm = _norm(gradients) / divisor
+            if self.shards is not None:  # each has the sums of all processes, of its own parameters
+                norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
+            divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
+        bad = _unscale(gradients, divisor)
+        if self.grad_clip is not None:  # the norm may overflow where no gradient does
+            bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
+        if self.shards is not None:
+            bad = self.shards.sum(bad.astype("float32")) > 0
+        self.loss_scaling.update(bad, gradients)
+        finite = paddle.logical_not(bad).reshape([])
+        self.adapt_gradients()
+        acting = self._optimizer if self.shards is None else self.shards.optimizer
+        self._optimizer.set_lr(learning_rate)
+        # The state's automatic names end in a count over the whole process; in a name space of its
+        # own it is always 0, also for a second optimizer over the same network.
+        with paddle.utils.unique_name.guard():
+            self._optimizer._create_global_learning_rate()
+            self._optimizer._global_learning_rate().multiply_(finite.astype("float32"))
+            acting.step()
+        self._restored = None
+        acting.clear_grad()
+        return finite
+
+    def state_dict(self) -> Dict[str, np.ndarray]:
+        """Returns the state as ``{"<parameter>/<quantity>": array}``.
+
+        Where processes share it out, all must call this, and the first one gets it.
+
+        Paddle names it by automatic names (``linear_0.w_0_moment1_0``), which shift when the
+        process builds another network first; here the network's own names are used.
+        """
+        if self._restored is not None:
+            return dict(self._restored)
+        state: Dict[str, np.ndarray] = {}
+        automatic = {parameter.name: name for name, parameter in self._named}
+        for key, value in self._optimizer.state_dict().items():
+            if key in ("LR_Scheduler", "master_weights"):
+                continue  # the schedule is a function of the step
+            name, quantity = _split_key(key, automatic)
+            state[f"{name}/{quantity}"] = value.numpy()
+        if self.shards is not None:
+            state = self.shards.gather(state)
+        for key, array in self.loss_scaling.state_dict().items():
+            state[f"{_LOSS_SCALING}/{key}"] = array
+        return state
+
+    def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
+        """Restores what ``state_dict`` returned."""
+        parameters = dict(self._named)
+        restored, loss_scaling = {}, {}
+        for key, value in state.items():
+            name, _, quantity = key.rpartition("/")
+            if name == _LOSS_SCALING:
+                loss_scaling[quantity] = value
+                continue
+            if name not in parameters:
+                raise PasslError(f"the optimizer state speaks of '{name}', which the model lacks")
+            restored[f"{parameters[name].name}_{quantity}_0"] = paddle.to_tensor(value)
+        self._optimizer.set_state_dict(restored)
+        self.loss_scaling.load_state_dict(loss_scaling)
+        self._restored = dict(state)
+
+
+def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
+    """Returns the L2 norm of all gradients together, float64 ``[1]``."""
+    norms = []
+    for group in by_dtype(gradients):
+        if group[0].dtype in (paddle.float16, paddle.bfloat16):  # a sum of squares would overflow
+            group = [gradient.astype("float32") for gradient in group]
+        norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in group]))
+        norms.append(norm.astype("float64"))
+    return paddle.linalg.norm(paddle.stack(norms)).reshape([1])
+
+
+def _unscale(gradients: List[paddle.Tensor], divisor: paddle.Tensor) -> paddle.Tensor:
+    """Divides all gradients; returns whether one of them is not finite, bool ``[1]``."""
+    bad = []
+    for group in by_dtype(gradients):
+        dtype = paddle.float64 if group[0].dtype == paddle.float64 else paddle.float32
+        by = divisor if divisor.dtype == dtype else divisor.astype(dtype)
+        bad.append(_C_ops.check_finite_and_unscale_(group, by)[-1])
+    return functools.reduce(paddle.logical_or, bad)
+
+
+def _split_key(key: str, automatic: Dict[str, str]) -> Tuple[str, str]:
+    """Splits ``linear_0.w_0_moment1_0`` into the network's name and ``moment1``."""
+    key = key.rpartition("_")[0]
+    end = len(key) + 1
+    while end > 0:
+        end = key.rfind("_", 0, end)
+        if end > 0 and key[:end] in automatic:
+            return automatic[key[:end]], key[end + 1 :]
+    raise AssertionError(f"optimizer state {key} belongs to no parameter")
