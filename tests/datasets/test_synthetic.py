@@ -57,11 +57,11 @@ def test_numbers_are_at_least_one(key):
 def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
     """The command line, without any data: trains, evaluates, and is evaluated again."""
     path = config_file(epochs=5, evaluate={"interval_epochs": 5})
-    options = ["-c", path, "--synthetic", "200", "--output-dir", tmp_path / "run"]
+    options = ["-c", path, "--output-dir", tmp_path / "run"]
     # Without the photographs that the config names.
     for split in ("train", "val", "test"):
         options += ["-o", f"dataloader.{split}.dataset.dataroot={tmp_path / split}"]
-    code, _, err = run_tool("train", *options)
+    code, _, err = run_tool("train", *options, "--synthetic", "200")
     assert code == 0, err
     curve = losses(tmp_path / "run")
     assert len(curve) == 5 * 25
@@ -69,12 +69,12 @@ def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
     assert last < 0.8 * first
     split, samples, right = evaluations(tmp_path / "run")[-1]
     assert (split, samples) == ("test", 256) and right > 0.6 * samples
-    code, out, err = run_tool(
-        "eval", *options[:2], "--synthetic", *options[5:], "--output-dir", tmp_path / "run",
-        "--split", "test", "--json", tmp_path / "result.json",
-    )  # fmt: skip
+    result_file = tmp_path / "result.json"
+    code, _, err = run_tool(
+        "eval", *options, "--synthetic", "--split", "test", "--json", result_file
+    )
     assert code == 0, err
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = json.loads(result_file.read_text())
     assert round(result["top1"] * samples / 100, 6) == right
 
 

@@ -13,7 +13,7 @@ from passl.utils.errors import PasslError
 
 # Table 6: the amount at a level (magnitude / 10), and whether it gets a random sign. Translations
 # are by 150 of the 331 pixels that the authors' images have.
-_AMOUNTS: Dict[str, Tuple[Callable[[float], float], bool]] = {
+AMOUNTS: Dict[str, Tuple[Callable[[float], float], bool]] = {
     "ShearX": (lambda level: 0.3 * level, True),
     "ShearY": (lambda level: 0.3 * level, True),
     "TranslateX": (lambda level: 150 / 331 * level, True),
@@ -125,7 +125,7 @@ class AutoAugment:
         image = sample["image"].to_pil()
         for name, probability, magnitude in self.policy[rng.integers(len(self.policy))]:
             if rng.random() < probability:
-                amount_at, has_sign = _AMOUNTS[name]
+                amount_at, has_sign = AMOUNTS[name]
                 amount = amount_at(magnitude / 10)
                 if has_sign:
                     amount = signed(amount, rng)
