@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence
 
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
@@ -12,6 +13,7 @@ from passl.utils.registry import Registry
 SCHEDULES = Registry("lr_scheduler")
 
 
+@dataclasses.dataclass
 class Schedule(abc.ABC):
     """Linear warm-up, then a decay.
 
@@ -22,7 +24,6 @@ class Schedule(abc.ABC):
         learning_rate: the peak.
         total_steps: optimizer steps of the run.
         steps_per_epoch: optimizer steps an epoch.
-        global_batch: images a step.
         warmup_steps, warmup_epochs: length of the warm-up; give at most one.
         start_lr: where the warm-up starts.
         reference_batch_size: the images a step that the rates are given for; None takes the rates
@@ -30,47 +31,50 @@ class Schedule(abc.ABC):
         scaling: how they change with the images a step, where a reference is given: ``linear``
             (Goyal et al., arXiv 1706.02677, section 2.1) or ``sqrt`` (Krizhevsky, arXiv 1404.5997,
             section 5; used with Adam and LAMB).
+        global_batch: images a step.
+
+    Attributes:
+        warmup: its length in steps.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        total_steps: int,
-        steps_per_epoch: int,
-        warmup_steps: Optional[int] = None,
-        warmup_epochs: Optional[float] = None,
-        start_lr: float = 0.0,
-        reference_batch_size: Optional[int] = None,
-        scaling: str = "linear",
-        global_batch: Optional[int] = None,
-    ):
-        if scaling not in ("linear", "sqrt"):
-            raise PasslError(f"scaling is 'linear' or 'sqrt', not '{scaling}'")
-        factor = 1.0
-        if reference_batch_size is not None:
-            if reference_batch_size < 1:
-                raise PasslError(f"reference_batch_size is at least 1, not {reference_batch_size}")
-            assert global_batch is not None
-            factor = global_batch / reference_batch_size
-            factor = math.sqrt(factor) if scaling == "sqrt" else factor
-        if learning_rate < 0 or start_lr < 0:
+    learning_rate: float
+    total_steps: int
+    steps_per_epoch: int
+    warmup_steps: Optional[int] = None
+    warmup_epochs: Optional[float] = None
+    start_lr: float = 0.0
+    reference_batch_size: Optional[int] = None
+    scaling: str = "linear"
+    global_batch: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        if self.scaling not in ("linear", "sqrt"):
+            raise PasslError(f"scaling is 'linear' or 'sqrt', not '{self.scaling}'")
+        if not (self.learning_rate >= 0 and self.start_lr >= 0):
             raise PasslError("learning_rate and start_lr are at least 0")
-        if warmup_steps is not None and warmup_epochs is not None:
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise PasslError("give warmup_steps or warmup_epochs, not both")
-        warmup = warmup_steps if warmup_steps is not None else 0
-        if warmup_epochs is not None:
-            warmup = round(warmup_epochs * steps_per_epoch)
-        if not 0 <= warmup < max(total_steps, 1):
+        self.warmup = self.warmup_steps if self.warmup_steps is not None else 0
+        if self.warmup_epochs is not None:
+            self.warmup = round(self.warmup_epochs * self.steps_per_epoch)
+        if not 0 <= self.warmup < max(self.total_steps, 1):
             raise PasslError(
-                f"a warm-up of {warmup} steps does not fit into a run of {total_steps} steps "
-                f"({steps_per_epoch} an epoch); shorten it or train longer"
+                f"a warm-up of {self.warmup} steps does not fit into a run of {self.total_steps} "
+                f"steps ({self.steps_per_epoch} an epoch); shorten it or train longer"
             )
-        self.factor = factor
-        self.learning_rate = learning_rate * factor
-        self.total_steps = total_steps
-        self.steps_per_epoch = steps_per_epoch
-        self.warmup = warmup
-        self.start_lr = start_lr * factor
+        factor = self._factor()
+        self.learning_rate *= factor
+        self.start_lr *= factor
+
+    def _factor(self) -> float:
+        """Returns what all rates are multiplied by for the images that a step takes."""
+        if self.reference_batch_size is None:
+            return 1.0
+        if self.reference_batch_size < 1:
+            raise PasslError(f"reference_batch_size is at least 1, not {self.reference_batch_size}")
+        assert self.global_batch is not None
+        ratio = self.global_batch / self.reference_batch_size
+        return math.sqrt(ratio) if self.scaling == "sqrt" else ratio
 
     def __call__(self, step: int) -> float:
         if step < self.warmup:
@@ -94,36 +98,17 @@ class Constant(Schedule):
         return self.learning_rate
 
 
+@dataclasses.dataclass
 class _ToEnd(Schedule):
     """A decay that reaches ``end_lr`` where the run ends."""
 
-    def __init__(
-        self,
-        learning_rate: float,
-        total_steps: int,
-        steps_per_epoch: int,
-        warmup_steps: Optional[int] = None,
-        warmup_epochs: Optional[float] = None,
-        start_lr: float = 0.0,
-        end_lr: float = 0.0,
-        reference_batch_size: Optional[int] = None,
-        scaling: str = "linear",
-        global_batch: Optional[int] = None,
-    ):
-        super().__init__(
-            learning_rate,
-            total_steps,
-            steps_per_epoch,
-            warmup_steps,
-            warmup_epochs,
-            start_lr,
-            reference_batch_size,
-            scaling,
-            global_batch,
-        )
-        if not 0 <= end_lr <= learning_rate:
-            raise PasslError(f"end_lr lies between 0 and learning_rate, not {end_lr}")
-        self.end_lr = end_lr * self.factor
+    end_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end_lr <= self.learning_rate:
+            raise PasslError(f"end_lr lies between 0 and learning_rate, not {self.end_lr}")
+        super().__post_init__()
+        self.end_lr *= self._factor()
 
     def _between(self, share: float) -> float:
         return self.end_lr + (self.learning_rate - self.end_lr) * share
@@ -146,6 +131,7 @@ class Cosine(_ToEnd):
 
 
 @SCHEDULES.register
+@dataclasses.dataclass
 class Polynomial(_ToEnd):
     """Down to ``end_lr`` as a power of what is left of the run (Liu et al., arXiv 1506.04579).
 
@@ -153,41 +139,19 @@ class Polynomial(_ToEnd):
         power: 1 is ``Linear``.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        total_steps: int,
-        steps_per_epoch: int,
-        power: float = 1.0,
-        warmup_steps: Optional[int] = None,
-        warmup_epochs: Optional[float] = None,
-        start_lr: float = 0.0,
-        end_lr: float = 0.0,
-        reference_batch_size: Optional[int] = None,
-        scaling: str = "linear",
-        global_batch: Optional[int] = None,
-    ):
-        super().__init__(
-            learning_rate,
-            total_steps,
-            steps_per_epoch,
-            warmup_steps,
-            warmup_epochs,
-            start_lr,
-            end_lr,
-            reference_batch_size,
-            scaling,
-            global_batch,
-        )
-        if not 0 < power < math.inf:
-            raise PasslError(f"power is above 0, not {power}")
-        self.power = power
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise PasslError(f"power is above 0, not {self.power}")
+        super().__post_init__()
 
     def decayed(self, step: int) -> float:
         return self._between((1.0 - self.progress(step)) ** self.power)
 
 
 @SCHEDULES.register
+@dataclasses.dataclass
 class Step(Schedule):
     """Multiplied by ``gamma`` at each milestone.
 
@@ -196,38 +160,19 @@ class Step(Schedule):
         gamma: the factor.
     """
 
-    def __init__(
-        self,
-        learning_rate: float,
-        total_steps: int,
-        steps_per_epoch: int,
-        milestone_steps: Optional[Sequence[int]] = None,
-        milestone_epochs: Optional[Sequence[float]] = None,
-        gamma: float = 0.1,
-        warmup_steps: Optional[int] = None,
-        warmup_epochs: Optional[float] = None,
-        start_lr: float = 0.0,
-        reference_batch_size: Optional[int] = None,
-        scaling: str = "linear",
-        global_batch: Optional[int] = None,
-    ):
-        super().__init__(
-            learning_rate,
-            total_steps,
-            steps_per_epoch,
-            warmup_steps,
-            warmup_epochs,
-            start_lr,
-            reference_batch_size,
-            scaling,
-            global_batch,
-        )
-        if (milestone_steps is None) == (milestone_epochs is None):
+    milestone_steps: Optional[Sequence[int]] = None
+    milestone_epochs: Optional[Sequence[float]] = None
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        if (self.milestone_steps is None) == (self.milestone_epochs is None):
             raise PasslError("give milestone_steps or milestone_epochs, one of them")
-        if milestone_epochs is not None:
-            milestone_steps = [round(epoch * steps_per_epoch) for epoch in milestone_epochs]
-        self.milestones = sorted(milestone_steps)
-        self.gamma = gamma
+        super().__post_init__()
+        if self.milestone_epochs is None:
+            self.milestones: List[int] = sorted(self.milestone_steps)
+        else:
+            epochs = sorted(self.milestone_epochs)
+            self.milestones = [round(epoch * self.steps_per_epoch) for epoch in epochs]
 
     def decayed(self, step: int) -> float:
         passed = sum(step >= milestone for milestone in self.milestones)
