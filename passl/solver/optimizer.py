@@ -125,7 +125,8 @@ class Optimizer:
         # own it is always 0, also for a second optimizer over the same network.
         with paddle.utils.unique_name.guard():
             self._optimizer._create_global_learning_rate()
-            self._optimizer._global_learning_rate().multiply_(finite.astype("float32"))
+            rate = self._optimizer._global_learning_rate()
+            rate.multiply_(finite.astype(rate.dtype))
             acting.step()
         self._restored = None
         acting.clear_grad()

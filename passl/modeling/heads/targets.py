@@ -21,11 +21,12 @@ def soft_targets(
             arXiv 1512.00567, section 7).
 
     Returns:
-        float ``[N, K]``, rows with the sum 1.
+        float ``[N, K]``, rows with the sum 1, of the dtype of ``partner_weight``.
     """
     target = F.one_hot(batch["label"], num_classes)
     if "partner_label" in batch:
-        weight = batch["partner_weight"].astype(target.dtype).unsqueeze(-1)
+        weight = batch["partner_weight"].unsqueeze(-1)
+        target = target.astype(weight.dtype)
         target = target * (1 - weight) + F.one_hot(batch["partner_label"], num_classes) * weight
     if label_smoothing:
         target = F.label_smooth(target, epsilon=label_smoothing)
