@@ -47,9 +47,10 @@ def test_imagenet_configs_say_what_the_published_numbers_need():
             }
         ]
         for split in ("train", "val"):
-            assert cfg.dataloader[split].batch_transforms == [
-                {"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}
-            ]
+            normalize, *mixing = cfg.dataloader[split].batch_transforms
+            assert normalize == {"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3}
+            wanted = [{"name": "Mixup", "mixup_alpha": 0.5}] if split == "train" else []
+            assert mixing == wanted
         assert cfg.optimizer == {
             "name": "AdamW",
             "beta1": 0.9,

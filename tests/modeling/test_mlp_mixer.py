@@ -225,6 +225,25 @@ def test_drop_path_drops_whole_samples_and_keeps_the_expectation():
     assert abs(both - (1 - rate) ** 2) < 0.02
 
 
+def test_drop_path_without_rescaling_leaves_what_it_keeps():
+    paddle.seed(0)
+    values = DropPath(0.3, rescale=False)(paddle.ones([4000, 2])).numpy()[:, 0]
+    assert set(values) == {0.0, 1.0} and abs(values.mean() - 0.7) < 0.04
+    network = build_backbone({**SMALL, "drop_path_rate": 0.2, "drop_path_rescale": False})
+    assert not any(block.drop_path.rescale for block in network.blocks)
+
+
+def test_depths_of_the_parameters_are_timms():
+    """timm 1.0.31's param_groups_layer_decay: stem, blocks, and the norm with the last of them."""
+    depths = build_backbone(SMALL).parameter_depths
+    assert set(depths) == {name for name, _ in build_backbone(SMALL).named_parameters()}
+    for name, depth in depths.items():
+        expected = {"stem": 0, "norm": 3}.get(name.partition(".")[0])
+        if expected is None:
+            expected = int(name.split(".")[1]) + 1
+        assert depth == expected, name
+
+
 def test_drop_path_is_off_in_evaluation_and_at_rate_zero():
     x = paddle.randn([50, 2, 3])
     layer = DropPath(0.9)
@@ -401,7 +420,6 @@ def test_a_batch_without_labels_has_no_loss():
         ({"num_classes": 0}, "num_classes"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"label_smoothing": -0.1}, "label_smoothing"),
-        ({"label_smoothing": 0.1, "loss": "sigmoid"}, "softmax"),
     ],
 )
 def test_impossible_head_arguments_are_named(arguments, words):

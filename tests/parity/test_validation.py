@@ -24,6 +24,7 @@ def test_top1_and_top5_are_timms(reference, tmp_path):
         "model.architecture.name": "mlp_mixer_s32_224",
         "model.head.in_channels": 512,
         "model.head.num_classes": 14,
+        "model.head.loss": "softmax",  # as timm's validation has it
         "dataloader.val.dataset": f"{{name: ImageFolder, dataroot: {GROCERIES / 'test'}}}",
         "dataloader.val.sampler.batch_size": 64,
     }
