@@ -72,7 +72,7 @@ class Loader:
         self.batch_transforms = [BATCH_TRANSFORMS.build(cfg) for cfg in batch_transforms]
         self.batch_rng = batch_rng
         for cfg, transform in zip(batch_transforms, self.batch_transforms):
-            if transform.random and batch_rng is None:
+            if getattr(transform, "random", False) and batch_rng is None:
                 raise PasslError(
                     f"{cfg['name']} is for training; leave it out of the batch_transforms of an "
                     "evaluation",

@@ -48,7 +48,8 @@ def dry_run(
         The table.
 
     Raises:
-        PasslError: anything that training would stop at before its first step.
+        PasslError: anything in config and data that training would stop at before its first step.
+            What asks for a GPU (amp, sharding) is not looked at: this is run on one's desk.
     """
     if launched_size() > 1:
         raise PasslError("a dry run is made by one process; start it without the launcher")

@@ -118,7 +118,7 @@ def _label(dataset: ImageDataset, label: int) -> str:
 def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]:
     """Returns a batch after its transforms, where one of them draws something; else nothing."""
     transforms = [BATCH_TRANSFORMS.build(t) for t in cfg.dataloader.train.batch_transforms]
-    if not any(transform.random for transform in transforms):
+    if not any(getattr(transform, "random", False) for transform in transforms):
         return []
     samples = [dataset[SampleKey(index, 0, 0, cfg.seed)] for index in indices]
     batch: Dict[str, Any] = {

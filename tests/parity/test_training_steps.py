@@ -21,8 +21,8 @@ OURS = {"name": "MlpMixer", **NETWORK, "tokens_mlp_dim": 12, "channels_mlp_dim":
 
 CLIP = 2.0
 # The largest difference of a loss, relative to it. Seen with torch 2.13.0, timm 1.0.31 and Paddle
-# 3.3.1: in float64 1e-10 with AdamW, and 8e-8 and 1.7e-7 with LAMB and SGD, whose betas and momentum
-# Paddle takes as float32; in float32 3.7e-7 to 9.1e-7.
+# 3.3.1: in float64 1e-10 with AdamW, and 8e-8 and 1.7e-7 with LAMB and SGD, whose betas and
+# momentum Paddle takes as float32; in float32 3.7e-7 to 9.1e-7.
 BOUNDS = {"float64": 1e-6, "float32": 1e-5}
 
 
