@@ -32,6 +32,7 @@ setup(
     package_dir={"passl.configs": "configs"},
     package_data={
         "passl.configs": ["*.yaml"],
+        "passl.datasets": ["*.txt"],
         **{f"passl.configs.{name}": ["*.yaml"] for name in CONFIG_FOLDERS},
     },
     install_requires=REQUIREMENTS,
@@ -58,7 +59,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"passl-{command}=passl.cli.{command}:main"
-            for command in ("train", "eval", "convert", "pack", "benchmark")
+            for command in ("train", "eval", "predict", "convert", "pack", "benchmark")
         ]
     },
     classifiers=[

@@ -31,6 +31,7 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
         names = archive.namelist()
         assert "passl/configs/mlp_mixer/mlp-mixer_b16_224.yaml" in names
         assert "passl/configs/zoo/mlp_mixer.yaml" in names
+        assert "passl/datasets/imagenet_1k.txt" in names
         assert not [n for n in names if n.startswith(("tests/", "tools/", "configs/"))]
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
         commands = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
@@ -39,7 +40,7 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
     assert [r for r in requirements if "paddlepaddle<" in r and "cpu" in r]
     assert [r for r in requirements if "paddlepaddle-gpu==2.6.2" in r and "gpu" in r]
     assert "passl-train = passl.cli.train:main" in commands
-    for command in ("eval", "convert", "pack", "benchmark"):
+    for command in ("eval", "predict", "convert", "pack", "benchmark"):
         assert f"passl-{command} = passl.cli.{command}:main" in commands
 
     site = tmp_path / "site"

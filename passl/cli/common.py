@@ -12,10 +12,11 @@ from typing import Any, Callable, List, Optional
 
 from passl.datasets import with_synthetic_data
 from passl.engine.interrupts import Interrupted
-from passl.utils.config import Config, get_config
+from passl.utils import zoo
+from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
-from passl.utils.logging import log_to_console
+from passl.utils.logging import log_to_console, logger
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -73,6 +74,24 @@ def config_of(arguments: argparse.Namespace) -> Config:
     if images < 0:
         raise PasslError(f"--synthetic takes a number of images, not {images}")
     return with_synthetic_data(cfg, images)
+
+
+def compare_with_zoo(weights: Path, section: Config) -> None:
+    """Warns where a released file is used on other images than it asks for."""
+    known = zoo.files_called(weights)
+    for release, file in known:
+        if not zoo.has_known_hash(weights, file):
+            logger.warning(
+                "%s: has the name of a file of %s, but not its content (SHA-256 %s…); is it "
+                "damaged, or another one?", weights, release.name, file.sha256,
+            )  # fmt: skip
+    wanted = [release.preprocessing for release, _ in known]
+    given = (plain(section.dataset.get("transforms")), plain(section.batch_transforms))
+    if wanted and given not in [(p.transforms(), p.batch_transforms()) for p in wanted]:
+        logger.warning(
+            "%s: was trained for other images than the config prepares: %s; take them with "
+            "-o preprocessing=%s", weights, wanted[0], known[0][0].name,
+        )  # fmt: skip
 
 
 def add_weights_key(parser: argparse.ArgumentParser) -> None:

@@ -12,20 +12,23 @@ from passl.cli.common import (
     add_config_arguments,
     add_synthetic,
     add_weights_key,
+    compare_with_zoo,
     config_of,
     make_parser,
     run_command,
     write_json,
 )
 from passl.datasets import build_dataset
+from passl.datasets.class_names import readable_names
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.processes import join_processes
 from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
-from passl.utils.config import Config, plain, split_section
+from passl.utils.config import split_section
 from passl.utils.environment import select_device
+from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.weights import load_weights
 
@@ -43,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "Evaluate weights: Top-1, Top-5 and loss over exactly the images of a set.",
         "  python tools/eval.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
         "      --weights Mixer-B_16.npz\n"
+        "  python tools/eval.py  -c mlp-mixer_groceries --split test --report output/report\n"
         "  python -m paddle.distributed.launch --gpus 0,1 tools/eval.py -c … --weights …",
     )
     add_config_arguments(parser)
@@ -60,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     parser.add_argument(
+        "--report", metavar="DIR",
+        help="also write report.html there, one page with the surest mistakes, the confusion "
+        "matrix and the accuracy of every class",
+    )  # fmt: skip
+    parser.add_argument(
         "--list", action=_List, nargs=0,
         help="show the released weights: files, preprocessing, reported accuracy; and exit",
     )  # fmt: skip
@@ -76,10 +85,25 @@ def _main(arguments: argparse.Namespace) -> None:
     architecture = build_architecture(cfg.model)
     weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
     report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
-    _compare_with_zoo(Path(weights), section)
+    compare_with_zoo(Path(weights), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     loader = evaluation_loader(dataset, section, processes)
-    result = evaluate(architecture, loader, arguments.split, processes=processes)
+    if arguments.report is None:
+        result = evaluate(architecture, loader, arguments.split, processes=processes)
+    else:
+        # Imported late: what draws takes half a second.
+        from passl.engine.report import Answers, write_report
+
+        if processes.size > 1:
+            raise PasslError("a report is made by one process; start it without the launcher")
+        answers = Answers()
+        result = evaluate(architecture, loader, arguments.split, look=answers.add)
+        names = readable_names(
+            architecture.num_classes, dataset.class_names or report.metadata.get("class_names")
+        )
+        facts = {"config": arguments.config, "weights": str(weights), "split": arguments.split}
+        path = write_report(Path(arguments.report), answers, dataset, names, result, facts)
+        logger.info("%s: open it in a browser", path)
     if not processes.is_first:
         return
     ratio = crop_ratio(dataset)
@@ -91,24 +115,6 @@ def _main(arguments: argparse.Namespace) -> None:
     )
     if arguments.json:
         write_json(arguments.json, {**result, "crop_ratio": ratio})
-
-
-def _compare_with_zoo(weights: Path, section: Config) -> None:
-    """Warns where a released file is evaluated in another way than it asks for."""
-    known = zoo.files_called(weights)
-    for release, file in known:
-        if not zoo.has_known_hash(weights, file):
-            logger.warning(
-                "%s: has the name of a file of %s, but not its content (SHA-256 %s…); is it "
-                "damaged, or another one?", weights, release.name, file.sha256,
-            )  # fmt: skip
-    wanted = [release.preprocessing for release, _ in known]
-    given = (plain(section.dataset.get("transforms")), plain(section.batch_transforms))
-    if wanted and given not in [(p.transforms(), p.batch_transforms()) for p in wanted]:
-        logger.warning(
-            "%s: was trained for other images than the config prepares: %s; take them with "
-            "-o preprocessing=%s", weights, wanted[0], known[0][0].name,
-        )  # fmt: skip
 
 
 def main(argv: Optional[List[str]] = None) -> int:

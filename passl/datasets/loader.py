@@ -83,6 +83,7 @@ class Loader:
         self.max_unreadable = max_unreadable
         self.timeout = timeout
         self._unreadable: Set[str] = set()
+        self._last_unreadable = ""
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -150,6 +151,7 @@ class Loader:
         if not batch:
             raise PasslError(
                 "not one image of a batch could be read; is the data folder still there?"
+                + (f" The last: {self._last_unreadable}" if self._last_unreadable else "")
             )
         return batch
 
@@ -158,6 +160,7 @@ class Loader:
             if message in self._unreadable:
                 continue
             self._unreadable.add(message)
+            self._last_unreadable = message
             if not self.max_unreadable:
                 raise UnreadableImage(message)
             if len(self._unreadable) > self.max_unreadable:

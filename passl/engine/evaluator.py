@@ -44,6 +44,7 @@ def evaluate(
     name: str = "evaluate",
     stop: Callable[[], bool] = lambda: False,
     processes: Processes = _ALONE,
+    look: Callable[[Dict[str, Any], Dict[str, Any]], None] = lambda outputs, batch: None,
 ) -> Dict[str, Any]:
     """Evaluates a classifier; every process gets the result over the samples of all.
 
@@ -53,6 +54,7 @@ def evaluate(
         name: what the progress bar says.
         stop: asked before every batch; a true answer abandons the evaluation, of all processes.
         processes: those that evaluate together; all must call this.
+        look: gets the outputs and the batch, of each batch of this process.
 
     Returns:
         ``top1`` and ``top5`` in percent (with fewer than five classes, ``top5`` is Top-K of
@@ -76,6 +78,7 @@ def evaluate(
                     stopped = True
                     break
                 outputs = architecture(batch)
+                look(outputs, batch)
                 ranks = label_ranks(outputs["logits"], batch["label"])
                 correct1 = correct1 + (ranks < 1).sum()
                 correct5 = correct5 + (ranks < 5).sum()

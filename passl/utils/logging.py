@@ -14,9 +14,12 @@ logger = logging.getLogger("passl")
 class _ConsoleHandler(logging.Handler):
     """Writes above a progress bar instead of through it."""
 
+    to_errors = False
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        stream = sys.stderr if self.to_errors else sys.stdout
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
 
 
 def log_to_console() -> None:
@@ -25,6 +28,13 @@ def log_to_console() -> None:
         logger.addHandler(_ConsoleHandler())
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def log_to_errors() -> None:
+    """Shows the messages on the error stream, for a command whose answer is its output."""
+    for handler in logger.handlers:
+        if isinstance(handler, _ConsoleHandler):
+            handler.to_errors = True
 
 
 def quiet_console() -> None:

@@ -1,0 +1,171 @@
+"""``passl-predict``: what a network says of images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from passl.cli.common import (
+    add_allow_partial,
+    add_config_arguments,
+    add_weights_key,
+    compare_with_zoo,
+    config_of,
+    make_parser,
+    run_command,
+    write_json,
+)
+from passl.datasets.class_names import readable_names
+from passl.datasets.paths import ImagePaths, find_images
+from passl.engine.predictor import Prediction, features, predict, prediction_loader
+from passl.hooks.checkpoint import BEST, checkpoint_folder
+from passl.modeling.architectures import build_architecture
+from passl.utils.config import split_section
+from passl.utils.environment import select_device
+from passl.utils.errors import PasslError
+from passl.utils.logging import interactive, log_to_errors, logger
+from passl.weights import load_weights
+
+_COLUMNS, _ROWS = 6, 8  # pictures of a contact sheet
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Name what is in images: the most probable classes of each, or its features.",
+        "  python tools/predict.py -c mlp-mixer_b16_224 --weights Mixer-B_16.npz cat.jpg dog.jpg\n"
+        "  python tools/predict.py -c mlp-mixer_groceries --weights best.safetensors photos/ \\\n"
+        "      --output output/predictions\n"
+        "  find photos -name '*.jpg' | python tools/predict.py -c … --weights … - --topk 1\n"
+        "  python tools/predict.py -c … --weights … photos/ --features --output output/features",
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help="image files, folders with all images below them, or - for a list of such on the "
+        "standard input, one a line",
+    )  # fmt: skip
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--weights", metavar="PATH",
+        help="a checkpoint or a released file (see tools/eval.py --list); default: the best "
+        "checkpoint of the config's own run",
+    )  # fmt: skip
+    add_weights_key(parser)
+    add_allow_partial(parser)
+    parser.add_argument(
+        "--output", metavar="DIR",
+        help="write predictions.json and contact sheets of the images with their answers there",
+    )  # fmt: skip
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes (default: 5)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images at a time; default: the config's"
+    )
+    parser.add_argument(
+        "--features", action="store_true",
+        help="write the pooled features of the backbone to features.npz instead (needs --output)",
+    )  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="also write the answers to FILE")
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    log_to_errors()
+    if arguments.topk < 1 or (arguments.batch_size is not None and arguments.batch_size < 1):
+        raise PasslError("--topk and --batch-size are at least 1")
+    output = arguments.output
+    if arguments.features and output is None:
+        raise PasslError("--features writes a file: name a folder with --output")
+    cfg = config_of(arguments)
+    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    paths = find_images(_given(arguments.images))
+    select_device(cfg.device, cfg.tf32)
+    architecture = build_architecture(cfg.model)
+    weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
+    report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
+    compare_with_zoo(Path(weights), section)
+    dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
+    batch_size = arguments.batch_size or section.sampler.batch_size
+    loader = prediction_loader(dataset, section, batch_size)
+    if arguments.features:
+        found, rows = features(architecture, loader)
+        _write_features(Path(output), found, rows)
+        return
+    recorded = report.metadata.get("class_names")
+    names = readable_names(architecture.num_classes, recorded)
+    answers: List[Prediction] = []
+    for answer in tqdm(
+        predict(architecture, loader, names, arguments.topk),
+        total=len(paths), unit="image", leave=False, disable=not interactive(),
+    ):  # fmt: skip
+        answers.append(answer)
+        tqdm.write(_as_text(answer))
+    if arguments.json:
+        write_json(arguments.json, [answer.as_dict() for answer in answers])
+    if output is not None:
+        _write_answers(Path(output), dataset, answers)
+
+
+def _given(images: List[str]) -> List[str]:
+    """Returns the paths, those on the standard input in the place of ``-``."""
+    given: List[str] = []
+    for place in images:
+        given += (
+            [line.rstrip("\n") for line in sys.stdin if line.strip()] if place == "-" else [place]
+        )
+    if not given:
+        raise PasslError("the standard input holds no path")
+    return given
+
+
+def _as_text(answer: Prediction) -> str:
+    lines = [
+        f"  {100 * probability:6.2f} %  {name}"
+        for name, probability in zip(answer.names, answer.probabilities)
+    ]
+    return "\n".join([answer.path, *lines])
+
+
+def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
+    file = folder / "features.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(file, paths=np.array(paths), features=rows)
+    except OSError as error:
+        raise PasslError(f"{file}: cannot be written ({error.strerror})") from None
+    logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
+
+
+def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction]) -> None:
+    """Writes ``predictions.json`` and contact sheets of the images with their answers."""
+    # Imported late: what draws takes half a second.
+    from passl.engine.pictures import contact_sheet
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(str(folder / "predictions.json"), [answer.as_dict() for answer in answers])
+        places = {path: place for place, path in enumerate(dataset.paths)}
+        for begin in range(0, len(answers), _COLUMNS * _ROWS):
+            cells = []
+            for answer in answers[begin : begin + _COLUMNS * _ROWS]:
+                pixels = np.asarray(dataset.read(places[answer.path]))
+                first = f"{100 * answer.probabilities[0]:.1f} % {answer.names[0]}"
+                cells.append((pixels, f"{first}\n{Path(answer.path).name}"))
+            rows = [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
+            number = begin // (_COLUMNS * _ROWS) + 1
+            contact_sheet(rows).save(folder / f"contact_sheet_{number:03d}.png")
+    except OSError as error:
+        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
+    logger.info("%s: predictions.json and contact sheets of %d images", folder, len(answers))
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What a network says of images that have no labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+import paddle
+from paddle.nn import functional as F
+
+from passl.datasets import EvaluationBatches, ImageDataset, Loader
+from passl.modeling.architectures import Architecture
+from passl.utils.config import Config
+
+_FEW = 32  # images for which starting workers takes longer than they save
+
+
+@dataclasses.dataclass
+class Prediction:
+    """The most probable classes of one image.
+
+    Attributes:
+        path: of the image.
+        labels: of the classes, the most probable first.
+        names: what they are called.
+        probabilities: of each, by a softmax over all classes; also for networks that were trained
+            with the sigmoid loss.
+    """
+
+    path: str
+    labels: List[int]
+    names: List[str]
+    probabilities: List[float]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Returns what goes into a JSON file."""
+        return dataclasses.asdict(self)
+
+
+def prediction_loader(dataset: ImageDataset, section: Config, batch_size: int) -> Loader:
+    """Returns a loader over images whose labels are their places; unreadable ones are left out."""
+    return Loader(
+        dataset,
+        EvaluationBatches(len(dataset), batch_size),
+        section.batch_transforms,
+        num_workers=section.loader.num_workers if len(dataset) > _FEW else 0,
+        use_shared_memory=section.loader.use_shared_memory,
+        max_unreadable=len(dataset),
+        timeout=section.loader.timeout,
+    )
+
+
+def predict(
+    architecture: Architecture, loader: Loader, names: Sequence[str], topk: int
+) -> Iterator[Prediction]:
+    """Yields the ``topk`` most probable classes of each image, in the order of the images.
+
+    Args:
+        architecture: gives ``logits`` ``[N, K]``.
+        loader: see ``prediction_loader``.
+        names: of the K classes.
+        topk: at most K.
+    """
+    for places, batch in _batches(architecture, loader):
+        probabilities = F.softmax(architecture(batch)["logits"].astype("float32"), axis=-1)
+        values, labels = paddle.topk(probabilities, min(topk, len(names)))
+        for place, row, chosen in zip(places, values.tolist(), labels.tolist()):
+            path = loader.dataset.where(place)
+            yield Prediction(path, chosen, [names[label] for label in chosen], row)
+
+
+def features(architecture: Architecture, loader: Loader) -> Tuple[List[str], np.ndarray]:
+    """Returns the paths of the images, and the backbone's pooled features, float32 ``[n, C]``."""
+    paths: List[str] = []
+    rows: List[np.ndarray] = []
+    for places, batch in _batches(architecture, loader):
+        paths += [loader.dataset.where(place) for place in places]
+        rows.append(architecture.backbone(batch["image"]).astype("float32").numpy())
+    return paths, np.concatenate(rows)
+
+
+def _batches(
+    architecture: Architecture, loader: Loader
+) -> Iterator[Tuple[List[int], Dict[str, Any]]]:
+    """Yields the places of the images in the list, and a batch without labels."""
+    architecture.eval()
+    with paddle.no_grad():
+        for batch in loader:
+            yield batch.pop("label").tolist(), batch
