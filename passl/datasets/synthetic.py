@@ -16,7 +16,7 @@ from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 
 # Images of sets whose sizes are not known: ImageNet's, so that schedules fit, and a few.
-_TRAINING, _EVALUATION = 1_281_167, 256
+_TRAINING, _EVALUATION = 1_281_167, 128
 
 
 @DATASETS.register

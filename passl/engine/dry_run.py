@@ -250,9 +250,13 @@ def _memory(cfg: Config, plan: Plan, activations: float) -> str:
     average = gradients if cfg.ema is not None else 0
     fixed = weights + gradients + state + average
     size = cfg.dataloader.train.sampler.batch_size
-    return (
+    text = (
         f"{fixed / _MB:,.0f} MB of weights, gradients and optimizer state "
         f"(+ {gradients / _MB:,.0f} MB on several processes)\n"
+    )
+    if not activations:
+        return text + "what an image needs is counted with PaddlePaddle 3 alone"
+    return text + (
         f"{activations / _MB:,.1f} MB an image kept in float32: {size} images "
         f"{size * activations / _MB:,.0f} MB; together "
         f"{(fixed + size * activations) / _MB:,.0f} MB a process\n"

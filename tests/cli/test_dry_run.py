@@ -5,6 +5,7 @@ import pytest
 from helpers import run_tool
 from PIL import Image
 
+from passl.cli import train as train_command
 from passl.datasets import with_synthetic_data
 from passl.engine import pictures
 from passl.engine.dry_run import dry_run
@@ -30,6 +31,7 @@ def check_pictures(folder):
         assert len(np.unique(pixels, axis=0)) > least, path
 
 
+@pytest.mark.smoke
 def test_the_table_says_what_the_run_will_be(config_file, tmp_path):
     """60 photographs, 8 a step, 3 epochs; the figures are worked out by hand."""
     code, out, err = run_tool(
@@ -119,13 +121,13 @@ def dry_run_of(name, *overrides):
         return dry_run(with_synthetic_data(cfg))
 
 
-def test_what_training_would_stop_at_stops_it(config_file, tmp_path):
+def test_what_training_would_stop_at_stops_it(config_file, tmp_path, capsys):
     code, out, err = run_tool("train", "-c", "mlp-mixer_b16_224", "--dry-run", cwd=tmp_path)
     assert code == 2 and out == ""
     assert "data/ILSVRC2012" in err and len(err.strip().splitlines()) == 1
     path = config_file()
-    code, _, err = run_tool("train", "-c", path, "--dry-run", "--resume", "auto")
-    assert code == 2 and "leave --resume out" in err
+    assert train_command.main(["-c", path, "--dry-run", "--resume", "auto"]) == 2
+    assert "leave --resume out" in capsys.readouterr().err
     with pytest.raises(PasslError, match="warm-up of 30 steps does not fit"):
         dry_run(get_config(path, ["lr_scheduler.warmup_steps=30", f"output_dir={tmp_path / 'x'}"]))
     (tmp_path / "file").write_text("")
@@ -133,10 +135,8 @@ def test_what_training_would_stop_at_stops_it(config_file, tmp_path):
         dry_run(get_config(path, [f"output_dir={tmp_path / 'file'}"]))
 
 
-def test_weights_that_do_not_fit_are_found_out(config_file, tmp_path):
+def test_weights_that_do_not_fit_are_found_out(config_file, tmp_path, capsys):
     (tmp_path / "weights.npz").write_bytes(b"PK\x03\x04")
-    code, _, err = run_tool(
-        "train", "-c", config_file(), "--dry-run", "--pretrained", tmp_path / "weights.npz",
-        "--output-dir", tmp_path / "run",
-    )  # fmt: skip
-    assert code == 2 and "weights.npz" in err and not (tmp_path / "run").exists()
+    given = ["-c", config_file(), "--dry-run", "--pretrained", str(tmp_path / "weights.npz")]
+    assert train_command.main([*given, "--output-dir", str(tmp_path / "run")]) == 2
+    assert "weights.npz" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ import pytest
 from helpers import ROOT, run_tool
 from PIL import Image
 
+from passl.cli import predict as predict_command
 from passl.datasets.class_names import imagenet_classes, readable_names
 from passl.datasets.paths import find_images
 from passl.modeling.architectures import build_architecture
@@ -102,7 +103,7 @@ def test_a_list_on_the_standard_input_and_features(trained, photos, tmp_path):
             np.testing.assert_allclose(row, by_hand(config, weights, name)[1], atol=1e-5)
 
 
-def test_mistakes_are_one_line(trained, photos, tmp_path):
+def test_mistakes_are_one_line(trained, photos, tmp_path, capsys):
     config, weights = trained
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -116,7 +117,8 @@ def test_mistakes_are_one_line(trained, photos, tmp_path):
         ([photos / "val", "--features"], "name a folder with --output"),
         ([photos / "val", "--topk", "0"], "--topk and --batch-size are at least 1"),
     ):
-        code, _, err = run_tool("predict", "-c", config, "--weights", weights, *arguments)
+        given = ["-c", config, "--weights", weights, *arguments]
+        code, err = predict_command.main([str(part) for part in given]), capsys.readouterr().err
         last = err.strip().splitlines()[-1]
         assert code == 2 and last.startswith("error: ") and words in last, err
 

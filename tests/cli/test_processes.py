@@ -134,7 +134,7 @@ def test_another_runs_folder_is_not_written_over(whole_run, tmp_path, capsys):
     assert os.listdir(other) == ["metrics.jsonl"]
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_killed_at_many_random_moments(whole_run, tmp_path):
     config, whole = whole_run
     folder = tmp_path / "run"
