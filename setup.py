@@ -59,7 +59,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"passl-{command}=passl.cli.{command}:main"
-            for command in ("train", "eval", "predict", "convert", "pack", "benchmark")
+            for command in ("train", "eval", "predict", "visualize", "convert", "pack", "benchmark")
         ]
     },
     classifiers=[

@@ -40,7 +40,7 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
     assert [r for r in requirements if "paddlepaddle<" in r and "cpu" in r]
     assert [r for r in requirements if "paddlepaddle-gpu==2.6.2" in r and "gpu" in r]
     assert "passl-train = passl.cli.train:main" in commands
-    for command in ("eval", "predict", "convert", "pack", "benchmark"):
+    for command in ("eval", "predict", "visualize", "convert", "pack", "benchmark"):
         assert f"passl-{command} = passl.cli.{command}:main" in commands
 
     site = tmp_path / "site"

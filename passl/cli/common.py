@@ -12,11 +12,14 @@ from typing import Any, Callable, List, Optional
 
 from passl.datasets import with_synthetic_data
 from passl.engine.interrupts import Interrupted
+from passl.hooks.checkpoint import BEST, checkpoint_folder
+from passl.modeling.architectures import Architecture
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_console, logger
+from passl.weights import LoadReport, load_weights
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -94,6 +97,26 @@ def compare_with_zoo(weights: Path, section: Config) -> None:
         )  # fmt: skip
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--weights`` and what belongs to it, for commands that use a trained network."""
+    parser.add_argument(
+        "--weights", metavar="PATH",
+        help="a checkpoint, or a released file (see tools/eval.py --list): Google's .npz, "
+        ".safetensors, torch's .pth, .pt or .bin, Paddle's .pdparams; default: the best checkpoint "
+        "in the output folder",
+    )  # fmt: skip
+    add_weights_key(parser)
+    add_allow_partial(parser)
+
+
+def load_named_weights(
+    architecture: Architecture, arguments: argparse.Namespace, cfg: Config
+) -> LoadReport:
+    """Loads the weights that the arguments name, or the best of the config's own run."""
+    weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
+    return load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
+
+
 def add_weights_key(parser: argparse.ArgumentParser) -> None:
     """Adds ``--weights-key``, for commands that read weight files."""
     parser.add_argument(
@@ -137,14 +160,23 @@ def run_command(
     main: Callable[[argparse.Namespace], None],
     parser: argparse.ArgumentParser,
     argv: Optional[List[str]],
+    answers: bool = False,
 ) -> int:
     """Runs a command and returns its exit code.
 
-    0: done; 2: the user can put it right, one line on the error stream says how; 75: another
-    process of the run was lost; 130 and 143: stopped by Ctrl-C or SIGTERM.
+    Args:
+        main: the command.
+        parser: of its arguments.
+        argv: them; None for those of the process.
+        answers: whether its output is an answer that one may want to pass on; messages then go to
+            the error stream.
+
+    Returns:
+        0: done; 2: the user can put it right, one line on the error stream says how; 75: another
+        process of the run was lost; 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     arguments = parser.parse_args(argv)
-    log_to_console()
+    log_to_console(to_errors=answers)
     try:
         main(arguments)
     except PasslError as error:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import List, Optional
 
 from passl.cli.common import (
-    add_allow_partial,
     add_config_arguments,
     add_synthetic,
-    add_weights_key,
+    add_weights,
     compare_with_zoo,
     config_of,
+    load_named_weights,
     make_parser,
     run_command,
     write_json,
@@ -23,14 +23,12 @@ from passl.datasets.class_names import readable_names
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.processes import join_processes
-from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
 from passl.utils.config import split_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
-from passl.weights import load_weights
 
 
 class _List(argparse.Action):
@@ -50,13 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m paddle.distributed.launch --gpus 0,1 tools/eval.py -c … --weights …",
     )
     add_config_arguments(parser)
-    parser.add_argument(
-        "--weights", metavar="PATH",
-        help="a checkpoint, or a released file: Google's .npz, .safetensors, torch's .pth, .pt or "
-        ".bin, Paddle's .pdparams; default: the best checkpoint in the output folder",
-    )  # fmt: skip
-    add_weights_key(parser)
-    add_allow_partial(parser)
+    add_weights(parser)
     add_synthetic(parser)
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="val",
@@ -83,9 +75,8 @@ def _main(arguments: argparse.Namespace) -> None:
     with processes.one_by_host():
         dataset = build_dataset(section.dataset)
     architecture = build_architecture(cfg.model)
-    weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
-    report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
-    compare_with_zoo(Path(weights), section)
+    report = load_named_weights(architecture, arguments, cfg)
+    compare_with_zoo(Path(report.path), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     loader = evaluation_loader(dataset, section, processes)
     if arguments.report is None:
@@ -101,7 +92,7 @@ def _main(arguments: argparse.Namespace) -> None:
         names = readable_names(
             architecture.num_classes, dataset.class_names or report.metadata.get("class_names")
         )
-        facts = {"config": arguments.config, "weights": str(weights), "split": arguments.split}
+        facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
         path = write_report(Path(arguments.report), answers, dataset, names, result, facts)
         logger.info("%s: open it in a browser", path)
     if not processes.is_first:

@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from passl.cli.common import (
-    add_allow_partial,
     add_config_arguments,
-    add_weights_key,
+    add_weights,
     compare_with_zoo,
     config_of,
+    load_named_weights,
     make_parser,
     run_command,
     write_json,
@@ -23,13 +23,11 @@ from passl.cli.common import (
 from passl.datasets.class_names import readable_names
 from passl.datasets.paths import ImagePaths, find_images
 from passl.engine.predictor import Prediction, features, predict, prediction_loader
-from passl.hooks.checkpoint import BEST, checkpoint_folder
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import split_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
-from passl.utils.logging import interactive, log_to_errors, logger
-from passl.weights import load_weights
+from passl.utils.logging import interactive, logger
 
 _COLUMNS, _ROWS = 6, 8  # pictures of a contact sheet
 
@@ -49,13 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "standard input, one a line",
     )  # fmt: skip
     add_config_arguments(parser)
-    parser.add_argument(
-        "--weights", metavar="PATH",
-        help="a checkpoint or a released file (see tools/eval.py --list); default: the best "
-        "checkpoint of the config's own run",
-    )  # fmt: skip
-    add_weights_key(parser)
-    add_allow_partial(parser)
+    add_weights(parser)
     parser.add_argument(
         "--output", metavar="DIR",
         help="write predictions.json and contact sheets of the images with their answers there",
@@ -73,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    log_to_errors()
     if arguments.topk < 1 or (arguments.batch_size is not None and arguments.batch_size < 1):
         raise PasslError("--topk and --batch-size are at least 1")
     output = arguments.output
@@ -84,9 +75,8 @@ def _main(arguments: argparse.Namespace) -> None:
     paths = find_images(_given(arguments.images))
     select_device(cfg.device, cfg.tf32)
     architecture = build_architecture(cfg.model)
-    weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
-    report = load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
-    compare_with_zoo(Path(weights), section)
+    report = load_named_weights(architecture, arguments, cfg)
+    compare_with_zoo(Path(report.path), section)
     dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
     batch_size = arguments.batch_size or section.sampler.batch_size
     loader = prediction_loader(dataset, section, batch_size)
@@ -164,7 +154,7 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command and returns its exit code."""
-    return run_command(_main, _parser(), argv)
+    return run_command(_main, _parser(), argv, answers=True)
 
 
 if __name__ == "__main__":

@@ -22,19 +22,15 @@ class _ConsoleHandler(logging.Handler):
         stream.flush()
 
 
-def log_to_console() -> None:
-    """Shows the package's messages on standard output."""
-    if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
-        logger.addHandler(_ConsoleHandler())
+def log_to_console(to_errors: bool = False) -> None:
+    """Shows the package's messages on standard output, or on the error stream."""
+    handlers = [handler for handler in logger.handlers if isinstance(handler, _ConsoleHandler)]
+    if not handlers:
+        handlers = [_ConsoleHandler()]
+        logger.addHandler(handlers[0])
+    handlers[0].to_errors = to_errors
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def log_to_errors() -> None:
-    """Shows the messages on the error stream, for a command whose answer is its output."""
-    for handler in logger.handlers:
-        if isinstance(handler, _ConsoleHandler):
-            handler.to_errors = True
 
 
 def quiet_console() -> None:

@@ -308,6 +308,19 @@ class MlpMixer(nn.Layer):
 
         return {name: depth(name) for name, _ in self.named_parameters()}
 
+    def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
+        """Returns what figures 5 to 7 of the paper show: name -> (kind, weights).
+
+        ``stem``: the patch embedding, ``[C, in_channels, patch, patch]``; ``token_mixing``: for
+        each block, what every hidden unit takes of each patch of the grid, ``[D_S, H, W]``.
+        """
+        pictured = {"stem": ("stem", self.stem.proj.weight.numpy())}
+        for i, block in enumerate(self.blocks):
+            weight = block.mlp_tokens.fc1.weight.numpy()  # [S, D_S]
+            kernels = weight.T.reshape(-1, *self.stem.grid)
+            pictured[f"token_mixing_{i:02d}"] = ("token_mixing", kernels)
+        return pictured
+
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
         """Parameters that never decay besides biases and norms: none."""
