@@ -29,7 +29,7 @@ from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 
-_COLUMNS, _ROWS = 6, 8  # pictures of a contact sheet
+_SHEET = 48  # pictures of a contact sheet
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,21 +132,20 @@ def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
 def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction]) -> None:
     """Writes ``predictions.json`` and contact sheets of the images with their answers."""
     # Imported late: what draws takes half a second.
-    from passl.engine.pictures import contact_sheet
+    from passl.engine.pictures import contact_sheet, in_rows
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(str(folder / "predictions.json"), [answer.as_dict() for answer in answers])
         places = {path: place for place, path in enumerate(dataset.paths)}
-        for begin in range(0, len(answers), _COLUMNS * _ROWS):
+        for begin in range(0, len(answers), _SHEET):
             cells = []
-            for answer in answers[begin : begin + _COLUMNS * _ROWS]:
+            for answer in answers[begin : begin + _SHEET]:
                 pixels = np.asarray(dataset.read(places[answer.path]))
                 first = f"{100 * answer.probabilities[0]:.1f} % {answer.names[0]}"
                 cells.append((pixels, f"{first}\n{Path(answer.path).name}"))
-            rows = [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
-            number = begin // (_COLUMNS * _ROWS) + 1
-            contact_sheet(rows).save(folder / f"contact_sheet_{number:03d}.png")
+            number = begin // _SHEET + 1
+            contact_sheet(in_rows(cells)).save(folder / f"contact_sheet_{number:03d}.png")
     except OSError as error:
         raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
     logger.info("%s: predictions.json and contact sheets of %d images", folder, len(answers))

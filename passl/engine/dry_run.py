@@ -10,15 +10,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
-from passl.datasets import BATCH_TRANSFORMS
 from passl.engine.costs import count_macs, kept_for_backward
-from passl.engine.pictures import draw_augmented, draw_schedule
+from passl.engine.pictures import draw_augmented, draw_schedule, first_steps
 from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.processes import Processes, launched_size
 from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
-from passl.utils.seeding import batch_rng, step_seed
+from passl.utils.seeding import step_seed
 from passl.weights import load_weights
 
 Row = Tuple[str, str]
@@ -231,9 +230,7 @@ def _made_up_batch(cfg: Config, plan: Plan) -> Dict[str, Any]:
         "image": paddle.to_tensor(rng.integers(0, 256, (_MICRO_BATCH, *shape), np.uint8)),
         "label": paddle.to_tensor(rng.integers(0, classes, _MICRO_BATCH)),
     }
-    for transform in cfg.dataloader.train.batch_transforms:
-        batch = BATCH_TRANSFORMS.build(transform)(batch, batch_rng(cfg.seed, 0))
-    return batch
+    return first_steps(cfg, plan.datasets["train"]).transform(batch)
 
 
 def _memory(cfg: Config, plan: Plan, activations: float) -> str:

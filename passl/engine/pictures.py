@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -12,13 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from passl.datasets import BATCH_TRANSFORMS, ImageDataset, SampleKey
+from passl.datasets import ImageDataset, Loader, SampleKey
 from passl.solver import Schedule
 from passl.utils.config import Config
 from passl.utils.seeding import batch_rng, epoch_order
 
 Cell = Tuple[np.ndarray, str]
 
+_COLUMNS = 6  # of a sheet
 _IMAGES, _DRAWS = 6, 6  # rows and augmented columns of the grid
 
 
@@ -111,23 +113,34 @@ def _fitting(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return words + "…"
 
 
+def in_rows(cells: Sequence[Cell]) -> List[Sequence[Cell]]:
+    """Returns pictures in rows of six, for a sheet."""
+    return [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
+
+
+def first_steps(cfg: Config, dataset: ImageDataset) -> Loader:
+    """Returns a loader that transforms batches as the first steps of training do."""
+    transforms = cfg.dataloader.train.batch_transforms
+    return Loader(dataset, [], transforms, batch_rng=functools.partial(batch_rng, cfg.seed))
+
+
 def _label(dataset: ImageDataset, label: int) -> str:
     return f"class {label}" if dataset.class_names is None else dataset.class_names[label]
 
 
 def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]:
     """Returns a batch after its transforms, where one of them draws something; else nothing."""
-    transforms = [BATCH_TRANSFORMS.build(t) for t in cfg.dataloader.train.batch_transforms]
-    if not any(getattr(transform, "random", False) for transform in transforms):
+    loader = first_steps(cfg, dataset)
+    if not any(getattr(transform, "random", False) for transform in loader.batch_transforms):
         return []
     samples = [dataset[SampleKey(index, 0, 0, cfg.seed)] for index in indices]
     batch: Dict[str, Any] = {
         "image": paddle.to_tensor(np.stack([sample["image"] for sample in samples])),
         "label": paddle.to_tensor([sample["label"] for sample in samples]),
     }
+    batch = loader.transform(batch)
     mean, std = np.zeros(3), np.ones(3)
-    for transform in transforms:
-        batch = transform(batch, batch_rng(cfg.seed, 0))
+    for transform in loader.batch_transforms:
         if hasattr(transform, "mean"):
             mean, std = np.asarray(transform.mean), np.asarray(transform.std)
     images = batch["image"].numpy().transpose(0, 2, 3, 1) * std + mean

@@ -15,11 +15,10 @@ from matplotlib.figure import Figure
 from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
-from passl.engine.pictures import contact_sheet
+from passl.engine.pictures import contact_sheet, in_rows
 from passl.utils.errors import PasslError
 
 _WORST = 48  # mistakes that are shown
-_COLUMNS = 6
 _PAIRS = 20  # of classes that are taken for one another
 _TABLE = 30  # up to so many classes the confusion matrix is a table of numbers
 
@@ -164,7 +163,7 @@ def _mistakes(answers: Answers, dataset: ImageDataset, names: Sequence[str]) -> 
         )
         for i in chosen
     ]
-    sheet = contact_sheet([cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)])
+    sheet = contact_sheet(in_rows(cells))
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG", quality=88)
     places = "".join(f"<li>{html.escape(dataset.where(int(i)))}</li>" for i in chosen)
