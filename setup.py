@@ -54,7 +54,7 @@ setup(
         ],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
-        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy"],
+        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright"],
     },
     entry_points={
         "console_scripts": [

@@ -132,7 +132,7 @@ def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
 def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction]) -> None:
     """Writes ``predictions.json`` and contact sheets of the images with their answers."""
     # Imported late: what draws takes half a second.
-    from passl.engine.pictures import contact_sheet, in_rows
+    from passl.utils.contact_sheet import contact_sheet, in_rows
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

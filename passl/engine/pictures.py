@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List
 
-import matplotlib
 import numpy as np
 import paddle
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 
 from passl.datasets import ImageDataset, Loader, SampleKey
+from passl.datasets.batch_cells import batch_cells, label_name
 from passl.solver import Schedule
 from passl.utils.config import Config
+from passl.utils.contact_sheet import Cell, contact_sheet
 from passl.utils.seeding import batch_rng, epoch_order
 
-Cell = Tuple[np.ndarray, str]
-
-_COLUMNS = 6  # of a sheet
 _IMAGES, _DRAWS = 6, 6  # rows and augmented columns of the grid
 
 
@@ -64,7 +61,7 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
     chosen = [int(order[i % len(order)]) for i in range(_IMAGES)]
     rows: List[List[Cell]] = []
     for index in chosen:
-        row = [(np.asarray(dataset.read(index)), _label(dataset, int(dataset.labels[index])))]
+        row = [(np.asarray(dataset.read(index)), label_name(dataset, int(dataset.labels[index])))]
         for epoch in range(_DRAWS):
             sample = dataset[SampleKey(index, epoch, 0, cfg.seed)]
             row.append((sample["image"], f"epoch {epoch + 1}"))
@@ -75,57 +72,10 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
     contact_sheet(rows).save(path)
 
 
-def contact_sheet(rows: Sequence[Sequence[Cell]], side: int = 160) -> Image.Image:
-    """Returns pictures in rows, each with a caption of up to two lines above it.
-
-    Args:
-        rows: pictures, uint8 ``[H, W, 3]`` of any sizes, and their captions.
-        side: pixels that the longer side of each is brought to.
-    """
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 11)
-    margin, caption = 4, 30
-    step_x, step_y = side + 2 * margin, side + caption + margin
-    sheet = Image.new(
-        "RGB", (step_x * max(len(row) for row in rows), step_y * len(rows) + margin), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for y, row in enumerate(rows):
-        for x, (pixels, text) in enumerate(row):
-            picture = Image.fromarray(pixels)
-            scale = side / max(picture.size)
-            size = [max(1, round(length * scale)) for length in picture.size]
-            # Small ones are not smoothed: their pixels are what one wants to see.
-            method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-            left, top = x * step_x + margin, y * step_y
-            for line, words in enumerate(text.split("\n")):
-                draw.text((left, top + 3 + 13 * line), _fitting(words, font, side), "black", font)
-            place = left + (side - size[0]) // 2, top + caption + (side - size[1]) // 2
-            sheet.paste(picture.resize(size, method), place)
-    return sheet
-
-
-def _fitting(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Returns as much of a line as has place, with an ellipsis for the rest."""
-    if font.getlength(words) <= width:
-        return words
-    while words and font.getlength(words + "…") > width:
-        words = words[:-1]
-    return words + "…"
-
-
-def in_rows(cells: Sequence[Cell]) -> List[Sequence[Cell]]:
-    """Returns pictures in rows of six, for a sheet."""
-    return [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
-
-
 def first_steps(cfg: Config, dataset: ImageDataset) -> Loader:
     """Returns a loader that transforms batches as the first steps of training do."""
     transforms = cfg.dataloader.train.batch_transforms
     return Loader(dataset, [], transforms, batch_rng=functools.partial(batch_rng, cfg.seed))
-
-
-def _label(dataset: ImageDataset, label: int) -> str:
-    return f"class {label}" if dataset.class_names is None else dataset.class_names[label]
 
 
 def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]:
@@ -138,18 +88,4 @@ def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]
         "image": paddle.to_tensor(np.stack([sample["image"] for sample in samples])),
         "label": paddle.to_tensor([sample["label"] for sample in samples]),
     }
-    batch = loader.transform(batch)
-    mean, std = np.zeros(3), np.ones(3)
-    for transform in loader.batch_transforms:
-        if hasattr(transform, "mean"):
-            mean, std = np.asarray(transform.mean), np.asarray(transform.std)
-    images = batch["image"].numpy().transpose(0, 2, 3, 1) * std + mean
-    cells = []
-    for i, image in enumerate(images):
-        title = _label(dataset, int(batch["label"][i]))
-        if "partner_label" in batch:
-            share = float(batch["partner_weight"][i])
-            other = _label(dataset, int(batch["partner_label"][i]))
-            title = f"{1 - share:.2f} {title}\n{share:.2f} {other}"
-        cells.append(((image.clip(0, 1) * 255).astype(np.uint8), title))
-    return cells
+    return batch_cells(loader.transform(batch), loader)

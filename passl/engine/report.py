@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
-from passl.engine.pictures import contact_sheet, in_rows
+from passl.utils.contact_sheet import contact_sheet, in_rows
 from passl.utils.errors import PasslError
 
 _WORST = 48  # mistakes that are shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -192,6 +193,8 @@ def train(
         finish_saving=saving.finish,
         is_first=processes.is_first,
         resumed_at=resumed_at,
+        architecture=architecture,
+        loader=loader,
     )
     _announce(run, architecture, datasets, checkpoint_path, plan.accumulation)
     try:
@@ -265,7 +268,7 @@ def _loop(
     share = run.global_batch // processes.size
     architecture.train()
     images, clock = 0, time.perf_counter()
-    stepped, reported = False, progress.bad_steps
+    stepped, reported, first = False, progress.bad_steps, True
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
@@ -301,19 +304,25 @@ def _loop(
         architecture.before_step(step, run.total_steps)
         for micro in range(accumulation):
             batch = next(batches)
+            if first:
+                paused, first = time.perf_counter(), False
+                _call(hooks, "on_first_batch", run, batch)
+                clock += time.perf_counter() - paused
             count = next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.
             loss = execution.backward(batch, count / share, micro == accumulation - 1)
             tally.add_loss(loss, count)
             images += count
         rate = schedule(step)
+        recorded = (step + 1) % interval == 0 or step + 1 == run.total_steps
+        norm = optimizer.gradient_norm() if recorded else None
         tally.add_step(optimizer.step(rate))
         architecture.after_step(step, run.total_steps)
         progress.step += 1
         if average is not None:
             average.update(progress.step, optimizer.weights())
         stepped = True
-        if progress.step % interval == 0 or progress.step == run.total_steps:
+        if recorded:
             tally.settle()
             loss_sum, loss_images, rate_images = processes.sum(
                 [progress.loss_sum, progress.loss_images, images]
@@ -326,8 +335,11 @@ def _loop(
                 "epoch": run.epoch,
                 "loss": loss_sum / max(loss_images, 1.0),
                 "lr": rate,
+                "grad_norm": norm.item(),
                 "images_per_second": rate_images / (now - clock),
             }
+            if not math.isfinite(record["grad_norm"]):  # not a number that JSON has
+                del record["grad_norm"]
             progress.loss_sum = progress.loss_images = 0.0
             images, clock = 0, now
             if loss_images:  # else there is nothing to tell that has not been said

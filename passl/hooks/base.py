@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from passl.datasets import Loader
+from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.registry import Registry
 
@@ -53,6 +55,8 @@ class Run:
         finish_saving: waits until what was saved is on the disk; ``finish_saving(wait=False)`` only
             raises the error of a save that has failed.
         is_first: whether this is the first process, the one that writes.
+        architecture: what learns.
+        loader: what the batches of training come from.
         resumed_at: the step of the checkpoint that the run goes on from, 0 without one; not that of
             ``progress`` where a step has another number of images now.
     """
@@ -66,6 +70,8 @@ class Run:
     environment: Record
     save: Callable[[List[Path], Callable[[], None]], bool]
     finish_saving: Callable[..., None]
+    architecture: Architecture
+    loader: Loader
     is_first: bool = True
     resumed_at: int = 0
 
@@ -91,6 +97,9 @@ class Hook:
 
     def on_start(self, run: Run) -> None:
         """Before the first step of this process."""
+
+    def on_first_batch(self, run: Run, batch: Dict[str, Any]) -> None:
+        """The first batch of this process, as the architecture is about to get it."""
 
     def on_step(self, run: Run) -> None:
         """After every optimizer step, and after what the step made due (record, evaluation)."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Iterator, Optional, TextIO
 
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.errors import PasslError
+from passl.utils.whole_files import replacing
 
 
 def read_metrics(path: Path) -> Iterator[Record]:
-    """Yields the records of a ``metrics.jsonl``; a last line cut off by a kill is left out."""
+    """Yields the records of such a file; a last line cut off by a kill is left out."""
     if not path.exists():
         return
     with open(path, encoding="utf-8") as file:
@@ -23,6 +23,22 @@ def read_metrics(path: Path) -> Iterator[Record]:
                 yield json.loads(line)
             except ValueError:
                 raise PasslError(f"{path}:{number}: is not a JSON record; repair it") from None
+
+
+def open_records(path: Path, until: int) -> TextIO:
+    """Opens a file of records to add to it, after taking out what lies beyond step ``until``."""
+    kept = [record for record in read_metrics(path) if record["step"] <= until]
+    with replacing(path) as aside:
+        with open(aside, "w", encoding="utf-8") as file:
+            for record in kept:
+                write_record(file, record)
+    return open(path, "a", encoding="utf-8")
+
+
+def write_record(file: TextIO, record: Record) -> None:
+    """Adds a record; it is in the file when this returns."""
+    file.write(json.dumps(record) + "\n")
+    file.flush()
 
 
 @HOOKS.register
@@ -36,16 +52,10 @@ class MetricsFile(Hook):
         self._file: Optional[TextIO] = None
 
     def on_start(self, run: Run) -> None:
-        path = run.folder / "metrics.jsonl"
-        kept = [r for r in read_metrics(path) if r["step"] <= run.resumed_at]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        os.replace(partial, path)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open_records(run.folder / "metrics.jsonl", run.resumed_at)
 
     def on_record(self, run: Run, record: Record) -> None:
-        self._file.write(_line(record))
-        self._file.flush()
+        write_record(self._file, record)
 
     on_evaluation = on_record
 
@@ -53,7 +63,3 @@ class MetricsFile(Hook):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def _line(record: Record) -> str:
-    return json.dumps(record) + "\n"

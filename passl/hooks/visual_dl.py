@@ -1,25 +1,43 @@
-"""Curves for VisualDL."""
+"""The board: a run's curves, first images, network, weights and settings in VisualDL."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
 
+import numpy as np
+
+from passl.datasets.batch_cells import batch_cells
 from passl.hooks.base import HOOKS, Hook, Record, Run
-from passl.hooks.metrics_file import read_metrics
+from passl.hooks.metrics_file import open_records, read_metrics, write_record
+from passl.modeling.graph import as_model_file, trace
+from passl.utils.config import Config, plain
+from passl.utils.contact_sheet import contact_sheet, in_rows
+from passl.utils.logging import logger
+from passl.utils.whole_files import replacing
 
-_POSITION = ("step", "epoch", "split")
+_NO_CURVES = ("step", "epoch", "split", "samples", "seconds")
+_BINS = 30  # of a histogram
+_FINAL = ("top1", "top5", "loss")  # beside the settings of a run, for comparing runs
 
 
 @HOOKS.register
 class VisualDL(Hook):
-    """Draws every number of every record against the step, in ``<folder>/visualdl``.
+    """Keeps ``<folder>/visualdl``, a board to open with ``visualdl --logdir <folder>/visualdl``.
 
-    ``metrics.jsonl`` is the truth and the board a view of it: a resumed run draws the board
-    anew from the file, so that no curve doubles back on itself.
+    It shows every number of every record against the step; the first batch as the network got it,
+    with its labels; the graph of the network; the settings of the run with its latest figures, so
+    that a board over several folders compares them; and, with ``log_config.histograms``, how the
+    weights are distributed.
+
+    Files of the run are the truth and the board a view of them: a resumed run draws the board anew
+    from ``metrics.jsonl``, ``histograms.jsonl`` and ``first_batch.png``, so that no curve doubles
+    back on itself.
     """
 
     def __init__(self):
         self._writer: Any = None
+        self._histograms: Optional[TextIO] = None
 
     def on_start(self, run: Run) -> None:
         # Imported late: it takes a second that an evaluation or --help should not.
@@ -29,17 +47,120 @@ class VisualDL(Hook):
         for file in folder.glob("vdlrecords.*"):
             file.unlink()
         self._writer = LogWriter(logdir=str(folder))
+        self._add_settings(run)
         for record in read_metrics(run.folder / "metrics.jsonl"):
             self.on_record(run, record)
+        if run.cfg.log_config.histograms is not None:
+            path = run.folder / "histograms.jsonl"
+            self._histograms = open_records(path, run.resumed_at)
+            for record in read_metrics(path):
+                self._add_histogram(record)
+            if run.progress.step == 0:
+                self._note_weights(run)
+
+    def on_first_batch(self, run: Run, batch: Dict[str, Any]) -> None:
+        if "image" not in batch:
+            return
+        picture = run.folder / "first_batch.png"
+        if not picture.exists():
+            with replacing(picture) as aside:
+                contact_sheet(in_rows(batch_cells(batch, run.loader))).save(aside, format="PNG")
+        self._add_picture(picture)
+        graph = run.folder / "visualdl" / "vdlgraph.pdmodel"  # the board goes by the name
+        if not graph.exists():
+            try:
+                content = as_model_file(trace(run.cfg.model, batch["image"].shape[1:]))
+            except Exception as error:  # a network of the user's own may do what Paddle cannot
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                logger.warning("the board has no graph of the network: %s", reason[-1])
+                return
+            with replacing(graph) as aside:
+                aside.write_bytes(content)
 
     def on_record(self, run: Run, record: Record) -> None:
         section = record.get("split", "train")
         for key, value in record.items():
-            if key not in _POSITION and isinstance(value, (int, float)):
+            if key not in _NO_CURVES and isinstance(value, (int, float)):
                 self._writer.add_scalar(f"{section}/{key}", value, record["step"])
 
     on_evaluation = on_record
 
+    def on_step(self, run: Run) -> None:
+        every = run.cfg.log_config.histograms
+        if every is not None and run.at_epoch_end:
+            if run.epoch % every == 0 or run.progress.step == run.total_steps:
+                self._note_weights(run)
+
     def on_end(self, run: Run) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._histograms is not None:
+            self._histograms.close()
+            self._histograms = None
+
+    def _add_settings(self, run: Run) -> None:
+        evaluated = run.cfg.dataloader.val is not None
+        figures = [f"val/{name}" for name in _FINAL] if evaluated else []
+        settings = {**hyper_parameters(run.cfg), "global_batch_size": run.global_batch}
+        self._writer.add_hparams(settings, [*figures, "train/loss"])
+        self._writer.add_text("config", run.cfg.to_yaml(), 0)
+
+    def _add_picture(self, path: Path) -> None:
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            self._writer.add_image("first batch", np.asarray(picture.convert("RGB")), 0)
+
+    def _note_weights(self, run: Run) -> None:
+        for name, parameter in run.architecture.named_parameters():
+            counts, edges = np.histogram(parameter.astype("float32").numpy(), bins=_BINS)
+            record = {
+                "step": run.progress.step,
+                "name": name,
+                "counts": counts.tolist(),
+                "edges": edges.tolist(),
+            }
+            write_record(self._histograms, record)
+            self._add_histogram(record)
+
+    def _add_histogram(self, record: Record) -> None:
+        from visualdl.component.base_component import histogram
+
+        # add_histogram would count again, and takes nothing that has been counted.
+        self._writer._get_file_writer().add_record(
+            histogram(
+                tag=record["name"],
+                hist=np.asarray(record["counts"]),
+                bin_edges=np.asarray(record["edges"]),
+                step=record["step"],
+                walltime=0,
+            )
+        )
+
+
+def hyper_parameters(cfg: Config) -> Dict[str, Union[int, float, str]]:
+    """Returns what of a config one compares runs by.
+
+    Keys are joined by spaces: VisualDL's table takes a dot for a path and shows nothing.
+    """
+    chosen: Dict[str, Any] = {"epochs": cfg.epochs, "seed": cfg.seed}
+    sections: Dict[str, Any] = {
+        "lr_scheduler": cfg.lr_scheduler,
+        "optimizer": cfg.optimizer,
+        "backbone": cfg.model.get("architecture"),
+        "head": cfg.model.get("head"),
+        "ema": cfg.ema,
+        "amp": cfg.amp,
+    }
+    for name, section in sections.items():
+        if isinstance(section, Mapping):
+            chosen.update({f"{name} {key}": value for key, value in plain(section).items()})
+    train = cfg.dataloader.train
+    parts: List[Any] = [*train.dataset.get("transforms", ()), *train.batch_transforms]
+    chosen["transforms"] = ", ".join(part["name"] for part in parts)
+    return {
+        key: value
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else str(value)
+        for key, value in chosen.items()
+    }

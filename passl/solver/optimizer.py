@@ -93,6 +93,17 @@ class Optimizer:
                 weights[name].name = parameter.name
                 self._optimizer._master_weights[parameter.name] = weights[name]
 
+    def gradient_norm(self) -> paddle.Tensor:
+        """Returns the L2 norm of all gradients together, float64 ``[1]``, on the device.
+
+        As a step would have them: exchanged among the processes, without the loss scale, and before
+        clipping. It may not be finite.
+        """
+        norm = _norm(self._gradients()) / self.loss_scaling.scale.astype("float64")
+        if self.shards is not None:  # each has the sums of all processes, of its own parameters
+            norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
+        return norm
+
     def step(self, learning_rate: float) -> paddle.Tensor:
         """Clips the gradients, updates the parameters and clears the gradients.
 
@@ -102,15 +113,12 @@ class Optimizer:
         Returns:
             whether all gradients were finite, bool ``[]``, on the device.
         """
-        gradients = [p.grad for _, p in self._named if p.grad is not None]
+        gradients = self._gradients()
         divisor = self.loss_scaling.scale
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             divisor = divisor.astype("float64")
-            norm = _norm(gradients) / divisor
-            if self.shards is not None:  # each has the sums of all processes, of its own parameters
-                norm = self.shards.sum(norm.square()).sqrt() / self.shards.size
-            divisor = divisor * paddle.clip((norm + 1e-6) / self.grad_clip, min=1.0)
+            divisor = divisor * paddle.clip((self.gradient_norm() + 1e-6) / self.grad_clip, min=1.0)
         bad = _unscale(gradients, divisor)
         if self.grad_clip is not None:  # the norm may overflow where no gradient does
             bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))
@@ -131,6 +139,9 @@ class Optimizer:
         self._restored = None
         acting.clear_grad()
         return finite
+
+    def _gradients(self) -> List[paddle.Tensor]:
+        return [p.grad for _, p in self._named if p.grad is not None]
 
     def state_dict(self) -> Dict[str, np.ndarray]:
         """Returns the state as ``{"<parameter>/<quantity>": array}``.

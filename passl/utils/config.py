@@ -72,6 +72,7 @@ class LogSection:
     """``log_config``."""
 
     interval: int = 50  # steps between records of the loss
+    histograms: Optional[int] = None  # epochs between histograms of the weights in VisualDL
 
 
 @dataclasses.dataclass
@@ -153,6 +154,7 @@ _LEAST = {
     "global_batch_size": 1,
     "max_bad_steps": 1,
     "log_config.interval": 1,
+    "log_config.histograms": 1,
     "evaluate.interval_epochs": 1,
     "checkpoint.interval_steps": 1,
     "checkpoint.interval_epochs": 1,

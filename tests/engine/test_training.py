@@ -43,6 +43,7 @@ def test_learns_and_keeps_its_account(run):
         "epoch",
         "loss",
         "lr",
+        "grad_norm",
         "images_per_second",
     }
     assert steps[0]["loss"] == pytest.approx(np.log(3), abs=1e-6)  # the zero head knows nothing

@@ -301,3 +301,14 @@ def test_impossible_schedules_are_named(name, arguments, words):
 def test_a_config_may_give_whole_numbers_where_fractions_are_allowed():
     rate = schedule("Linear", learning_rate=1, warmup_epochs=1, start_lr=0, end_lr=0)
     assert rate(10) == 1 and rate(5) == 0.5
+
+
+def test_the_norm_of_the_gradients_is_that_before_clipping_and_without_the_loss_scale():
+    network = paddle.nn.Linear(3, 2)
+    optimizer = build_optimizer({"name": "SGD", "grad_clip": 0.1}, network)
+    (network(paddle.ones([4, 3])) * 8).sum().backward()
+    gradients = [p.grad.numpy().astype(np.float64) for p in network.parameters()]
+    expected = np.sqrt(sum((g**2).sum() for g in gradients))
+    assert optimizer.gradient_norm().item() == pytest.approx(expected, rel=1e-6)
+    optimizer.loss_scaling.scale.set_value(paddle.full_like(optimizer.loss_scaling.scale, 4.0))
+    assert optimizer.gradient_norm().item() == pytest.approx(expected / 4, rel=1e-6)

@@ -1,0 +1,59 @@
+"""Pictures with captions on one sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Sequence, Tuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+# A picture, uint8 ``[H, W, 3]``, and what stands above it.
+Cell = Tuple[np.ndarray, str]
+
+_COLUMNS = 6
+
+
+def contact_sheet(rows: Sequence[Sequence[Cell]], side: int = 160) -> Image.Image:
+    """Returns pictures in rows, each with a caption of up to two lines above it.
+
+    Args:
+        rows: pictures, uint8 ``[H, W, 3]`` of any sizes, and their captions.
+        side: pixels that the longer side of each is brought to.
+    """
+    import matplotlib  # late: not everything that shows images needs its font at once
+
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 11)
+    margin, caption = 4, 30
+    step_x, step_y = side + 2 * margin, side + caption + margin
+    sheet = Image.new(
+        "RGB", (step_x * max(len(row) for row in rows), step_y * len(rows) + margin), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for y, row in enumerate(rows):
+        for x, (pixels, text) in enumerate(row):
+            picture = Image.fromarray(pixels)
+            scale = side / max(picture.size)
+            size = [max(1, round(length * scale)) for length in picture.size]
+            # Small ones are not smoothed: their pixels are what one wants to see.
+            method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
+            left, top = x * step_x + margin, y * step_y
+            for line, words in enumerate(text.split("\n")):
+                draw.text((left, top + 3 + 13 * line), _fitting(words, font, side), "black", font)
+            place = left + (side - size[0]) // 2, top + caption + (side - size[1]) // 2
+            sheet.paste(picture.resize(size, method), place)
+    return sheet
+
+
+def _fitting(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Returns as much of a line as has place, with an ellipsis for the rest."""
+    if font.getlength(words) <= width:
+        return words
+    while words and font.getlength(words + "…") > width:
+        words = words[:-1]
+    return words + "…"
+
+
+def in_rows(cells: Sequence[Cell]) -> List[Sequence[Cell]]:
+    """Returns pictures in rows of six, for a sheet."""
+    return [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
