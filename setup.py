@@ -52,6 +52,8 @@ setup(
             "einops",
             "opencv-python-headless",
         ],
+        # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.
+        "onnx": ["paddle2onnx>=1.3", "onnxruntime", "openvino"],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
         "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright"],
@@ -59,7 +61,16 @@ setup(
     entry_points={
         "console_scripts": [
             f"passl-{command}=passl.cli.{command}:main"
-            for command in ("train", "eval", "predict", "visualize", "convert", "pack", "benchmark")
+            for command in (
+                "train",
+                "eval",
+                "predict",
+                "visualize",
+                "export",
+                "convert",
+                "pack",
+                "benchmark",
+            )
         ]
     },
     classifiers=[

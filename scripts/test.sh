@@ -25,8 +25,12 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || fail "--paddle needs a version, such as 2.6.2"
         paddle=("paddlepaddle==$2")
         venv=".venv-paddle-$2"
-        # Paddle 2 has no builds for Python 3.13.
-        case "$2" in 2.*) export PASSL_PYTHON_BEFORE=13 ;; esac
+        # Paddle 2 has no builds for Python 3.13, and other tools around it.
+        case "$2" in 2.*)
+            export PASSL_PYTHON_BEFORE=13
+            paddle+=("paddle2onnx<2")
+            ;;
+        esac
         shift
         ;;
     --reference)
@@ -40,7 +44,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-make_environment "$venv" cpu,photos,dev ${paddle[@]+"${paddle[@]}"}
+make_environment "$venv" cpu,photos,onnx,dev ${paddle[@]+"${paddle[@]}"}
 # Photographs for the tests of the pixels; the rest of the package is not needed. No cost if there.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps foolbox==3.3.4 ||
     fail "pip could not install the test photographs; its message is above; check the network"

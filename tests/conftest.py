@@ -35,3 +35,16 @@ def config_file(photos, tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained(photos, tmp_path_factory):
+    """A small network that knows its three classes: its config and its weights."""
+    from passl.engine import train
+    from passl.utils.config import get_config
+
+    folder = tmp_path_factory.mktemp("trained")
+    config = folder / "small.yaml"
+    config.write_text(yaml.safe_dump(small_config(photos, epochs=2)))
+    train(get_config(config, [f"output_dir={folder / 'run'}"]))
+    return config, folder / "run" / "checkpoints" / "best.safetensors"

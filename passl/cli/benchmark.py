@@ -1,10 +1,12 @@
-"""``passl-benchmark``: what holds a run back."""
+"""``passl-benchmark``: what holds a run back, and what runs a trained network fastest."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
+
+import paddle
 
 from passl.cli.common import (
     add_config_arguments,
@@ -15,6 +17,10 @@ from passl.cli.common import (
     write_json,
 )
 from passl.engine import benchmarks
+from passl.engine.export import TOLERANCE
+from passl.engine.runtimes import math_threads
+from passl.modeling.network import Network
+from passl.utils.config import Config
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 
@@ -22,11 +28,13 @@ from passl.utils.errors import PasslError
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Measure what a config's run is held back by. data: the input pipeline, stage by stage "
-        "and as a whole; step: the model alone; train: both, and how long the model waits.",
+        "and as a whole; step: the model alone; train: both, and how long the model waits; infer: "
+        "a trained network in every runtime that is installed, side by side.",
         "  python tools/benchmark.py data -c configs/mlp_mixer/mlp-mixer_groceries.yaml\n"
-        "  python tools/benchmark.py train -c mlp-mixer_b16_224 --device gpu --json speed.json",
+        "  python tools/benchmark.py train -c mlp-mixer_b16_224 --device gpu --json speed.json\n"
+        "  python tools/benchmark.py infer -c mlp-mixer_s16_224 --batch-sizes 1 8",
     )
-    parser.add_argument("what", choices=("data", "step", "train"))
+    parser.add_argument("what", choices=("data", "step", "train", "infer"))
     add_config_arguments(parser)
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="train", help="for data"
@@ -40,14 +48,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="the median counts (default: 5)"
     )
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=[1, 8], metavar="N",
+        help="images at a time, for infer (default: 1 8)",
+    )  # fmt: skip
     add_synthetic(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if min(arguments.images, arguments.steps, arguments.repeats) < 1:
-        raise PasslError("--images, --steps and --repeats are at least 1")
+    if min(arguments.images, arguments.steps, arguments.repeats, *arguments.batch_sizes) < 1:
+        raise PasslError("--images, --steps, --repeats and --batch-sizes are at least 1")
     cfg = config_of(arguments)
     device = select_device(cfg.device, cfg.tf32)
     result = {"what": arguments.what, "environment": describe_environment(device)}
@@ -69,6 +81,8 @@ def _main(arguments: argparse.Namespace) -> None:
             f"{step['images_per_second']:.1f} images/s, batches of {step['batch_size']}, "
             f"{step['parameters']:,} parameters"
         )
+    elif arguments.what == "infer":
+        result.update(_infer(arguments, cfg))
     else:
         run = benchmarks.training(cfg, arguments.steps)
         result.update(run)
@@ -78,6 +92,44 @@ def _main(arguments: argparse.Namespace) -> None:
         )
     if arguments.json:
         write_json(arguments.json, result)
+
+
+def _infer(arguments: argparse.Namespace, cfg: Config) -> Dict[str, Any]:
+    network = Network(cfg.model["architecture"], cfg.model.get("head"))
+    # The time does not depend on the weights; the logits compared are not to be those of a head
+    # that begins at zero.
+    paddle.seed(0)
+    for parameter in network.parameters():
+        parameter.set_value(paddle.randn(parameter.shape) * 0.05)
+    sizes = sorted(set(arguments.batch_sizes))
+    answer = benchmarks.inference(cfg, network, sizes, arguments.steps, arguments.repeats)
+    print(
+        f"images of {answer['image_size'][0]} × {answer['image_size'][1]} pixels, "
+        f"{math_threads()} math threads; random weights"
+    )
+    head = "".join(f"{f'batch {size}':>34}" for size in sizes)
+    print(f"{'':34}{head}{'logits differ by':>20}")
+    for name, row in answer["runtimes"].items():
+        cells = "".join(
+            f"{row[str(size)]['milliseconds']:9.1f} ms"
+            f"{row[str(size)]['images_per_second']:9.1f}/s{row[str(size)]['ratio']:7.2f} ×"
+            for size in sizes
+        )
+        print(f"{name:36}{cells.rjust(34 * len(sizes) - 2)}{row['difference']:20.1e}")
+    for name, reason in answer["left_out"].items():
+        print(f"{name:36}  not measured: {reason}")
+    for size in sizes:
+        print(f"deploy, at batch {size}: {answer['fastest'][str(size)]}")
+    rows = answer["runtimes"]
+    best = {size: rows[answer["fastest"][str(size)]][str(size)]["ratio"] for size in sizes}
+    faster = [
+        name
+        for name, row in rows.items()
+        if row["difference"] > TOLERANCE and any(row[str(n)]["ratio"] > best[n] for n in sizes)
+    ]
+    for name in faster:
+        print(f"{name} is faster, with other logits: measure its accuracy before you take it")
+    return answer
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, List, Optional
 
+from paddle import nn
+
 from passl.datasets import with_synthetic_data
 from passl.engine.interrupts import Interrupted
 from passl.hooks.checkpoint import BEST, checkpoint_folder
-from passl.modeling.architectures import Architecture
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
@@ -109,12 +110,10 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     add_allow_partial(parser)
 
 
-def load_named_weights(
-    architecture: Architecture, arguments: argparse.Namespace, cfg: Config
-) -> LoadReport:
+def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Config) -> LoadReport:
     """Loads the weights that the arguments name, or the best of the config's own run."""
     weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
-    return load_weights(architecture, weights, arguments.weights_key, arguments.allow_partial)
+    return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
 
 
 def add_weights_key(parser: argparse.ArgumentParser) -> None:

@@ -28,6 +28,7 @@ from passl.utils.config import split_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
+from passl.utils.whole_files import filling
 
 _SHEET = 48  # pictures of a contact sheet
 
@@ -121,11 +122,8 @@ def _as_text(answer: Prediction) -> str:
 
 def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
     file = folder / "features.npz"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
         np.savez(file, paths=np.array(paths), features=rows)
-    except OSError as error:
-        raise PasslError(f"{file}: cannot be written ({error.strerror})") from None
     logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
 
 
@@ -134,8 +132,7 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
     # Imported late: what draws takes half a second.
     from passl.utils.contact_sheet import contact_sheet, in_rows
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
         write_json(str(folder / "predictions.json"), [answer.as_dict() for answer in answers])
         places = {path: place for place, path in enumerate(dataset.paths)}
         for begin in range(0, len(answers), _SHEET):
@@ -146,8 +143,6 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
                 cells.append((pixels, f"{first}\n{Path(answer.path).name}"))
             number = begin // _SHEET + 1
             contact_sheet(in_rows(cells)).save(folder / f"contact_sheet_{number:03d}.png")
-    except OSError as error:
-        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
     logger.info("%s: predictions.json and contact sheets of %d images", folder, len(answers))
 
 

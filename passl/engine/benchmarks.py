@@ -1,22 +1,28 @@
-"""What holds a run back: the speed of the input pipeline by stage, of the model, and of both."""
+"""How fast: the input pipeline by stage, the model, both together, and the trained network."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import statistics
+import tempfile
 import time
-from typing import Any, Callable, Dict, Iterator, List
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import numpy as np
 import paddle
+from paddle import nn
 
-from passl.datasets import TRANSFORMS, Loader, TrainingBatches, build_dataset
+from passl.datasets import Loader, TrainingBatches, build_dataset
 from passl.datasets.decoding import decode_image
+from passl.datasets.image_size import image_size
 from passl.datasets.loader import collate
+from passl.engine.export import FORMATS, TOLERANCE, export
+from passl.engine.runtimes import candidates, difference
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
-from passl.utils.config import Config, origin_of, split_section
+from passl.utils.config import Config, split_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
 
@@ -107,13 +113,7 @@ def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
     section = split_section(cfg, "train")
     architecture = build_architecture(cfg.model)
     count = section.sampler.batch_size
-    sizes = [getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.transforms]
-    size = next((size for size in reversed(sizes) if size is not None), None)
-    if size is None:
-        raise PasslError(
-            "no transform of dataloader.train.dataset gives the images a size",
-            place=origin_of(section, "dataset"),
-        )
+    size = image_size(section)
     batch = {
         "image": paddle.randn([count, 3, *size]),
         "label": paddle.to_tensor(np.arange(count) % architecture.num_classes),
@@ -127,6 +127,75 @@ def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
         "parameters": parameters,
         "rates": rates,
     }
+
+
+def inference(
+    cfg: Config, network: nn.Layer, batch_sizes: Sequence[int], steps: int, repeats: int
+) -> Result:
+    """Times a network as each runtime runs it, side by side.
+
+    They take turns, so that what slows the machine down slows all of them down.
+
+    Args:
+        cfg: the whole config; its validation images decide the size.
+        network: with its weights.
+        batch_sizes: images at a time.
+        steps: batches a turn.
+        repeats: turns.
+
+    Returns:
+        ``runtimes``: by name, with ``difference`` (of the logits from the network's, relative to
+        the largest) and, by batch size, ``milliseconds`` a batch and ``images_per_second``, medians
+        of the turns, and ``ratio``, the median over the turns of the rate to the eager one;
+        ``left_out``: the reasons of those that cannot run here; ``fastest``: by batch size, of
+        those that give the network's logits.
+    """
+    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    size = image_size(section)
+    left_out: Dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="passl-") as place:
+        folder = Path(place)
+        try:
+            export(network, folder, section, size, {}, FORMATS, int8=True)
+        except PasslError as error:
+            export(network, folder, section, size, {}, ["paddle"])
+            left_out["ONNX"] = str(error)
+        runs: Dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        for name, run, reason in candidates(folder, network):
+            if run is None:
+                left_out[name] = reason
+            else:
+                runs[name] = run
+        rng = np.random.default_rng(0)
+        images = rng.standard_normal((max(batch_sizes), 3, *size)).astype(np.float32)
+        expected = runs["eager"](images)
+        result: Dict[str, Any] = {
+            name: {"difference": difference(run(images), expected)} for name, run in runs.items()
+        }
+        for count in batch_sizes:
+            batch = images[:count]
+            seconds: Dict[str, List[float]] = {name: [] for name in runs}
+            for run in runs.values():
+                run(batch)
+            for _ in range(repeats):
+                for name, run in runs.items():
+                    started = time.perf_counter()
+                    for _ in range(steps):
+                        run(batch)
+                    seconds[name].append((time.perf_counter() - started) / steps)
+            for name, turns in seconds.items():
+                median = statistics.median(turns)
+                result[name][str(count)] = {
+                    "milliseconds": 1e3 * median,
+                    "images_per_second": count / median,
+                    "ratio": statistics.median(e / t for e, t in zip(seconds["eager"], turns)),
+                }
+    exact = [name for name in result if result[name]["difference"] <= TOLERANCE]
+    fastest = {
+        str(count): max(exact, key=lambda name: result[name][str(count)]["ratio"])
+        for count in batch_sizes
+    }
+    return {"runtimes": result, "left_out": left_out, "fastest": fastest, "image_size": list(size)}
 
 
 def training(cfg: Config, steps: int) -> Result:
@@ -205,4 +274,4 @@ def _wait() -> None:
         paddle.device.synchronize()
 
 
-__all__ = ["data_loader", "data_stages", "model_steps", "training"]
+__all__ = ["data_loader", "data_stages", "inference", "model_steps", "training"]

@@ -18,6 +18,7 @@ from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.seeding import step_seed
+from passl.utils.whole_files import filling
 from passl.weights import load_weights
 
 Row = Tuple[str, str]
@@ -59,12 +60,9 @@ def dry_run(
         load_weights(plan.architecture, pretrained, weights_key, allow_partial, new_head=True)
     rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device)]
     folder = Path(cfg.output_dir) / "dry-run"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
         draw_schedule(folder / "schedule.png", plan.schedule, plan.total_steps)
         draw_augmented(folder / "augmented.png", cfg, plan.datasets["train"])
-    except OSError as error:
-        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
     rows.append(("drawn", f"{folder / 'schedule.png'}, {folder / 'augmented.png'}"))
     return rows
 

@@ -16,7 +16,7 @@ from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
 from passl.utils.contact_sheet import contact_sheet, in_rows
-from passl.utils.errors import PasslError
+from passl.utils.whole_files import filling
 
 _WORST = 48  # mistakes that are shown
 _PAIRS = 20  # of classes that are taken for one another
@@ -112,11 +112,8 @@ def write_report(
         + "</body></html>\n"
     )
     path = folder / "report.html"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise PasslError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from passl.utils.errors import PasslError
+from passl.utils.whole_files import filling
 
 _GAP = 2  # pixels between tiles
 
@@ -139,11 +140,8 @@ def visualize(backbone: Any, folder: Path) -> List[Path]:
     draw = {"token_mixing": draw_token_mixing, "stem": draw_stem}
     written: List[Path] = []
     weights: Dict[str, Any] = backbone.pictured_weights()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with filling(folder):
         for name, (kind, kernels) in weights.items():
             written.append(folder / f"{name}.png")
             draw[kind](kernels).save(written[-1])
-    except OSError as error:
-        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
     return written

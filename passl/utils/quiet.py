@@ -9,16 +9,24 @@ from typing import Iterator
 
 
 @contextlib.contextmanager
-def quiet_errors() -> Iterator[None]:
-    """Discards what the process writes to its error stream meanwhile, C++ code included."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def quiet(output: bool = False) -> Iterator[None]:
+    """Discards what the process writes to its error stream meanwhile, C++ code included.
+
+    Args:
+        output: also what it writes to its output.
+    """
+    streams = {2: sys.stderr, **({1: sys.stdout} if output else {})}
     nowhere = os.open(os.devnull, os.O_WRONLY)
+    kept = {}
     try:
-        os.dup2(nowhere, 2)
+        for number, stream in streams.items():
+            stream.flush()
+            kept[number] = os.dup(number)
+            os.dup2(nowhere, number)
         yield
     finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, copy in kept.items():
+            streams[number].flush()
+            os.dup2(copy, number)
+            os.close(copy)
         os.close(nowhere)

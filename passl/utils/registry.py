@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import typing
@@ -11,6 +12,21 @@ import typeguard
 
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError, listing, suggest
+
+
+@dataclasses.dataclass
+class Argument:
+    """An argument that a config may give to an entry.
+
+    Attributes:
+        type: what it has to be, in words where there are some.
+        needed: whether a config must give it.
+        default: what it is otherwise.
+    """
+
+    type: str
+    needed: bool
+    default: Any
 
 
 class Registry:
@@ -70,6 +86,20 @@ class Registry:
         while isinstance(factory, functools.partial):
             factory = factory.func
         return getattr(factory, attribute, default)
+
+    def arguments(self, name: str) -> Dict[str, Argument]:
+        """Returns what a config may say about ``name``, in the order of its constructor."""
+        factory = self.get(name)
+        hints = _type_hints(factory)
+        empty = inspect.Parameter.empty
+        return {
+            key: Argument(
+                _readable(hints[key]) if key in hints else "anything",
+                parameter.default is empty,
+                None if parameter.default is empty else parameter.default,
+            )
+            for key, parameter in inspect.signature(factory).parameters.items()
+        }
 
     def build(self, cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any) -> Any:
         """Builds what ``cfg`` describes, and leaves ``cfg`` as it was.

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Iterator, Union
 
+from passl.utils.errors import PasslError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,6 +26,21 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Makes a folder that a command writes to, with what it is in.
+
+    Raises:
+        PasslError: the folder cannot be made, or something cannot be written meanwhile.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise PasslError(f"{place}: cannot be written ({error.strerror})") from None
 
 
 def sha256_of(path: Union[str, os.PathLike]) -> str:

@@ -54,8 +54,8 @@ def load_weights(
     memory than the network.
 
     Args:
-        model: an architecture, what ``create_model`` returns, or a backbone alone, for which
-            the file's head is left out.
+        model: an architecture, a network as ``create_model`` returns, or a backbone alone, for
+            which the file's head is left out.
         path: the file, see ``WeightFile`` for the formats; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.

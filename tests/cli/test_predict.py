@@ -20,20 +20,6 @@ from passl.utils.errors import PasslError
 from passl.weights import load_weights
 
 
-@pytest.fixture(scope="module")
-def trained(photos, tmp_path_factory):
-    """A small network that knows its three classes; its config and its weights."""
-    import yaml
-    from helpers import small_config
-
-    folder = tmp_path_factory.mktemp("trained")
-    config = folder / "small.yaml"
-    config.write_text(yaml.safe_dump(small_config(photos, epochs=2)))
-    code, _, err = run_tool("train", "-c", config, "--output-dir", folder / "run")
-    assert code == 0, err
-    return config, folder / "run" / "checkpoints" / "best.safetensors"
-
-
 def by_hand(config, weights, path):
     """The probabilities of one image, by Pillow, NumPy and the bare network."""
     cfg = get_config(config)

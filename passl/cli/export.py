@@ -1,0 +1,90 @@
+"""``passl-export``: a trained network as files to deploy."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from passl.cli.common import (
+    add_config_arguments,
+    add_weights,
+    compare_with_zoo,
+    config_of,
+    load_named_weights,
+    make_parser,
+    run_command,
+)
+from passl.datasets.class_names import readable_names
+from passl.datasets.image_size import image_size
+from passl.engine.export import DESCRIPTION, FORMATS, export
+from passl.modeling.network import Network
+from passl.utils.config import split_section
+from passl.utils.environment import select_device
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Write a trained network as files that run without PASSL: for Paddle Inference and as "
+        "ONNX, with how to prepare images beside them. Each file is run and compared with the "
+        "network before it is kept.",
+        "  python tools/export.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
+        "      --weights Mixer-B_16.npz --output deploy\n"
+        "  python tools/export.py -c mlp-mixer_groceries --format onnx --int8 --output deploy",
+    )
+    add_config_arguments(parser)
+    add_weights(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="where to put the files")
+    parser.add_argument(
+        "--format", action="append", choices=FORMATS, metavar="FORMAT",
+        help="paddle (model.json or .pdmodel, and .pdiparams) or onnx (model.onnx; needs pip "
+        "install paddle2onnx onnxruntime); may be repeated; default: both",
+    )  # fmt: skip
+    parser.add_argument(
+        "--int8", action="store_true",
+        help="also write model_int8.onnx, with weights of 8 bits: a quarter of the size, and not "
+        "quite the same logits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--features", action="store_true",
+        help="the pooled features of the backbone instead of logits",
+    )  # fmt: skip
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    formats = arguments.format or list(FORMATS)
+    if arguments.int8 and "onnx" not in formats:
+        raise PasslError("--int8 makes an ONNX file; add --format onnx")
+    cfg = config_of(arguments)
+    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    size = image_size(section)
+    select_device("cpu", cfg.tf32)  # what is written is the same for all devices
+    network = Network(cfg.model["architecture"], cfg.model.get("head"))
+    report = load_named_weights(network, arguments, cfg)
+    compare_with_zoo(Path(report.path), section)
+    facts: Dict[str, Any] = {"config": arguments.config, "weights": report.path}
+    if arguments.features:
+        network.head = None
+        facts["output"] = {"features": network.num_features}
+    else:
+        names = readable_names(network.num_classes, report.metadata.get("class_names"))
+        facts["output"] = {"logits": network.num_classes}
+        facts["class_names"] = names
+    folder = Path(arguments.output)
+    made = export(network, folder, section, size, facts, formats, arguments.int8)
+    for name, difference in made["differences"].items():
+        print(f"{name:10} differs from the network by {difference:.1e} of the largest number")
+    logger.info("%s: the files, and %s with how to prepare images", folder, DESCRIPTION)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

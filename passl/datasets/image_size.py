@@ -1,0 +1,25 @@
+"""The size of the images that a section of the dataloader gives."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+from passl.datasets.registry import TRANSFORMS
+from passl.utils.config import Config, origin_of
+from passl.utils.errors import PasslError
+
+
+def image_size(section: Config) -> Tuple[int, int]:
+    """Returns height and width, in pixels, of the images after a section's transforms.
+
+    Raises:
+        PasslError: none of them gives the images a size.
+    """
+    sizes = [getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.transforms]
+    size = next((size for size in reversed(sizes) if size is not None), None)
+    if size is None:
+        raise PasslError(
+            "no transform of the dataset gives the images a size",
+            place=origin_of(section, "dataset"),
+        )
+    return tuple(size)

@@ -1,0 +1,150 @@
+"""What runs an exported network: one function each, from images to logits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Callable, Iterator, List, Optional, Tuple
+
+import numpy as np
+import paddle
+from paddle import inference, nn
+
+from passl.utils.errors import PasslError
+from passl.utils.quiet import quiet
+
+# float32 ``[N, 3, H, W]``, normalised, to float32 ``[N, num_classes]``.
+Run = Callable[[np.ndarray], np.ndarray]
+
+PADDLE, ONNX, ONNX_INT8 = "model", "model.onnx", "model_int8.onnx"  # files of an export
+WITHOUT_AVX512 = "needs AVX-512, which this processor does not have"
+
+
+def math_threads() -> int:
+    """Returns how many threads Paddle's eager computations take here; the others take as many."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
+def program_file(folder: Path) -> Path:
+    """Returns the program of a Paddle Inference model: ``.json`` of Paddle 3, ``.pdmodel`` of 2."""
+    for suffix in (".json", ".pdmodel"):
+        path = folder / f"{PADDLE}{suffix}"
+        if path.exists():
+            return path
+    raise PasslError(f"{folder}: holds no exported model; make one with tools/export.py")
+
+
+def eager(network: nn.Layer) -> Run:
+    """Returns the network itself as a runtime."""
+    network.eval()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with paddle.no_grad():
+            return network(paddle.to_tensor(images)).numpy()
+
+    return run
+
+
+def paddle_inference(folder: Path, onednn: bool = False, bfloat16: bool = False) -> Run:
+    """Returns Paddle Inference over the model in a folder, on the device that Paddle is set to.
+
+    Args:
+        folder: of ``tools/export.py``.
+        onednn: let oneDNN compute (processors).
+        bfloat16: let oneDNN compute in bfloat16. Without AVX-512 PaddlePaddle computes in float32
+            and does not say so; see ``has_avx512``.
+    """
+    program = program_file(folder)
+    config = inference.Config(str(program), str(folder / f"{PADDLE}.pdiparams"))
+    config.disable_glog_info()
+    device, _, number = paddle.get_device().partition(":")
+    if device == "gpu":
+        config.enable_use_gpu(256, int(number))
+    else:
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(math_threads())
+        if onednn:
+            config.enable_mkldnn()
+        elif hasattr(config, "disable_mkldnn"):  # Paddle 3 begins with it
+            config.disable_mkldnn()
+        if bfloat16:
+            config.enable_mkldnn_bfloat16()
+    with quiet(output=True):  # it prints the names of things it tries
+        predictor = inference.create_predictor(config)
+    source = predictor.get_input_handle(predictor.get_input_names()[0])
+    result = predictor.get_output_handle(predictor.get_output_names()[0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        source.copy_from_cpu(np.ascontiguousarray(images))
+        predictor.run()
+        return result.copy_to_cpu()
+
+    return run
+
+
+def onnx_runtime(path: Path) -> Run:
+    """Returns ONNX Runtime over an ONNX file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = math_threads()
+    options.log_severity_level = 3  # warnings of constants that it takes out itself
+    session = onnxruntime.InferenceSession(
+        str(path), options, providers=onnxruntime.get_available_providers()
+    )
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def openvino(path: Path) -> Run:
+    """Returns OpenVINO on the processor over an ONNX file."""
+    import openvino as ov
+
+    model = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": math_threads()})
+    return lambda images: model(images)[0]
+
+
+def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[Run], str]]:
+    """Yields every way of running a network here: its name, it, and why not where it is None.
+
+    Args:
+        folder: where ``tools/export.py`` has put the network.
+        network: the network itself.
+    """
+    onnx, int8 = folder / ONNX, folder / ONNX_INT8
+    yield "eager", eager(network), ""
+    yield "Paddle Inference", paddle_inference(folder), ""
+    if not paddle.get_device().startswith("gpu"):
+        yield "Paddle Inference, oneDNN", paddle_inference(folder, onednn=True), ""
+        name = "Paddle Inference, oneDNN bfloat16"
+        if has_avx512():
+            yield name, paddle_inference(folder, onednn=True, bfloat16=True), ""
+        else:
+            yield name, None, WITHOUT_AVX512
+    made: List[Tuple[str, Path, Callable[[Path], Run], str]] = [
+        ("ONNX Runtime", onnx, onnx_runtime, "onnxruntime"),
+        ("ONNX Runtime, int8", int8, onnx_runtime, "onnxruntime"),
+        ("OpenVINO", onnx, openvino, "openvino"),
+    ]
+    for name, path, make, package in made:
+        if not path.exists():
+            yield name, None, f"there is no {path.name}"
+            continue
+        try:
+            yield name, make(path), ""
+        except ImportError:
+            yield name, None, f"pip install {package}"
+
+
+def has_avx512() -> bool:
+    """Tells whether the processor has the part of AVX-512 that bfloat16 of oneDNN needs."""
+    with contextlib.suppress(OSError):
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+        return {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= flags
+    return False
+
+
+def difference(logits: np.ndarray, reference: np.ndarray) -> float:
+    """Returns the largest difference of logits, relative to the largest of the reference."""
+    return float(np.abs(logits - reference).max() / max(np.abs(reference).max(), 1e-30))
