@@ -59,19 +59,7 @@ setup(
         "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright"],
     },
     entry_points={
-        "console_scripts": [
-            f"passl-{command}=passl.cli.{command}:main"
-            for command in (
-                "train",
-                "eval",
-                "predict",
-                "visualize",
-                "export",
-                "convert",
-                "pack",
-                "benchmark",
-            )
-        ]
+        "console_scripts": ["passl=passl.cli.main:main"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

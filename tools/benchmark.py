@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-benchmark`` from a checkout; see passl/cli/benchmark.py."""
+"""Runs ``passl benchmark`` from a checkout; see passl/cli/benchmark.py."""
 
 import sys
 from pathlib import Path

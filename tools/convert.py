@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-convert`` from a checkout; see passl/cli/convert.py."""
+"""Runs ``passl convert`` from a checkout; see passl/cli/convert.py."""
 
 import sys
 from pathlib import Path

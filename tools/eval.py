@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-eval`` from a checkout; see passl/cli/eval.py."""
+"""Runs ``passl eval`` from a checkout; see passl/cli/eval.py."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-export`` from a checkout; see passl/cli/export.py."""
+"""Runs ``passl export`` from a checkout; see passl/cli/export.py."""
 
 import sys
 from pathlib import Path

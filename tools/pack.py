@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-pack`` from a checkout; see passl/cli/pack.py."""
+"""Runs ``passl pack`` from a checkout; see passl/cli/pack.py."""
 
 import sys
 from pathlib import Path

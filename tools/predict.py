@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-predict`` from a checkout; see passl/cli/predict.py."""
+"""Runs ``passl predict`` from a checkout; see passl/cli/predict.py."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-train`` from a checkout; see passl/cli/train.py."""
+"""Runs ``passl train`` from a checkout; see passl/cli/train.py."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs ``passl-visualize`` from a checkout; see passl/cli/visualize.py."""
+"""Runs ``passl visualize`` from a checkout; see passl/cli/visualize.py."""
 
 import sys
 from pathlib import Path

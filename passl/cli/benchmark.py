@@ -1,4 +1,4 @@
-"""``passl-benchmark``: what holds a run back, and what runs a trained network fastest."""
+"""``passl benchmark``: what holds a run back, and what runs a trained network fastest."""
 
 from __future__ import annotations
 

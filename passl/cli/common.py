@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -28,8 +29,11 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 
     Args:
         description: one sentence.
-        example: commands to show at the end of ``--help``.
+        example: commands to show at the end of ``--help``, as in a checkout; under the command
+            ``passl`` they are shown in its words.
     """
+    if sys.argv[0].startswith("passl "):
+        example = re.sub(r"python tools/(\w+)\.py( {2,})?", r"passl \1", example)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n{example}",

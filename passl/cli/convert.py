@@ -1,4 +1,4 @@
-"""``passl-convert``: released weights from one format to another."""
+"""``passl convert``: released weights from one format to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``passl-eval``: Top-1 and Top-5 of a checkpoint."""
+"""``passl eval``: Top-1 and Top-5 of a checkpoint."""
 
 from __future__ import annotations
 

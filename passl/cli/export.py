@@ -1,4 +1,4 @@
-"""``passl-export``: a trained network as files to deploy."""
+"""``passl export``: a trained network as files to deploy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``passl-pack``: a data set as tar shards that are faster to read."""
+"""``passl pack``: a data set as tar shards that are faster to read."""
 
 from __future__ import annotations
 

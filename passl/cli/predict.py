@@ -1,4 +1,4 @@
-"""``passl-predict``: what a network says of images."""
+"""``passl predict``: what a network says of images."""
 
 from __future__ import annotations
 

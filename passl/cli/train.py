@@ -1,4 +1,4 @@
-"""``passl-train``: train a network."""
+"""``passl train``: train a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``passl-visualize``: pictures of what a network has learned."""
+"""``passl visualize``: pictures of what a network has learned."""
 
 from __future__ import annotations
 

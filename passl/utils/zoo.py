@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import yaml
 
@@ -160,10 +160,12 @@ def has_known_hash(path: Union[str, os.PathLike], file: ReleasedFile) -> bool:
     return sha256_of(path).startswith(file.sha256)
 
 
-def as_text() -> str:
-    """Returns the zoo for a terminal."""
+def as_text(names: Optional[Sequence[str]] = None) -> str:
+    """Returns the zoo, or the releases of some names, for a terminal."""
     blocks = []
     for release in releases().values():
+        if names is not None and release.name not in names:
+            continue
         reported = [f"{a} by {a.by} ({a.source})" for a in release.reported] or ["nothing"]
         measured = [f"{a} by {a.by} ({a.source})" for a in release.measured] or ["not yet"]
         lines = [

@@ -13,7 +13,7 @@ from passl.cli import train as train_command
 
 @pytest.fixture
 def train_error(config_file, tmp_path, capsys):
-    """Runs passl-train with a mistake; returns its one line, after checking it wrote nothing."""
+    """Runs passl train with a mistake; returns its one line, after checking it wrote nothing."""
 
     def run(*arguments, config=None, **changes):
         out = tmp_path / "out"

@@ -1,0 +1,103 @@
+"""``passl COMMAND``: all command lines under one name."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from typing import Dict, List, Optional
+
+from passl import __version__
+
+# What they do, for the list of them; each is a module beside this one.
+COMMANDS: Dict[str, str] = {
+    "train": "train as a config says, or look at a run beforehand (--dry-run)",
+    "eval": "Top-1 and Top-5 of weights, and a report page (--report)",
+    "predict": "what is in these images: names, probabilities, contact sheets, features",
+    "visualize": "pictures of what a network has learned",
+    "export": "files for Paddle Inference and ONNX, checked as they are made",
+    "convert": "weights between the formats of Google, timm, mmpretrain, PASSL 1 and others",
+    "pack": "a data set as tar shards",
+    "benchmark": "what a run is held back by, and what runs a trained network fastest",
+    "models": "the networks, configs and released weights that there are",
+}
+COMPLETION = "completion"
+_FILES = {"FILE": "FILE", "PATH": "FILE", "CONFIG": "FILE", "SRC": "FILE", "DST": "FILE"}
+_FILES.update(IMAGE="FILE", DIR="DIRECTORY")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Returns the parser of the first word; each command has its own for the rest."""
+    width = max(map(len, [*COMMANDS, COMPLETION])) + 2
+    rows = [f"  {name:{width}}{what}" for name, what in COMMANDS.items()]
+    rows.append(f"  {COMPLETION:{width}}a script for bash, zsh or tcsh that completes all of this")
+    parser = argparse.ArgumentParser(
+        prog="passl",
+        usage="passl COMMAND … (passl COMMAND --help says more)",
+        description="Train and use MLP-Mixer and its relatives on PaddlePaddle.",
+        epilog="commands:\n"
+        + "\n".join(rows)
+        + "\n\nexample:\n  passl train -c mlp-mixer_b16_224 --dry-run --synthetic\n"
+        "  passl predict -c mlp-mixer_b16_224 --weights Mixer-B_16.npz cat.jpg --output out\n"
+        '  eval "$(passl completion bash)"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="version", version=f"passl {__version__}")
+    return parser
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    return importlib.import_module(f"passl.cli.{name}")._parser()
+
+
+def completion(shell: str) -> str:
+    """Returns a script for a shell that completes commands, options, choices and files."""
+    import shtab
+
+    whole = argparse.ArgumentParser(prog="passl")
+    commands = whole.add_subparsers(dest="command")
+    for name, what in COMMANDS.items():
+        parser = _command_parser(name)
+        sub = commands.add_parser(name, help=what, parents=[parser], add_help=False)
+        for action in sub._actions:
+            kind = _FILES.get(str(action.metavar))
+            if kind is not None and action.choices is None:
+                action.complete = getattr(shtab, kind)
+    commands.add_parser(COMPLETION).add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    return shtab.complete(whole, shell)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command that the first argument names, and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    first = parser.parse_args(argv[:1]).command if argv else None
+    if first is None:
+        parser.print_help()
+        return 2
+    if first == COMPLETION:
+        shells = argparse.ArgumentParser(
+            prog="passl completion",
+            description="Print a script that completes commands, options and files in a shell.",
+            epilog='example:\n  eval "$(passl completion bash)"   # in ~/.bashrc',
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        shells.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+        print(completion(shells.parse_args(argv[1:]).shell))
+        return 0
+    if first not in COMMANDS:
+        near = difflib.get_close_matches(first, COMMANDS, n=1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        print(
+            f"error: there is no command '{first}'{hint}; passl --help lists them", file=sys.stderr
+        )
+        return 2
+    # So that usage and examples speak of what was typed; see make_parser.
+    sys.argv[0] = f"passl {first}"
+    return importlib.import_module(f"passl.cli.{first}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""``passl models``: the networks, configs and released weights that there are."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import List, Optional
+
+from passl.cli.common import make_parser, run_command
+from passl.modeling.backbones import BACKBONES
+from passl.utils import zoo
+from passl.utils.errors import PasslError, suggest
+from passl.utils.shipped import config_root
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Show the networks, configs and released weights that there are; or everything known of "
+        "some released weights: files, hashes, preprocessing, reported accuracy.",
+        "  passl models\n  passl models mlp_mixer_b16_224.goog_in1k\n  passl models mlp_mixer_l16",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="a release, or how its name begins"
+    )
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    releases = zoo.releases()
+    if not arguments.names:
+        print(_overview())
+        return
+    chosen: List[str] = []
+    for name in arguments.names:
+        found = [release for release in releases if release.startswith(name)]
+        if not found:
+            raise PasslError(
+                f"no released weights are called '{name}'{suggest(name, releases)}; passl models "
+                "lists them"
+            )
+        chosen += found
+    print(zoo.as_text(chosen))
+
+
+def _overview() -> str:
+    width = min(shutil.get_terminal_size((120, 24)).columns, 120)
+    lines = ["Networks (model.architecture.name in a config, or passl.create_model):"]
+    lines += textwrap.wrap(
+        ", ".join(BACKBONES.names()), width, initial_indent="  ", subsequent_indent="  "
+    )
+    lines += ["", "Configs (-c NAME):"]
+    for path in sorted(config_root().glob("*/*.yaml")):
+        if path.parent.name != "zoo":
+            about = textwrap.shorten(_title(path), max(20, width - 36), placeholder=" …")
+            lines.append(f"  {path.stem:33} {about}")
+    lines += ["", "Released weights (passl models NAME for files, preprocessing and sources):"]
+    for release in zoo.releases().values():
+        reported = ", ".join(f"{a} {a.by}" for a in release.reported) or "no accuracy reported"
+        lines.append(f"  {release.name:41} {release.parameters:>12,} parameters  {reported}")
+    return "\n".join(lines)
+
+
+def _title(path: Path) -> str:
+    """Returns the first sentence of a config's head comment."""
+    comment: List[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        comment.append(line[2:])
+    return re.split(r"[.:] ", " ".join(comment) + " ")[0]
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv, answers=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
