@@ -56,7 +56,7 @@ setup(
         "onnx": ["paddle2onnx>=1.3", "onnxruntime", "openvino"],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
-        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright"],
+        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright", "docstring-parser"],
     },
     entry_points={
         "console_scripts": ["passl=passl.cli.main:main"],

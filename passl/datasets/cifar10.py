@@ -32,7 +32,8 @@ class CIFAR10(ImageDataset):
         dataroot: a folder that holds, as downloaded from the authors, ``cifar-10-python.tar.gz``
             or ``cifar-10-binary.tar.gz``, or what one of them unpacks to.
         split: ``train`` or ``test``.
-        subset: part of the split, see ``subset_indices``.
+        subset: part of the split: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
     """
 

@@ -27,7 +27,8 @@ class CatalogDataset(ImageDataset):
 
     Args:
         catalog: where the images stand.
-        subset: part of the set, see ``subset_indices``.
+        subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
     """
 
@@ -100,7 +101,8 @@ class ImageFolder(CatalogDataset):
 
     Args:
         dataroot: the folder that holds the class folders.
-        subset: part of the set, see ``subset_indices``.
+        subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
 
     Raises:
@@ -127,7 +129,8 @@ class ImageList(CatalogDataset):
     Args:
         dataroot: the folder that the paths start from.
         list_file: the list; relative to the working folder, or else to ``dataroot``.
-        subset: part of the set, see ``subset_indices``.
+        subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
 
     Raises:
@@ -160,7 +163,8 @@ class ImageShards(CatalogDataset):
     Args:
         dataroot: the folder of the shards.
         pattern: which of its files are shards of this set.
-        subset: part of the set, see ``subset_indices``.
+        subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
 
     Raises:
@@ -198,7 +202,8 @@ class ImageNet(CatalogDataset):
     Args:
         dataroot: the folder of the data set.
         split: ``train`` or ``val``.
-        subset: part of the set, see ``subset_indices``.
+        subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
+            class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
 
     Raises:

@@ -166,8 +166,8 @@ def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
                 str(folder / f"{runtimes.PADDLE}.pdiparams"),
                 str(path),
                 opset_version=_OPSET,
-                # Its default is another package that installs onnxruntime when it is called.
-                **_supported(paddle2onnx.export, optimize_tool="onnxoptimizer"),
+                # Its default is a package that installs onnxruntime when it is called.
+                **_supported(paddle2onnx.export, optimize_tool="None"),
             )
     except (RuntimeError, SystemError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -53,7 +53,7 @@ class SplitSection:
     """``dataloader.train``, ``.val`` and ``.test``."""
 
     dataset: Dict[str, Any] = MISSING  # name and arguments of a dataset, its transforms included
-    batch_transforms: List[Any] = dataclasses.field(default_factory=list)
+    batch_transforms: List[Any] = dataclasses.field(default_factory=list)  # on the device
     sampler: SamplerSection = dataclasses.field(default_factory=SamplerSection)
     loader: LoaderSection = dataclasses.field(default_factory=LoaderSection)
 
@@ -62,7 +62,7 @@ class SplitSection:
 class DataloaderSection:
     """``dataloader``."""
 
-    train: Optional[SplitSection] = None
+    train: Optional[SplitSection] = None  # what is trained on
     val: Optional[SplitSection] = None  # chooses the best checkpoint
     test: Optional[SplitSection] = None  # reported once, at the end of training
 
@@ -79,8 +79,8 @@ class LogSection:
 class CheckpointSection:
     """``checkpoint``."""
 
-    interval_steps: Optional[int] = None
-    interval_epochs: Optional[int] = 1
+    interval_steps: Optional[int] = None  # steps between checkpoints
+    interval_epochs: Optional[int] = 1  # epochs between checkpoints
     keep: int = 0  # numbered checkpoints kept besides `latest` and `best`
     background: bool = True  # write while training goes on
 
@@ -89,14 +89,14 @@ class CheckpointSection:
 class EvaluateSection:
     """``evaluate``."""
 
-    interval_epochs: int = 1
+    interval_epochs: int = 1  # epochs between evaluations of `val`; the last one always is
 
 
 @dataclasses.dataclass
 class AverageSection:
     """``ema``: a moving average of the weights, which is evaluated in their place."""
 
-    decay: float = 0.9999
+    decay: float = 0.9999  # what is kept of the average at each step
     warmup: bool = True  # a shorter average at the beginning
 
 
@@ -115,18 +115,17 @@ class ParallelSection:
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
     sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
-    # Seconds without a sign of life of a process before all end. gloo gives up after 30 by itself,
-    # and cannot say on whom.
-    lost_after: float = 28.0
+    # gloo gives up after 30 seconds by itself, and cannot say on whom.
+    lost_after: float = 28.0  # seconds without a sign of life of a process before all end
 
 
 @dataclasses.dataclass
 class Schema:
     """The top level of a config."""
 
-    epochs: int = 300
+    epochs: int = 300  # of training, over the whole training set
     output_dir: Optional[str] = None  # default: output/<name of the config file>
-    seed: int = 0
+    seed: int = 0  # of everything that is drawn
     device: str = "auto"  # auto, cpu or gpu
     tf32: bool = True  # on GPUs from A100 on: matrix products with 10 bits of mantissa; false: 23
     amp: Optional[PrecisionSection] = None  # {} takes its defaults
@@ -137,8 +136,8 @@ class Schema:
     preprocessing: Optional[str] = None  # the release of the model zoo whose image view is taken
     dataloader: DataloaderSection = dataclasses.field(default_factory=DataloaderSection)
     max_bad_steps: int = 20  # in a row, skipped for a loss or gradient that is not finite
-    lr_scheduler: Optional[Dict[str, Any]] = None
-    optimizer: Optional[Dict[str, Any]] = None
+    lr_scheduler: Optional[Dict[str, Any]] = None  # name and arguments; training needs it
+    optimizer: Optional[Dict[str, Any]] = None  # name and arguments; training needs it
     ema: Optional[AverageSection] = None  # {} takes its defaults
     log_config: LogSection = dataclasses.field(default_factory=LogSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)

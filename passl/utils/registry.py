@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import functools
 import inspect
@@ -187,8 +188,25 @@ def _mentions(hint: Any, types: Tuple[Any, ...]) -> bool:
     return hint in types or any(_mentions(part, types) for part in typing.get_args(hint))
 
 
-def _readable(hint: Any) -> str:
-    words = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}
-    if getattr(hint, "__name__", "") in words and not typing.get_args(hint):
-        return words[hint.__name__]
+_WORDS = {
+    int: ("an integer", "integers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("true or false", "booleans"),
+    type(None): ("null", "nulls"),
+    Any: ("anything", "values"),
+}
+
+
+def _readable(hint: Any, several: bool = False) -> str:
+    """Returns a type hint in the words of someone who writes YAML."""
+    if hint in _WORDS:
+        return _WORDS[hint][several]
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind is typing.Union:
+        return " or ".join(_readable(part, several) for part in parts)
+    if kind is not None and issubclass(kind, collections.abc.Mapping):
+        return "mappings" if several else "a mapping"
+    if kind is not None and issubclass(kind, collections.abc.Sequence):
+        return f"{'lists' if several else 'a list'} of {_readable(parts[0], several=True)}"
     return str(hint).replace("typing.", "")

@@ -6,8 +6,6 @@ import re
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT
-from zoo_table import with_table
 
 from passl.cli import eval as eval_command
 from passl.modeling.architectures import build_architecture
@@ -76,11 +74,6 @@ def test_configs_take_their_preprocessing_from_the_zoo():
         assert "transforms" not in values.get("dataloader", {}).get("val", {}).get("dataset", {})
         assert f"{RELEASES[values['preprocessing']].reported[0].top1:.2f}" in path.read_text()
     assert named >= 3
-
-
-def test_the_readme_shows_the_zoo():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == with_table(text), "run scripts/zoo_table.py"
 
 
 def test_choosing_another_preprocessing():

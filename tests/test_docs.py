@@ -1,0 +1,268 @@
+"""The documents: every command in them runs, every Python block too, every link leads somewhere.
+
+A command that needs ImageNet or a GPU runs on made-up images, as one process on a processor, with
+networks of one narrow block: what it says is tried, not how long it takes.
+"""
+
+import functools
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from PIL import Image
+
+from passl.cli import main as passl
+from passl.datasets import synthetic
+from passl.datasets.files import ImageNet
+from passl.datasets.registry import TRANSFORMS
+from passl.engine import pictures
+from passl.engine.create_model import create_model
+from passl.hooks import HOOKS
+from passl.modeling.backbones import BACKBONES
+from passl.utils.config import get_config
+from passl.utils.errors import PasslError
+from passl.weights import write_tensor_file
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from generated_docs import FILES, with_generated
+
+PAGES = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES.append(ROOT / "benchmarks" / "README.md")
+
+
+def blocks(page, language):
+    """Yields (line number, text) of a page's code blocks."""
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+        yield text[: match.start()].count("\n") + 2, match.group(1)
+
+
+def commands():
+    """Returns each command once: where it stands first, and its words by pipe."""
+    found = {}
+    for page in PAGES:
+        for line, text in blocks(page, "bash"):
+            for command in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(command, comments=True)
+                if words:
+                    found.setdefault(tuple(words), f"{page.relative_to(ROOT)}:{line}")
+    return [
+        pytest.param(list(words), id=f"{place}-{i}")
+        for i, (words, place) in enumerate(found.items())
+    ]
+
+
+def narrow(monkeypatch):
+    """Gives the networks with a name one narrow block, and made-up sets few images."""
+    for name, factory in list(BACKBONES._factories.items()):
+        if isinstance(factory, functools.partial) and "channels_mlp_dim" in factory.keywords:
+            small = {**factory.keywords, "num_blocks": 1, "channels_mlp_dim": 32}
+            monkeypatch.setitem(
+                BACKBONES._factories, name, functools.partial(factory.func, **small)
+            )
+    monkeypatch.setattr(ImageNet, "published_sizes", {"train": 1281167, "val": 16})
+    monkeypatch.setattr(synthetic, "_EVALUATION", 16)
+    monkeypatch.setattr(pictures, "_IMAGES", 1)
+    monkeypatch.setattr(pictures, "_DRAWS", 2)
+
+
+@pytest.fixture(scope="module")
+def place(photos, tmp_path_factory):
+    """A folder with what the documents speak of: photographs, a finished run, a released file."""
+    folder = tmp_path_factory.mktemp("docs")
+    for name in ("configs", "tools", "scripts", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "mine").symlink_to(photos)
+    shutil.copytree(photos / "test" / "kiwi", folder / "photos")
+    Image.open(photos / "test" / "pear" / "002.jpg").save(folder / "cat.jpg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        narrow(patch)
+        argv = [
+            "train", "-c", "mlp-mixer_groceries", "--output-dir", "output/mine", "-o", "epochs=1",
+            "-o", "dataloader.train.dataset.dataroot=mine/train",
+            "-o", "dataloader.val.dataset.dataroot=mine/val", "-o", "dataloader.test=null",
+            "-o", "model.head.num_classes=3", "-o", "lr_scheduler.warmup_epochs=0",
+        ]  # fmt: skip
+        assert passl.main(argv) == 0
+        network = create_model("mlp_mixer_b16_224")
+        tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        write_tensor_file(folder / "b16.safetensors", tensors, {})
+        assert passl.main(["convert", "b16.safetensors", "Mixer-B_16.npz"]) == 0
+        (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
+        argv = ["export", "-c", "output/mine/config.yaml", "--output", "deploy"]
+        assert passl.main(argv) == 0
+    return folder
+
+
+def needs_images(argv):
+    """Whether the data of the config that a command names is not there."""
+    overrides = [argv[i + 1] for i, word in enumerate(argv) if word == "-o"]
+    cfg = get_config(argv[argv.index("-c") + 1], overrides)
+    sections = [section for section in cfg.dataloader.values() if section is not None]
+    return any(not os.path.exists(s.dataset.get("dataroot", ".")) for s in sections)
+
+
+def run_tool(tool, argv):
+    """Runs one of our command lines with what makes it quick."""
+    quick = {
+        "train": ["--dry-run"],
+        "benchmark": ["--steps", "1", "--repeats", "1", "--images", "8"],
+        "pack": ["--workers", "1"],
+    }
+    if "--resume" in argv and tool == "train":  # a dry run looks at a beginning
+        at = argv.index("--resume")
+        argv = argv[:at] + argv[at + 2 :]
+    argv = [*argv, *([] if "--dry-run" in argv else quick.get(tool, []))]
+    if "-c" in argv and tool in ("train", "eval", "benchmark") and "--synthetic" not in argv:
+        count = [] if tool == "train" else ["40"]
+        argv += ["--synthetic", *count] if needs_images(argv) else []
+    argv = [w for w in argv if w not in ("gpu", "--device")]
+    try:
+        code = passl.main([tool, *argv])
+    except SystemExit as ended:  # --help, --list
+        code = ended.code or 0
+    assert code == 0
+
+
+def options_are_known(script, words):
+    text = (ROOT / script).read_text(encoding="utf-8")
+    for word in words:
+        if re.fullmatch(r"--[a-z0-9-]+", word):
+            assert word in text, f"{script} has no {word}"
+
+
+@pytest.mark.parametrize("words", commands())
+def test_a_command_runs(words, place, monkeypatch, capsys):
+    if "patch_average.yaml" in words:
+        return  # test_the_walk_through_of_a_new_backbone makes the file, and runs this
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["passl"])
+    narrow(monkeypatch)
+    if "|" in words:
+        at = words.index("|")
+        piped = subprocess.run(words[:at], capture_output=True, text=True, check=True)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(piped.stdout))
+        words = words[at + 1 :]
+    if "&&" in words:
+        words = words[: words.index("&&")]
+    launched = ("-m", "paddle.distributed.launch")
+    if tuple(words[1:3]) == launched:
+        words = words[:1] + words[next(i for i, w in enumerate(words) if w.startswith("tools/")) :]
+    if words[0] == "python" and words[1].startswith("tools/"):
+        run_tool(words[1][len("tools/") : -len(".py")], words[2:])
+    elif words[0] == "passl":
+        run_tool(words[1], words[2:]) if words[1] in passl.COMMANDS else run_tool("models", [])
+    elif words[0] in ("bash", "sbatch"):
+        options_are_known(words[1], words[2:])
+        if "-c" in words:
+            run_tool("train", words[words.index("-c") :])
+    elif words[0].endswith("python") and words[1].endswith(".py"):
+        options_are_known(words[1], words[2:])
+    elif words[0] == "visualdl":
+        assert list((place / words[2]).rglob("vdlrecords.*"))
+    elif words[0] == "eval":
+        assert passl.main(["completion", "bash"]) == 0
+    elif words[0] == "pip":
+        extras = re.search(r"\[(.*)\]", " ".join(words))
+        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+        for extra in extras.group(1).split(",") if extras else ():
+            assert f'"{extra}": [' in setup
+    else:
+        assert words[0] in ("git", "cd") or words[:3] == ["python", "-m", "venv"], words
+
+
+def run_blocks(page, place, monkeypatch):
+    monkeypatch.chdir(place)
+    narrow(monkeypatch)
+    spaces = []
+    for line, text in blocks(page, "python"):
+        space = {"__name__": f"{page.name}_{line}"}
+        exec(compile(text, f"{page.name}:{line}", "exec"), space)
+        spaces.append(space)
+    return spaces
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "extending.md" and list(blocks(p, "python"))],
+    ids=lambda page: page.name,
+)  # fmt: skip
+def test_a_python_block_runs(page, place, monkeypatch, capsys):
+    spaces = run_blocks(page, place, monkeypatch)
+    for space in spaces:
+        if "logits" in space and page.name != "deployment.md":
+            assert list(space["logits"].shape) == [2, 1000]
+    if page.name == "deployment.md":
+        assert capsys.readouterr().out.strip() in ("apple", "kiwi", "pear")
+        assert spaces[1]["logits"].shape == (1, 3)
+
+
+def test_the_walk_through_of_a_new_backbone(place, monkeypatch, tmp_path, capsys):
+    page = ROOT / "docs" / "extending.md"
+    registries = (BACKBONES, TRANSFORMS, HOOKS)
+    before = [dict(registry._factories) for registry in registries]
+    try:
+        run_blocks(page, place, monkeypatch)
+        ((_, config),) = blocks(page, "yaml")
+        (place / "patch_average.yaml").write_text(config)
+        argv = ["train", "-c", "patch_average.yaml", "--dry-run", "--synthetic"]
+        assert passl.main(argv) == 0
+        assert "PatchAverage" in capsys.readouterr().out
+        assert BACKBONES.build({"name": "patch_average_s16_224"}).num_features == 128
+        with pytest.raises(PasslError, match="embed_dim"):
+            BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})
+        argv = ["train", "-c", "patch_average.yaml", "--synthetic", "40"]
+        argv += ["--output-dir", str(tmp_path / "run"), "-o", "epochs=1"]
+        argv += ["-o", "hooks=[{name: BestToFile, path: best.txt}]"]
+        argv += ["-o", "lr_scheduler.warmup_epochs=0"]
+        argv += ["-o", "dataloader.train.sampler.batch_size=8"]
+        assert passl.main(argv) == 0
+        assert "% after epoch 1" in (place / "best.txt").read_text()
+        posterize = TRANSFORMS.build({"name": "RandomPosterize", "bits": 2, "p": 1.0})
+        pixels = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(3).reshape(16, 16, 3)
+        image = posterize({"image": pixels}, np.random.default_rng(0))["image"]
+        assert sorted(set(np.asarray(image).ravel().tolist())) == [0, 64, 128, 192]
+    finally:
+        for registry, factories in zip(registries, before):
+            registry._factories.clear()
+            registry._factories.update(factories)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_made_from_the_code_is_up_to_date(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert text == with_generated(text, FILES[file]), "run scripts/generated_docs.py"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith(("http:", "https:")):
+                continue
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            if anchor:
+                heads = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.M)
+                slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads}
+                assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_the_chinese_readme_has_the_same_commands():
+    def listed(name):
+        texts = [text for _, text in blocks(ROOT / name, "bash")]
+        return [
+            shlex.split(line, comments=True)
+            for t in texts
+            for line in t.replace("\\\n", " ").splitlines()
+        ]
+
+    assert [w for w in listed("README_zh.md") if w] == [w for w in listed("README.md") if w]
