@@ -172,6 +172,7 @@ def pull(hosts, processes, logs, folder):
     return max(losses(folder))
 
 
+@pytest.mark.full
 def test_two_hosts_that_lose_sight_of_each_other_for_a_while_give_the_same_answer(
     hosts, alone, config, tmp_path
 ):
@@ -190,6 +191,7 @@ def test_two_hosts_that_lose_sight_of_each_other_for_a_while_give_the_same_answe
     assert_same_run(folder, alone)
 
 
+@pytest.mark.full
 def test_cut_off_for_good_both_hosts_end_and_name_each_other(hosts, alone, config, tmp_path):
     """Within 40 s with parallel.lost_after=6; after that the same command goes on."""
     folder = tmp_path / "run"

@@ -35,6 +35,11 @@ from helpers import (
 from passl.weights import WeightFile
 
 
+def slow(*values):
+    """Values whose test takes half a minute like that of its neighbours: with --full alone."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
@@ -76,7 +81,7 @@ def alone(config, tmp_path_factory):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("count, batch_size", [(2, 32), (4, 16), (2, 16)])
+@pytest.mark.parametrize("count, batch_size", [(2, 32), slow(4, 16), (2, 16)])
 def test_however_many_processes_the_answer_is_the_same(alone, config, tmp_path, count, batch_size):
     """64 images a step as 1 × 64, 2 × 32, 4 × 16 and 2 × 16 twice; with an unreadable image."""
     folder = tmp_path / "run"
@@ -90,6 +95,7 @@ def test_however_many_processes_the_answer_is_the_same(alone, config, tmp_path, 
     )
 
 
+@pytest.mark.full
 def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_four(alone, config, tmp_path):
     folder = tmp_path / "two"
     arguments = ("--output-dir", folder, "-o", "checkpoint.interval_steps=1")
@@ -146,7 +152,7 @@ def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, co
     assert counts[0] == counts[1] and counts[0][0] == 13
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("stage", [slow(1), 2])
 def test_a_shared_out_optimizer_state_gives_the_same_weights(alone, config, tmp_path, stage):
     """With Paddle's own classes, made to run on processors; two micro-batches a step, clipped."""
     program = ROOT / "tests" / "group_sharded_on_cpu.py"
@@ -182,6 +188,7 @@ def test_on_gpus(alone, config, tmp_path, option):
         assert losses(folder)[step] == pytest.approx(loss, abs=tolerance), step
 
 
+@pytest.mark.full
 def test_recomputed_blocks_on_two_processes_give_the_same_answer(alone, config, tmp_path):
     folder = tmp_path / "run"
     arguments = ("-c", config(16), "--output-dir", folder, "-o", "recompute=true")
@@ -269,7 +276,7 @@ def launcher_of(script):
     return pid
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, slow(1)])
 def test_when_one_process_is_killed_the_run_ends_and_names_it(start_script, tmp_path, rank):
     script = start_script(tmp_path / "run", "-o", "epochs=300")
     wait_for_step(script, tmp_path / "run", 10)
@@ -281,6 +288,7 @@ def test_when_one_process_is_killed_the_run_ends_and_names_it(start_script, tmp_
     assert "error: the run failed with " in out and "--restarts N" in out
 
 
+@pytest.mark.full
 def test_killed_it_starts_again_by_itself_and_ends_as_if_nothing_had_been(
     alone, start_script, tmp_path
 ):
@@ -305,7 +313,7 @@ def kill_job(process):
     process.communicate()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [slow(2), pytest.param(20, marks=pytest.mark.soak)])
 def test_killed_whole_at_any_moment_it_resumes_to_the_same_bits(config, tmp_path, kills):
     """Every other kill falls into the writing of a checkpoint; the others anywhere."""
     settings = (
@@ -340,6 +348,7 @@ def test_killed_whole_at_any_moment_it_resumes_to_the_same_bits(config, tmp_path
     assert not list(checkpoints.glob(".partial-*"))
 
 
+@pytest.mark.full
 def test_a_full_disk_ends_all_and_leaves_the_checkpoint_before(config, tmp_path):
     """A limit on the size of files, which records fit in but no checkpoint."""
     folder = tmp_path / "run"
@@ -372,7 +381,7 @@ def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
     assert "saved at step" in said(tmp_path / "logs")[0]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, slow(1)])
 def test_a_process_that_hangs_is_named_by_the_other(long_run, rank):
     process, folder, logs = long_run
     code, seconds = stop_after(process, folder, 10, signal.SIGSTOP, rank)
@@ -381,6 +390,7 @@ def test_a_process_that_hangs_is_named_by_the_other(long_run, rank):
     assert "has not been heard of for 4 s" in said(logs)[1]
 
 
+@pytest.mark.full
 def test_a_pause_shorter_than_that_is_survived(long_run):
     process, folder, logs = long_run
     wait_for_step(process, folder, 10)
@@ -392,7 +402,7 @@ def test_a_pause_shorter_than_that_is_survived(long_run):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("rank, code", [(None, 15), (0, 143), (1, 143)])
+@pytest.mark.parametrize("rank, code", [slow(None, 15), (0, 143), slow(1, 143)])
 def test_a_request_to_stop_stops_all_at_the_same_step(long_run, rank, code):
     """The launcher exits with 15 where it was asked itself, else with what its process did."""
     process, folder, logs = long_run

@@ -88,6 +88,7 @@ def records_of_whole_lines(folder):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.full
 def test_a_disk_that_vanishes_ends_the_run_and_back_again_it_goes_on(whole_run, photos, tmp_path):
     """The data moves away in the middle of the run: one line; put back, the run is the same."""
     config, whole = whole_run
@@ -187,6 +188,7 @@ def interrupted_run(config, folder):
     return folder / "checkpoints" / "latest.safetensors"
 
 
+@pytest.mark.full
 def test_a_full_disk_leaves_the_older_checkpoint(whole_run, tmp_path):
     config, whole = whole_run
     latest = interrupted_run(config, tmp_path / "run")
