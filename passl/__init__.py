@@ -5,8 +5,7 @@ PaddlePaddle reads its thread and math-library settings once, when it is importe
 """
 
 from passl.utils.environment import import_paddle, prepare_environment
-
-__version__ = "0.1.0"
+from passl.utils.version import __version__  # noqa: F401
 
 prepare_environment()
 import_paddle()

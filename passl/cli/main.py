@@ -8,7 +8,7 @@ import importlib
 import sys
 from typing import Dict, List, Optional
 
-from passl import __version__
+from passl.utils.version import __version__
 
 # What they do, for the list of them; each is a module beside this one.
 COMMANDS: Dict[str, str] = {

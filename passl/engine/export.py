@@ -15,13 +15,13 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from passl import __version__
 from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.engine import runtimes
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 from passl.utils.quiet import quiet
 from passl.utils.registry import Registry
+from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
 FORMATS = ("paddle", "onnx")
