@@ -22,6 +22,7 @@ import zlib  # noqa: F401  Paddle 2.6.2 crashes when zlib is first loaded after 
 from typing import Dict, List
 
 from passl.utils.errors import PasslError
+from passl.utils.version import __version__
 
 # What prepare_environment() set, for the log.
 _applied: List[str] = []
@@ -137,7 +138,7 @@ def source_revision() -> str:
             return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         pass
-    return "passl " + importlib.import_module("passl").__version__
+    return "passl " + __version__
 
 
 def describe_environment(device: str) -> Dict[str, object]:
@@ -148,7 +149,7 @@ def describe_environment(device: str) -> Dict[str, object]:
     return {
         "commit": source_revision(),
         "command": " ".join(sys.argv),
-        "passl": importlib.import_module("passl").__version__,
+        "passl": __version__,
         "paddle": paddle.__version__,
         "numpy": numpy.__version__,
         "pillow": importlib.metadata.version("pillow"),
