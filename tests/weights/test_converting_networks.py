@@ -46,6 +46,7 @@ def test_resmlp_in_the_names_and_axes_of_each(tmp_path):
 SMALL = {
     "MlpMixer": {"tokens_mlp_dim": 5, "channels_mlp_dim": 6},
     "ResMlp": {"channels_mlp_dim": 6},
+    "Gmlp": {"channels_mlp_dim": 6},
 }
 
 
