@@ -49,6 +49,11 @@ class StoredArray:
         shape = [self.shape[axis] for axis in axes]
         return StoredArray(shape, self.dtype, lambda: self._read().transpose(axes))
 
+    def reshaped(self, shape: Sequence[int]) -> StoredArray:
+        """Returns this array with other axes around the same numbers, still unread."""
+        assert math.prod(shape) == math.prod(self.shape), f"{self.shape} cannot be {shape}"
+        return StoredArray(shape, self.dtype, lambda: self._read().reshape(shape))
+
 
 def checked_shape(shape: Sequence[Any]) -> Tuple[int, ...]:
     """Returns a shape as a tuple of ints, or raises DamagedFile where it cannot be one."""

@@ -111,7 +111,7 @@ def _family(
     file: WeightFile, families: Mapping[str, ReleasedNames]
 ) -> Tuple[ReleasedNames, Translation]:
     """Returns the names of the family that the file is of, and the file in our names."""
-    problems = []
+    problems, known = [], []
     for released_names in families.values():
         try:
             found = translate(file, released_names)
@@ -119,8 +119,11 @@ def _family(
             problems.append(error)
             continue
         own = namings(released_names)[OWN]
-        if any(own.to_here(name) is not None for name in found.tensors):
-            return released_names, found
+        # Networks share names (a stem, a head), so the one that knows most of them is meant.
+        here = sum(own.to_here(name) is not None for name in found.tensors)
+        known.append((here, released_names, found))
+    if known and max(here for here, _, _ in known):
+        return max(known, key=lambda entry: entry[0])[1:]
     if len(problems) == 1:
         raise problems[0]
     raise PasslError(
@@ -153,7 +156,7 @@ def _rename(
         there = naming.to_there(name, len(array.shape))
         if there is None:
             raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'")
-        named[there] = array
+        named[there] = naming.axes_there(name, array)
     return named
 
 

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from passl.utils.errors import PasslError, listing
 from passl.utils.stored_array import StoredArray
 from passl.weights.reading import WeightFile
 
 # What a backbone's file says: publisher -> (convention, {layer here: layer there}). ``{i}`` in
-# both stands for the same number.
+# both stands for the same number. A name that ends in brackets is that of one parameter instead,
+# for those that are no layer's weight or bias; the brackets say its axes, ``1`` for one of length
+# one: ``blocks.{i}.gamma[:]`` here, ``blocks.{i}.gamma[1, 1, :]`` there.
 ReleasedNames = Mapping[str, Tuple[str, Mapping[str, str]]]
 
 OWN = "passl"
@@ -42,45 +44,85 @@ class Naming:
     Args:
         name: the publisher (``timm``).
         convention: ``paddle``, ``torch`` or ``flax``.
-        layers: layer here to layer there.
+        layers: layer here to layer there, or a parameter in brackets.
     """
 
     def __init__(self, name: str, convention: str, layers: Mapping[str, str]):
         self.name, self.convention = name, convention
         self._dot = "/" if convention == "flax" else "."
         leaf = "(?P<leaf>kernel|scale|bias)" if convention == "flax" else "(?P<leaf>weight|bias)"
-        here = r"\.(?P<leaf>weight|bias)"
+        pairs = [(_template(ours), _template(there)) for ours, there in layers.items()]
+        for ours, there in pairs:
+            assert (ours.axes is None) == (there.axes is None), f"{ours} is not {there}"
         self._from_there = [
-            (_pattern(there, re.escape(self._dot) + leaf), ours) for ours, there in layers.items()
+            (_pattern(there, re.escape(self._dot) + leaf), ours) for ours, there in pairs
         ]
-        self._from_here = [(_pattern(ours, here), there) for ours, there in layers.items()]
+        self._from_here = [
+            (_pattern(ours, r"\.(?P<leaf>weight|bias)"), there) for ours, there in pairs
+        ]
 
     def to_here(self, name: str) -> Optional[str]:
         """Returns what an array called ``name`` there is called here; None if it is unknown."""
-        layer, leaf = _translate(name, self._from_there)
-        return layer and f"{layer}.{'bias' if leaf == 'bias' else 'weight'}"
+        found, leaf, _ = _translate(name, self._from_there)
+        if not leaf:
+            return found
+        return f"{found}.{'bias' if leaf == 'bias' else 'weight'}"
 
     def to_there(self, name: str, axes: int) -> Optional[str]:
         """Returns what an array of ``axes`` axes is called there."""
-        layer, leaf = _translate(name, self._from_here)
-        if layer is None:
-            return None
+        found, leaf, _ = _translate(name, self._from_here)
+        if not leaf:
+            return found
         if self.convention == "flax" and leaf == "weight":
             leaf = "scale" if axes == 1 else "kernel"
-        return f"{layer}{self._dot}{leaf}"
+        return f"{found}{self._dot}{leaf}"
+
+    def axes_here(self, name: str, array: StoredArray) -> StoredArray:
+        """Returns an array called ``name`` there with the axes that it has here."""
+        return _with_axes(array, _translate(name, self._from_there)[2])
+
+    def axes_there(self, name: str, array: StoredArray) -> StoredArray:
+        """Returns an array called ``name`` here with the axes that it has there."""
+        return _with_axes(array, _translate(name, self._from_here)[2])
 
 
-def _pattern(template: str, leaf: str) -> re.Pattern:
-    return re.compile(re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)") + leaf)
+class _Template(NamedTuple):
+    """A name in a table: of a layer, or of one parameter, and then with its axes."""
+
+    name: str
+    axes: Optional[Tuple[str, ...]]
 
 
-def _translate(name: str, table: List[Tuple[re.Pattern, str]]) -> Tuple[Optional[str], str]:
+def _template(text: str) -> _Template:
+    name, bracket, axes = text.partition("[")
+    return _Template(name, tuple(re.findall("[1:]", axes)) if bracket else None)
+
+
+def _pattern(template: _Template, leaf: str) -> re.Pattern:
+    number = re.escape(template.name).replace(r"\{i\}", r"(?P<i>\d+)")
+    return re.compile(number + (leaf if template.axes is None else ""))
+
+
+def _translate(
+    name: str, table: List[Tuple[re.Pattern, _Template]]
+) -> Tuple[Optional[str], str, Optional[Tuple[str, ...]]]:
+    """Returns the other name, without weight or bias; which of the two; and the other axes."""
     for pattern, template in table:
         match = pattern.fullmatch(name)
         if match:
             parts = match.groupdict()
-            return template.replace("{i}", parts.get("i") or ""), parts["leaf"]
-    return None, ""
+            other = template.name.replace("{i}", parts.get("i") or "")
+            return other, parts.get("leaf") or "", template.axes
+    return None, "", None
+
+
+def _with_axes(array: StoredArray, axes: Optional[Sequence[str]]) -> StoredArray:
+    """Returns an array with axes of length one put in or taken out; others stay as they are."""
+    lengths = [n for n in array.shape if n != 1]
+    if axes is None or len(lengths) != axes.count(":"):
+        return array
+    rest = iter(lengths)
+    return array.reshaped([1 if axis == "1" else next(rest) for axis in axes])
 
 
 def namings(released_names: ReleasedNames) -> Dict[str, Naming]:
@@ -147,7 +189,7 @@ def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
     return Translation(
         best.name,
         {
-            here[name]: to_here(array, file.convention)
+            here[name]: best.axes_here(names[name], to_here(array, file.convention))
             for name, array in file.tensors.items()
             if here[name] is not None
         },

@@ -5,6 +5,7 @@ import paddle
 
 # The largest difference allowed, relative to the largest value.
 TOLERANCE = 1e-4
+GRADIENT_TOLERANCE = 1e-3
 
 
 def answers(network, pixels):
@@ -37,3 +38,18 @@ def check_answers(ours, theirs, what):
     blocks = max(value for name, value in found.items() if name != "logits")
     print(f"{what}: logits {found['logits']:.1e}, {len(found) - 1} blocks at most {blocks:.1e}")
     assert all(value < TOLERANCE for value in found.values()), found
+
+
+def input_gradient(network, pixels, direction):
+    """Returns the gradient of the logits along ``direction`` with respect to the pixels."""
+    images = paddle.to_tensor(pixels, stop_gradient=False)
+    (network(images) * paddle.to_tensor(direction)).sum().backward()
+    return images.grad.numpy()
+
+
+def check_input_gradient(network, pixels, theirs, what):
+    """Compares with ``direction`` and ``gradient`` of the reference, and prints the difference."""
+    ours = input_gradient(network, pixels, theirs["direction"])
+    found = difference(ours, theirs["gradient"])
+    print(f"{what}: input gradient {found:.1e}")
+    assert found < GRADIENT_TOLERANCE

@@ -20,6 +20,9 @@ from passl.modeling.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    check_drop_rate,
+    check_sizes,
+    column_depths,
     drop_path_rates,
     lecun_normal_,
     zeros_,
@@ -185,18 +188,14 @@ class MlpMixer(nn.Layer):
         drop_path_rescale: bool = True,
     ):
         super().__init__()
-        sizes = {
-            "in_channels": in_channels,
-            "embed_dim": embed_dim,
-            "num_blocks": num_blocks,
-            "tokens_mlp_dim": tokens_mlp_dim,
-            "channels_mlp_dim": channels_mlp_dim,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise PasslError(f"{name} must be at least 1, not {size}")
-        if not 0.0 <= drop_rate < 1.0:
-            raise PasslError(f"drop_rate lies in [0, 1), not {drop_rate}")
+        check_sizes(
+            in_channels=in_channels,
+            embed_dim=embed_dim,
+            num_blocks=num_blocks,
+            tokens_mlp_dim=tokens_mlp_dim,
+            channels_mlp_dim=channels_mlp_dim,
+        )
+        check_drop_rate(drop_rate)
         self.num_features = embed_dim
         self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
         self.blocks = nn.LayerList(
@@ -294,19 +293,8 @@ class MlpMixer(nn.Layer):
 
     @property
     def parameter_depths(self) -> Dict[str, int]:
-        """How deep each parameter lies, from 0, for layer-wise learning rates: as in timm.
-
-        The stem is the first layer, each block one, and the norm belongs to the last block.
-        """
-        last = len(self.blocks)
-
-        def depth(name: str) -> int:
-            part, _, rest = name.partition(".")
-            if part == "blocks":
-                return int(rest.partition(".")[0]) + 1
-            return 0 if part == "stem" else last
-
-        return {name: depth(name) for name, _ in self.named_parameters()}
+        """How deep each parameter lies, see ``column_depths``."""
+        return column_depths(self)
 
     def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
         """Returns what figures 5 to 7 of the paper show: name -> (kind, weights).

@@ -1,8 +1,10 @@
 """Small pieces that several backbones share."""
 
+from passl.modeling.layers.checks import check_drop_rate, check_sizes
+from passl.modeling.layers.columns import column_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
-from passl.modeling.layers.initializers import lecun_normal_, zeros_
+from passl.modeling.layers.initializers import lecun_normal_, normal_, ones_, uniform_, zeros_
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 
@@ -10,10 +12,16 @@ __all__ = [
     "DropPath",
     "Mlp",
     "PatchEmbed",
+    "check_drop_rate",
+    "check_sizes",
+    "column_depths",
     "drop_path_rates",
     "freeze",
     "keep_frozen",
     "lecun_normal_",
+    "normal_",
+    "ones_",
     "to_pair",
+    "uniform_",
     "zeros_",
 ]

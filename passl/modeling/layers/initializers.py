@@ -31,3 +31,18 @@ def lecun_normal_(parameter, fan_in: int) -> None:
 def zeros_(parameter) -> None:
     """Fills with zeros."""
     nn.initializer.Constant(0.0)(parameter)
+
+
+def ones_(parameter) -> None:
+    """Fills with ones."""
+    nn.initializer.Constant(1.0)(parameter)
+
+
+def normal_(parameter, std: float) -> None:
+    """Fills with a normal of mean 0 that is not truncated."""
+    nn.initializer.Normal(0.0, std)(parameter)
+
+
+def uniform_(parameter, bound: float) -> None:
+    """Fills evenly between ``-bound`` and ``bound``."""
+    nn.initializer.Uniform(-bound, bound)(parameter)

@@ -65,3 +65,16 @@ class PatchEmbed(nn.Layer):
                 "or build it with another img_size"
             )
         return self.proj(x).flatten(2).transpose([0, 2, 1])
+
+    def other_tokens(self, tokens: int, family: str) -> PasslError:
+        """Returns what to say of released weights for another number of tokens.
+
+        Args:
+            tokens: the number that they are for.
+            family: the networks that have no scheme for it.
+        """
+        return PasslError(
+            f"it is for {tokens} tokens (patches of an image), this network has "
+            f"{self.grid[0]}×{self.grid[1]} = {self.num_patches}; {family}'s weights depend on the "
+            "position: build it with the img_size and patch_size of the file"
+        )

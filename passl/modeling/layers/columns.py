@@ -1,0 +1,26 @@
+"""What backbones that keep one number of tokens and channels from end to end have in common."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+from paddle import nn
+
+
+def column_depths(network: nn.Layer) -> Dict[str, int]:
+    """Returns how deep each parameter lies, from 0, for layer-wise learning rates: as in timm.
+
+    The stem is the first layer, each block one, and the norm at the end belongs to the last block.
+
+    Args:
+        network: a backbone of ``stem``, ``blocks`` and ``norm``.
+    """
+    last = len(network.blocks)
+
+    def depth(name: str) -> int:
+        part, _, rest = name.partition(".")
+        if part == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return 0 if part == "stem" else last
+
+    return {name: depth(name) for name, _ in network.named_parameters()}
