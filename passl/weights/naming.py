@@ -11,21 +11,30 @@ paddle     ``[in, out]``       ``[out, in, height, width]``          ``weight``,
 torch      ``[out, in]``       ``[out, in, height, width]``          ``weight``, ``bias``
 flax       ``[in, out]``       ``[height, width, in, out]``          ``kernel``, ``scale``, ``bias``
 =========  ==================  ====================================  ==========================
+
+Batch normalisation has its running statistics besides: ``_mean`` and ``_variance`` in Paddle,
+``running_mean`` and ``running_var`` in torch, which also counts batches, ``num_batches_tracked``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from passl.utils.errors import PasslError, listing
 from passl.utils.stored_array import StoredArray
 from passl.weights.reading import WeightFile
 
-# What a backbone's file says: publisher -> (convention, {layer here: layer there}). ``{i}`` in
-# both stands for the same number.
-ReleasedNames = Mapping[str, Tuple[str, Mapping[str, str]]]
+# What a backbone's file says: publisher -> (convention, {layer here: layer there}), and, where
+# there are any, a third item: names of arrays there that are no weights, such as indices that
+# follow from the layer's arguments. ``{i}`` in here and there stands for the same number, and so
+# does ``{j}``.
+Table = Union[
+    Tuple[str, Mapping[str, str]],
+    Tuple[str, Mapping[str, str], Tuple[str, ...]],
+]
+ReleasedNames = Mapping[str, Table]
 
 OWN = "passl"
 
@@ -35,6 +44,21 @@ _WRAPPERS = ("module.", "_layers.", "_orig_mod.", "model.", "net.", "network.")
 _TO_HERE = {("torch", 2): (1, 0), ("flax", 4): (3, 2, 0, 1)}
 _TO_THERE = {("torch", 2): (1, 0), ("flax", 4): (2, 3, 1, 0)}
 
+# What a layer's arrays are called there -> here.
+_LEAVES = {
+    "paddle": {name: name for name in ("weight", "bias", "_mean", "_variance")},
+    "torch": {
+        "weight": "weight",
+        "bias": "bias",
+        "running_mean": "_mean",
+        "running_var": "_variance",
+    },
+    "flax": {"kernel": "weight", "scale": "weight", "bias": "bias"},
+}
+# Arrays of known layers that are no weights: torch's batch norms count batches, for a momentum
+# that nobody sets.
+_NO_WEIGHTS = {"torch": ("num_batches_tracked",)}
+
 
 class Naming:
     """One publisher's names for the layers of one family of networks.
@@ -43,22 +67,32 @@ class Naming:
         name: the publisher (``timm``).
         convention: ``paddle``, ``torch`` or ``flax``.
         layers: layer here to layer there.
+        no_weights: names of arrays there that are left out.
     """
 
-    def __init__(self, name: str, convention: str, layers: Mapping[str, str]):
+    def __init__(
+        self,
+        name: str,
+        convention: str,
+        layers: Mapping[str, str],
+        no_weights: Sequence[str] = (),
+    ):
         self.name, self.convention = name, convention
         self._dot = "/" if convention == "flax" else "."
-        leaf = "(?P<leaf>kernel|scale|bias)" if convention == "flax" else "(?P<leaf>weight|bias)"
-        here = r"\.(?P<leaf>weight|bias)"
-        self._from_there = [
-            (_pattern(there, re.escape(self._dot) + leaf), ours) for ours, there in layers.items()
-        ]
+        leaf = re.escape(self._dot) + _any_of(_LEAVES[convention])
+        here = r"\." + _any_of(_LEAVES["paddle"])
+        self._from_there = [(_pattern(there, leaf), ours) for ours, there in layers.items()]
         self._from_here = [(_pattern(ours, here), there) for ours, there in layers.items()]
+        counters = _NO_WEIGHTS.get(convention)
+        self._left_out = [_pattern(array, "") for array in no_weights]
+        if counters:
+            ending = re.escape(self._dot) + _any_of(counters)
+            self._left_out += [_pattern(there, ending) for there in layers.values()]
 
     def to_here(self, name: str) -> Optional[str]:
         """Returns what an array called ``name`` there is called here; None if it is unknown."""
         layer, leaf = _translate(name, self._from_there)
-        return layer and f"{layer}.{'bias' if leaf == 'bias' else 'weight'}"
+        return layer and f"{layer}.{_LEAVES[self.convention][leaf]}"
 
     def to_there(self, name: str, axes: int) -> Optional[str]:
         """Returns what an array of ``axes`` axes is called there."""
@@ -66,12 +100,28 @@ class Naming:
         if layer is None:
             return None
         if self.convention == "flax" and leaf == "weight":
-            leaf = "scale" if axes == 1 else "kernel"
-        return f"{layer}{self._dot}{leaf}"
+            return f"{layer}/{'scale' if axes == 1 else 'kernel'}"
+        for there, here in _LEAVES[self.convention].items():
+            if here == leaf:
+                return f"{layer}{self._dot}{there}"
+        return None
+
+    def leaves_out(self, name: str) -> bool:
+        """Tells whether an array called ``name`` there is known, and no weight."""
+        return any(pattern.fullmatch(name) for pattern in self._left_out)
+
+    def knows(self, name: str) -> bool:
+        """Tells whether there is an array called ``name`` there."""
+        return self.to_here(name) is not None or self.leaves_out(name)
+
+
+def _any_of(leaves: Iterable[str]) -> str:
+    return f"(?P<leaf>{'|'.join(map(re.escape, leaves))})"
 
 
 def _pattern(template: str, leaf: str) -> re.Pattern:
-    return re.compile(re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)") + leaf)
+    numbered = re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.compile(numbered + leaf)
 
 
 def _translate(name: str, table: List[Tuple[re.Pattern, str]]) -> Tuple[Optional[str], str]:
@@ -79,13 +129,15 @@ def _translate(name: str, table: List[Tuple[re.Pattern, str]]) -> Tuple[Optional
         match = pattern.fullmatch(name)
         if match:
             parts = match.groupdict()
-            return template.replace("{i}", parts.get("i") or ""), parts["leaf"]
+            for letter in "ij":
+                template = template.replace(f"{{{letter}}}", parts.get(letter) or "")
+            return template, parts["leaf"]
     return None, ""
 
 
 def namings(released_names: ReleasedNames) -> Dict[str, Naming]:
     """Returns all namings of a family, its own first."""
-    layers = [layer for _, table in released_names.values() for layer in table]
+    layers = [layer for entry in released_names.values() for layer in entry[1]]
     own = Naming(OWN, "paddle", {layer: layer for layer in layers})
     others = {name: Naming(name, *entry) for name, entry in released_names.items()}
     return {OWN: own, **others}
@@ -111,6 +163,7 @@ class Translation:
         publisher: whose names the file uses.
         tensors: name here to array, in Paddle's layout.
         unexpected: names in the file that mean nothing here.
+        left_out: names in the file of what is known and no weight.
         refused: name here to what alone could have made its value.
     """
 
@@ -118,6 +171,7 @@ class Translation:
     tensors: Dict[str, StoredArray]
     unexpected: List[str]
     refused: Dict[str, str]
+    left_out: List[str] = dataclasses.field(default_factory=list)
 
 
 def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
@@ -151,10 +205,11 @@ def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
             for name, array in file.tensors.items()
             if here[name] is not None
         },
-        [name for name in file.tensors if here[name] is None],
+        [name for name in file.tensors if not best.knows(names[name])],
         {here[name]: cause for name, cause in file.refused.items() if here[name] is not None},
+        [name for name in file.tensors if best.leaves_out(names[name])],
     )
 
 
 def _known(naming: Naming, names: Iterable[str]) -> int:
-    return sum(naming.to_here(name) is not None for name in names)
+    return sum(naming.knows(name) for name in names)
