@@ -110,8 +110,11 @@ def convert_weights(
 def _family(
     file: WeightFile, families: Mapping[str, ReleasedNames]
 ) -> Tuple[ReleasedNames, Translation]:
-    """Returns the names of the family that the file is of, and the file in our names."""
-    problems, known = [], []
+    """Returns the names of the family that the file is of, and the file in our names.
+
+    Families share names (``patch_embed.proj``, ``head``), so that it is the one that knows most.
+    """
+    problems, fitting = [], []
     for released_names in families.values():
         try:
             found = translate(file, released_names)
@@ -119,11 +122,12 @@ def _family(
             problems.append(error)
             continue
         own = namings(released_names)[OWN]
-        # Networks share names (a stem, a head), so the one that knows most of them is meant.
-        here = sum(own.to_here(name) is not None for name in found.tensors)
-        known.append((here, released_names, found))
-    if known and max(here for here, _, _ in known):
-        return max(known, key=lambda entry: entry[0])[1:]
+        known = sum(own.to_here(name) is not None for name in found.tensors)
+        if known:
+            fitting.append((known + len(found.left_out), released_names, found))
+    if fitting:
+        _, released_names, found = max(fitting, key=lambda fit: fit[0])
+        return released_names, found
     if len(problems) == 1:
         raise problems[0]
     raise PasslError(

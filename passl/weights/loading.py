@@ -145,7 +145,7 @@ def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool
         found.publisher,
         [name[len(prefix) :] for name in loaded],
         [name[len(prefix) :] for name in names if name not in set(loaded)],
-        left_out + unexpected + list(mismatched),
+        found.left_out + left_out + unexpected + list(mismatched),
         file.metadata,
     )
 

@@ -73,12 +73,13 @@ def test_a_token_takes_from_the_tokens_that_the_matrix_says():
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize("axes", [[10], [1, 1, 10]], ids=str)
 @pytest.mark.parametrize("publisher", ["timm", "facebook"])
-def test_a_file_stores_the_matrix_the_other_way_round(tmp_path, publisher):
-    """torch's linear layers are [out, in]; shapes cannot tell."""
+def test_a_file_stores_the_matrix_the_other_way_round(tmp_path, publisher, axes):
+    """torch's linear layers are [out, in]; shapes cannot tell. Scales come with any axes."""
     network = build_backbone(SMALL)
-    tables = {"timm": ("linear_tokens", "ls1", [1, 1, 10]), "facebook": ("attn", "gamma_1", [10])}
-    tokens, scale, axes = tables[publisher]
+    tables = {"timm": ("linear_tokens", "ls1"), "facebook": ("attn", "gamma_1")}
+    tokens, scale = tables[publisher]
     matrix = np.random.default_rng(0).normal(size=(12, 12)).astype(np.float32)
     vectors = np.random.default_rng(1).normal(size=(2, 10)).astype(np.float32)
     arrays = {

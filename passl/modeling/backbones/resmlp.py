@@ -26,7 +26,7 @@ from passl.modeling.layers import (
     column_depths,
     drop_path_rates,
     normal_,
-    uniform_,
+    torch_default_,
     zeros_,
 )
 from passl.modeling.layers.patch_embed import Size
@@ -218,16 +218,13 @@ class ResMlp(nn.Layer):
         self._initialize()
 
     def _initialize(self) -> None:
-        # The authors' code: a normal of 0.02 for linear maps (truncated, but only at ±2) and
-        # PyTorch's default for the convolution, whose bias is drawn like its weight.
+        # The authors' code: a normal of 0.02 for linear maps (truncated, but only at ±2); of the
+        # convolution it says nothing.
         for layer in self.sublayers():
             if isinstance(layer, nn.Linear):
                 normal_(layer.weight, std=0.02)
                 zeros_(layer.bias)
-        proj = self.stem.proj
-        bound = math.sqrt(proj.weight.shape[0] / proj.weight.size)  # 1 / sqrt(fan_in)
-        uniform_(proj.weight, bound)
-        uniform_(proj.bias, bound)
+        torch_default_(self.stem.proj)
 
     released_names = {
         publisher: (convention, dict(zip(_LAYERS, names)))

@@ -4,7 +4,14 @@ from passl.modeling.layers.checks import check_drop_rate, check_sizes
 from passl.modeling.layers.columns import column_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
-from passl.modeling.layers.initializers import lecun_normal_, normal_, ones_, uniform_, zeros_
+from passl.modeling.layers.initializers import (
+    lecun_normal_,
+    normal_,
+    ones_,
+    torch_default_,
+    uniform_,
+    zeros_,
+)
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 
@@ -22,6 +29,7 @@ __all__ = [
     "normal_",
     "ones_",
     "to_pair",
+    "torch_default_",
     "uniform_",
     "zeros_",
 ]
