@@ -33,11 +33,17 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || fail "$1 needs a value; see bash $0 --help"
         case "$1" in
         --gpus) launcher+=(--gpus "$2") ;;
-        --processes) launcher+=(--nproc_per_node "$2") && command+=(--device cpu) ;;
+        --processes)
+            case "$2" in "" | *[!0-9]* | 0) fail "--processes is a number from 1 on, not '$2'" ;; esac
+            launcher+=(--nproc_per_node "$2") && command+=(--device cpu)
+            ;;
         --nnodes) launcher+=(--nnodes "$2") ;;
         --master) master="$2" ;;
         --restarts) restarts="$2" ;;
-        --log-dir) log_dir="$2" ;;
+        --log-dir)
+            log_dir="$2"
+            [ ! -e "$2" ] || [ -d "$2" ] || fail "--log-dir $2: is a file, and a folder is needed"
+            ;;
         esac
         shift
         ;;

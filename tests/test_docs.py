@@ -85,12 +85,9 @@ def place(photos, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         narrow(patch)
-        argv = [
-            "train", "-c", "mlp-mixer_groceries", "--output-dir", "output/mine", "-o", "epochs=1",
-            "-o", "dataloader.train.dataset.dataroot=mine/train",
-            "-o", "dataloader.val.dataset.dataroot=mine/val", "-o", "dataloader.test=null",
-            "-o", "model.head.num_classes=3", "-o", "lr_scheduler.warmup_epochs=0",
-        ]  # fmt: skip
+        argv = ["train", "-c", "mlp-mixer_own_images", "--output-dir", "output/mine"]
+        argv += ["-o", "model.head.num_classes=3", "-o", "epochs=1"]
+        argv += ["-o", "lr_scheduler.warmup_epochs=0"]
         assert passl.main(argv) == 0
         network = create_model("mlp_mixer_b16_224")
         tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}

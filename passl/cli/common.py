@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
             ``passl`` they are shown in its words.
     """
     if sys.argv[0].startswith("passl "):
-        example = re.sub(r"python tools/(\w+)\.py( {2,})?", r"passl \1", example)
+        example = re.sub(r"python tools/(\w+)\.py +", r"passl \1 ", example)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n{example}",
@@ -116,7 +117,17 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Config) -> LoadReport:
     """Loads the weights that the arguments name, or the best of the config's own run."""
-    weights = arguments.weights or checkpoint_folder(Path(cfg.output_dir)) / BEST
+    weights = arguments.weights
+    if weights is None:
+        # A run's folder may have been moved: the config that lies in it comes first.
+        beside = checkpoint_folder(Path(arguments.config).parent) / BEST
+        weights = checkpoint_folder(Path(cfg.output_dir)) / BEST
+        weights = beside if beside.exists() else weights
+        if not weights.exists():
+            raise PasslError(
+                f"{weights}: there is no such file; train first, or name weights with --weights, "
+                "or the folder of a run with --output-dir"
+            )
     return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
 
 
@@ -181,25 +192,57 @@ def run_command(
     arguments = parser.parse_args(argv)
     log_to_console(to_errors=answers)
     try:
+        _check_paths(arguments)
         main(arguments)
+        sys.stdout.flush()
     except PasslError as error:
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # `… | head` closed the pipe; Python would complain again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (RuntimeError, MemoryError, OSError) as error:
         known = explain_device_error(error)
+        if known is None and isinstance(error, OSError) and error.errno is not None:
+            place = error.filename or "the output"
+            known = PasslError(f"{place}: cannot be read or written ({error.strerror})")
         if known is None or arguments.debug:
             raise
         print(f"error: {known}", file=sys.stderr)
+        if not isinstance(error, OSError) or error.filename is None:
+            _discard_output()
         return known.exit_code
     except Interrupted as interrupted:
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # `… | head` closed the pipe; Python would complain again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return 0
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Refuses, before any work, what no path can be and places that cannot be written to.
+
+    Raises:
+        PasslError: an empty text, a file where a folder is needed, a folder that is not there.
+    """
+    for name, value in vars(arguments).items():
+        option = f"--{name.replace('_', '-')}"
+        if value == "":
+            raise PasslError(f"{option} is empty; is it a shell variable that is not set?")
+        if not isinstance(value, str):
+            continue
+        path = Path(value)
+        if name in ("output", "report", "output_dir") and path.exists() and not path.is_dir():
+            raise PasslError(f"{option} {value}: is a file, and a folder is needed; name another")
+        if name == "json" and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise PasslError(f"{option} {value}: is no place for a file; name another")
+
+
+def _discard_output() -> None:
+    """Lets nothing be written to the output any more, where Python would fail again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import List, Optional
 
 from passl.cli.common import add_weights_key, make_parser, run_command
 from passl.modeling.backbones import BACKBONES
+from passl.utils.errors import PasslError
 from passl.weights.converting import convert_weights
 
 
@@ -25,16 +27,29 @@ def _parser() -> argparse.ArgumentParser:
         help="what to write; its suffix picks the format: .npz, .pth, .pt, .bin, .pdparams, "
         ".safetensors",
     )  # fmt: skip
+    publishers = sorted(
+        {
+            publisher
+            for name in BACKBONES.names()
+            for publisher in BACKBONES.attribute(name, "released_names", {})
+        }
+    )
     parser.add_argument(
         "--to", metavar="PUBLISHER",
-        help="whose names: google, timm, mmpretrain, passl_v1, paddlevit, ppim or passl; default: "
-        "google for .npz, timm for torch's, passl_v1 for .pdparams, passl for .safetensors",
+        help=f"whose names, as far as they have the network: passl, {', '.join(publishers)}; "
+        "default: google for .npz, timm for torch's, passl_v1 for .pdparams, passl for .safetensors",
     )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
     add_weights_key(parser)
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
+    if Path(arguments.target).exists() and not arguments.overwrite:
+        raise PasslError(
+            f"{arguments.target}: exists already; name another file, or write over it with "
+            "--overwrite"
+        )
     names = {BACKBONES.attribute(name, "__name__", name): name for name in BACKBONES.names()}
     families = {
         family: released

@@ -20,7 +20,7 @@ from passl.datasets.class_names import readable_names
 from passl.datasets.image_size import image_size
 from passl.engine.export import DESCRIPTION, FORMATS, export
 from passl.modeling.network import Network
-from passl.utils.config import split_section
+from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -60,7 +60,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.int8 and "onnx" not in formats:
         raise PasslError("--int8 makes an ONNX file; add --format onnx")
     cfg = config_of(arguments)
-    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    section = view_section(cfg)
     size = image_size(section)
     select_device("cpu", cfg.tf32)  # what is written is the same for all devices
     network = Network(cfg.model["architecture"], cfg.model.get("head"))

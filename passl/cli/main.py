@@ -95,7 +95,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         )
         return 2
     # So that usage and examples speak of what was typed; see make_parser.
-    sys.argv[0] = f"passl {first}"
+    sys.argv = [f"passl {first}", *argv[1:]]
     return importlib.import_module(f"passl.cli.{first}").main(argv[1:])
 
 

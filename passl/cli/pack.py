@@ -50,6 +50,8 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.verify:
         print(f"{arguments.output}: {verify(arguments.output)} shards are as they were written")
         return
+    if min(arguments.workers, arguments.per_shard) < 1:
+        raise PasslError("--workers and --per-shard are at least 1")
     cfg = get_config(arguments.config, overrides_of(arguments))
     section = split_section(cfg, arguments.split)
     dataset = build_dataset(section.dataset)

@@ -24,7 +24,7 @@ from passl.datasets.class_names import readable_names
 from passl.datasets.paths import ImagePaths, find_images
 from passl.engine.predictor import Prediction, features, predict, prediction_loader
 from passl.modeling.architectures import build_architecture
-from passl.utils.config import split_section
+from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
@@ -72,7 +72,7 @@ def _main(arguments: argparse.Namespace) -> None:
     if arguments.features and output is None:
         raise PasslError("--features writes a file: name a folder with --output")
     cfg = config_of(arguments)
-    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    section = view_section(cfg)
     paths = find_images(_given(arguments.images))
     select_device(cfg.device, cfg.tf32)
     architecture = build_architecture(cfg.model)

@@ -22,7 +22,7 @@ from passl.engine.export import FORMATS, TOLERANCE, export
 from passl.engine.runtimes import candidates, difference
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
-from passl.utils.config import Config, split_section
+from passl.utils.config import Config, split_section, view_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
 
@@ -150,7 +150,7 @@ def inference(
         ``left_out``: the reasons of those that cannot run here; ``fastest``: by batch size, of
         those that give the network's logits.
     """
-    section = split_section(cfg, "val" if cfg.dataloader.val is not None else "test")
+    section = view_section(cfg)
     size = image_size(section)
     left_out: Dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="passl-") as place:

@@ -4,11 +4,66 @@ from __future__ import annotations
 
 from typing import Optional, Sequence
 
-from passl.datasets import ImageDataset
+import numpy as np
+import paddle
+
+from passl.datasets import ImageDataset, Loader, UnreadableImage
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+
+
+def check_images(
+    architecture: Architecture, dataset: ImageDataset, section: Config, name: str, seed: int
+) -> None:
+    """Makes sure that the network takes a section's images, by the size of its first.
+
+    What is wrong with ``val`` would otherwise be noticed after an epoch of training, and what is
+    wrong with ``test`` at its end.
+
+    Args:
+        architecture: the network; it computes one forward pass.
+        dataset: the set, for its transforms.
+        section: the set's part of the config.
+        name: of the section (``val``).
+        seed: of the pixels.
+
+    Raises:
+        PasslError: the transforms fail, or the network cannot take what they give.
+    """
+    rng = np.random.default_rng(seed)
+    was_training, state = architecture.training, paddle.get_rng_state()
+    shape: Sequence[int] = ()
+    try:
+        sample = dataset[0]
+        if "image" not in sample:
+            return
+        shape = np.asarray(sample["image"]).shape
+        loader = Loader(dataset, [], section.batch_transforms, batch_rng=lambda position: rng)
+        batch = {
+            "image": paddle.to_tensor(rng.integers(0, 256, (2, *shape), np.uint8)),
+            "label": paddle.to_tensor(np.zeros(2, np.int64)),
+        }
+        architecture.eval()
+        with paddle.no_grad():
+            architecture(loader.transform(batch))
+    except UnreadableImage:
+        return  # what is to be done about it is decided where it is read in earnest
+    except PasslError as error:
+        error.place = error.place or f"{origin_of(section, 'dataset')}dataloader.{name}: "
+        raise
+    except (ValueError, TypeError, KeyError) as error:  # Paddle's, of shapes that do not fit
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise PasslError(
+            f"dataloader.{name}: the network cannot take what the transforms give (uint8 {shape} "
+            f"an image); look at the sizes, and whether batch_transforms has Normalize: {last}",
+            place=origin_of(section, "dataset"),
+        ) from error
+    finally:
+        paddle.set_rng_state(state)
+        if was_training:
+            architecture.train()
 
 
 def check_classes(

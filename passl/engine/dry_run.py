@@ -10,10 +10,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.engine.checks import check_images
 from passl.engine.costs import count_macs, kept_for_backward
 from passl.engine.pictures import draw_augmented, draw_schedule, first_steps
 from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.processes import Processes, launched_size
+from passl.hooks import build_hooks
+from passl.solver import WeightAverage
 from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
@@ -58,6 +61,11 @@ def dry_run(
     plan = make_plan(cfg, Processes())
     if pretrained is not None:
         load_weights(plan.architecture, pretrained, weights_key, allow_partial, new_head=True)
+    build_hooks(cfg.hooks)
+    if cfg.ema is not None:
+        WeightAverage(plan.architecture, **cfg.ema)
+    for name, dataset in plan.datasets.items():
+        check_images(plan.architecture, dataset, cfg.dataloader[name], name, cfg.seed)
     rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device)]
     folder = Path(cfg.output_dir) / "dry-run"
     with filling(folder):

@@ -81,7 +81,8 @@ def make_plan(cfg: Config, processes: Processes) -> Plan:
     samples = len(datasets["train"])
     if samples < global_batch:
         raise PasslError(
-            f"the training set has {samples} images, fewer than one batch of {global_batch}",
+            f"the training set has {samples} images, fewer than one batch of {global_batch}; set "
+            f"-o dataloader.train.sampler.batch_size and global_batch_size to at most {samples}",
             place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
         )
     steps_per_epoch = samples // global_batch

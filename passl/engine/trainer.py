@@ -22,6 +22,7 @@ from passl.engine.checkpoint import (
     training_state,
     write_checkpoint,
 )
+from passl.engine.checks import check_images
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.execution import Execution
 from passl.engine.interrupts import Interrupted, Interrupts
@@ -90,6 +91,12 @@ def train(
                 "another --output-dir"
             )
 
+    if checkpoint_path is None and _checkpoints(folder):
+        raise PasslError(
+            f"{latest}: is missing, and starting anew would replace the checkpoints beside it; "
+            "go on from one of them with --resume PATH, or choose another --output-dir"
+        )
+
     processes = join_processes()
     check_sharding(cfg, device, processes)
     plan = make_plan(cfg, processes)
@@ -108,6 +115,8 @@ def train(
     average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)
     if checkpoint_path is not None:
         checkpoint.restore(architecture, optimizer, average)
+    for name, dataset in datasets.items():
+        check_images(architecture, dataset, cfg.dataloader[name], name, cfg.seed)
     execution = Execution(cfg, architecture, optimizer, precision, processes)
     training_batches = TrainingBatches(
         samples,
@@ -224,6 +233,12 @@ def train(
                         run, architecture, evaluation_loaders["test"], hooks, peers, processes
                     )
             processes.wait()
+            if processes.is_first and not latest.exists():
+                raise PasslError(
+                    f"{folder}: the run has ended without a checkpoint, because its last "
+                    "gradients were not finite; lower learning_rate, lengthen the warm-up or set "
+                    "optimizer.grad_clip"
+                )
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
@@ -284,7 +299,11 @@ def _loop(
             if record:
                 record = {"step": progress.step, "epoch": run.epoch, "split": "val", **record}
                 progress.evaluated_step = progress.step
-                if progress.best is None or _better(record, progress.best):
+                if not math.isfinite(record["loss"]):
+                    logger.warning(
+                        "step %d: the loss on the validation images is not finite", progress.step
+                    )
+                elif progress.best is None or _better(record, progress.best):
                     progress.best = record
                 _call(hooks, "on_evaluation", run, record)
                 stepped = True
@@ -412,6 +431,10 @@ def _test_once(
     _call(hooks, "on_evaluation", run, record)
 
 
+def _checkpoints(folder: Path) -> List[Path]:
+    return sorted(checkpoint_folder(folder).glob("*.safetensors"))
+
+
 def _last_evaluation(folder: Path) -> Record:
     records = [r for r in read_metrics(folder / "metrics.jsonl") if "split" in r]
     return records[-1] if records else {}
@@ -430,8 +453,8 @@ def _prepare_folder(
             log_to_file(str(folder / f"train.process{processes.rank}.log"))
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if checkpoint_folder(folder).exists():
-            remove_partial_files(checkpoint_folder(folder))
+        checkpoint_folder(folder).mkdir(exist_ok=True)  # now, not after the first epoch
+        remove_partial_files(checkpoint_folder(folder))
         log_to_file(str(folder / "train.log"))
         (folder / "config.yaml").write_text(cfg.to_yaml(), encoding="utf-8")
         # One line per process that worked on the run, so that a number can be traced.
@@ -440,7 +463,8 @@ def _prepare_folder(
             file.write(line + os.linesep)
         processes.wait()
     except OSError as error:
-        raise PasslError(f"{folder}: cannot be written ({error.strerror})") from None
+        place = error.filename or folder
+        raise PasslError(f"{place}: cannot be written ({error.strerror})") from None
 
 
 def _announce(

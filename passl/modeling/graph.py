@@ -57,8 +57,10 @@ def trace(model: Mapping[str, Any], image_shape: Sequence[int]) -> Graph:
     Raises:
         Exception: whatever Paddle raises where it cannot make a static program of a network.
     """
+    state = paddle.get_rng_state()  # some initialisers draw in spite of the guard
     with paddle.LazyGuard():
         network = Network(model["architecture"], model.get("head"))
+    paddle.set_rng_state(state)
     network.eval()
     # Where each layer begins and ends, in operations so far; weights are added at the front.
     spans: List[Tuple[str, int, int]] = []

@@ -50,8 +50,9 @@ class Schedule(abc.ABC):
     def __post_init__(self) -> None:
         if self.scaling not in ("linear", "sqrt"):
             raise PasslError(f"scaling is 'linear' or 'sqrt', not '{self.scaling}'")
-        if not (self.learning_rate >= 0 and self.start_lr >= 0):
-            raise PasslError("learning_rate and start_lr are at least 0")
+        for name in ("learning_rate", "start_lr"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise PasslError(f"{name} is a number from 0 on, not {getattr(self, name)}")
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise PasslError("give warmup_steps or warmup_epochs, not both")
         self.warmup = self.warmup_steps if self.warmup_steps is not None else 0
@@ -105,7 +106,8 @@ class _ToEnd(Schedule):
     end_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.end_lr <= self.learning_rate:
+        right = 0 <= self.learning_rate < math.inf  # else that is what is to be said
+        if right and not 0 <= self.end_lr <= self.learning_rate:
             raise PasslError(f"end_lr lies between 0 and learning_rate, not {self.end_lr}")
         super().__post_init__()
         self.end_lr *= self._factor()

@@ -563,8 +563,22 @@ def split_section(cfg: Config, split: str) -> Config:
     """
     section = cfg.dataloader[split]
     if section is None:
-        raise PasslError(f"the config has no dataloader.{split} section")
+        there = [name for name, other in cfg.dataloader.items() if other is not None]
+        raise PasslError(
+            f"the config has no dataloader.{split} section; it has: {listing(there) or 'none'}",
+            place=origin_of(cfg, "dataloader"),
+        )
     return section
+
+
+def view_section(cfg: Config) -> Config:
+    """Returns the section that says how images are looked at: ``val``, or else ``test``.
+
+    Raises:
+        PasslError: the config has neither.
+    """
+    sections = cfg.dataloader
+    return split_section(cfg, "test" if sections.val is None and sections.test else "val")
 
 
 def with_defaults(values: Dict[str, Any]) -> Dict[str, Any]:
@@ -577,6 +591,21 @@ def with_defaults(values: Dict[str, Any]) -> Dict[str, Any]:
     except omegaconf.errors.OmegaConfBaseException:  # of keys that are gone; the caller tells which
         return values
     return OmegaConf.to_container(cfg, resolve=False, structured_config_mode="dict")
+
+
+def _wanted(key: str) -> str:
+    """Returns what a key of the fixed sections takes, as far as that is known, in words."""
+    section: Any = Schema
+    for part in key.split("."):
+        fixed = dataclasses.is_dataclass(section)
+        hint = typing.get_type_hints(section).get(part) if fixed else None
+        if hint is None:
+            return "cannot be read"
+        optional = type(None) in typing.get_args(hint)
+        section = typing.get_args(hint)[0] if optional else hint
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    kind = words.get(section, "a list" if typing.get_origin(section) is list else "a mapping")
+    return f"takes {kind}{', or null' if optional else ''}"
 
 
 def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Dict[str, Any]:
@@ -592,7 +621,8 @@ def _check(values: Dict[str, Any], file: Path, origins: Mapping[str, str]) -> Di
     except omegaconf.errors.OmegaConfBaseException as error:
         key = error.full_key or ""
         raise PasslError(
-            f"'{key}': {str(error).splitlines()[0]}", _origin(key, origins) or f"{file}: "
+            f"'{key}' {_wanted(key)}: {str(error).splitlines()[0]}",
+            _origin(key, origins) or f"{file}: ",
         ) from None
     except (TypeError, ValueError) as error:  # OmegaConf lets some mismatches through to Python
         raise PasslError(f"{file}: a section has the wrong type ({error})") from None

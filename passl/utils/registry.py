@@ -158,8 +158,10 @@ class Registry:
         try:
             return factory(**arguments, **supplied)
         except PasslError as error:
-            # The innermost builder is nearest to the mistake: its place stands.
-            error.place = error.place or origin_of(cfg)
+            # The innermost builder is nearest to the mistake: its place stands. A message begins
+            # with the argument that it is about, which may be an override of a file's.
+            about = str(error.args[0]).split(" ", 1)[0].strip("'")
+            error.place = error.place or origin_of(cfg, about if about in cfg else None)
             raise
 
 
@@ -175,6 +177,9 @@ def _has_type(value: Any, hint: Any) -> bool:
     leaves = value if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(leaf, bool) for leaf in leaves) and not _mentions(hint, (bool, Any)):
         return False
+    # A text is a sequence of letters to Python, but `freeze: backbone` is a mistake as well.
+    if isinstance(value, str) and not _mentions_itself(hint, (str, Any)):
+        return False
     try:
         typeguard.check_type(
             value, hint, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS
@@ -182,6 +187,13 @@ def _has_type(value: Any, hint: Any) -> bool:
     except typeguard.TypeCheckError:
         return False
     return True
+
+
+def _mentions_itself(hint: Any, types: Tuple[Any, ...]) -> bool:
+    """Tells whether a hint is one of some types, or a union with one, not a container of one."""
+    if typing.get_origin(hint) is typing.Union:
+        return any(_mentions_itself(part, types) for part in typing.get_args(hint))
+    return hint in types or typing.get_origin(hint) not in (collections.abc.Sequence, list, tuple)
 
 
 def _mentions(hint: Any, types: Tuple[Any, ...]) -> bool:
