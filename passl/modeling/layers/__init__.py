@@ -2,18 +2,22 @@
 
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
-from passl.modeling.layers.initializers import lecun_normal_, zeros_
+from passl.modeling.layers.initializers import lecun_normal_, normal_, torch_default_, zeros_
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
+from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
     "DropPath",
     "Mlp",
     "PatchEmbed",
+    "WeightedBranches",
     "drop_path_rates",
     "freeze",
     "keep_frozen",
     "lecun_normal_",
+    "normal_",
     "to_pair",
+    "torch_default_",
     "zeros_",
 ]

@@ -28,6 +28,27 @@ def lecun_normal_(parameter, fan_in: int) -> None:
     parameter.set_value((paddle.erfinv(uniform) * (math.sqrt(2.0) * std)).astype(parameter.dtype))
 
 
+def normal_(parameter, std: float) -> None:
+    """Fills with a normal of mean 0.
+
+    Also what timm's and torch's ``trunc_normal_(std=0.02)`` draw: they cut at ±2, a hundred
+    standard deviations away.
+    """
+    nn.initializer.Normal(0.0, std)(parameter)
+
+
+def torch_default_(layer: nn.Layer) -> None:
+    """Fills a convolution as torch does where nothing is said.
+
+    Weight and bias are uniform within ±1 / √fan_in (He et al.'s uniform initialisation with a
+    leak of √5, which cancels its factor).
+    """
+    bound = 1.0 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            nn.initializer.Uniform(-bound, bound)(parameter)
+
+
 def zeros_(parameter) -> None:
     """Fills with zeros."""
     nn.initializer.Constant(0.0)(parameter)
