@@ -71,6 +71,7 @@ def test_the_table_says_what_the_run_will_be(config_file, tmp_path):
 NARROW = {
     "mlp_mixer": {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32},
     "cyclemlp": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 32]},
+    "vip": {"depths": [1, 1, 1, 1], "embed_dims": [32, 32, 32, 32]},
 }
 
 

@@ -35,6 +35,20 @@ NETWORKS = {
         },
         lambda model: [model.network[i] for i in (0, 2, 4, 6)],
     ),
+    "vip": (
+        "VisionPermutator",
+        (56, 56),  # 8×8 tokens, then 4×4
+        {
+            "layers": [1, 1, 2],
+            "patch_size": 7,
+            "embed_dims": [16, 24, 20],
+            "transitions": [False, True, False],
+            "segment_dim": [8, 8, 4],
+            "mlp_ratios": [3, 3, 3],
+            "num_classes": 7,
+        },
+        lambda model: [],
+    ),
 }
 
 

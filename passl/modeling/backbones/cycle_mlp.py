@@ -21,6 +21,7 @@ from passl.modeling.layers import (
     WeightedBranches,
     drop_path_rates,
     normal_,
+    staged_depths,
     torch_default_,
     zeros_,
 )
@@ -250,22 +251,7 @@ class CycleMlp(nn.Layer):
         The patch embedding is the first layer, each block one; what lies before a stage belongs
         to its first block, and the norm to the last block.
         """
-        depths, blocks = {}, 0
-        for i, part in enumerate(self.network):
-            if isinstance(part, Downsample):
-                depths[f"network.{i}"] = blocks + 1
-                continue
-            for j, _ in enumerate(part):
-                blocks += 1
-                depths[f"network.{i}.{j}"] = blocks
-
-        def depth(name: str) -> int:
-            if name.startswith("patch_embed."):
-                return 0
-            parts = name.split(".")
-            return depths.get(".".join(parts[:3]), depths.get(".".join(parts[:2]), blocks))
-
-        return {name: depth(name) for name, _ in self.named_parameters()}
+        return staged_depths(self, "patch_embed.")
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:

@@ -1,5 +1,6 @@
 """Small pieces that several backbones share."""
 
+from passl.modeling.layers.depths import staged_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
 from passl.modeling.layers.initializers import lecun_normal_, normal_, torch_default_, zeros_
@@ -17,6 +18,7 @@ __all__ = [
     "keep_frozen",
     "lecun_normal_",
     "normal_",
+    "staged_depths",
     "to_pair",
     "torch_default_",
     "zeros_",
