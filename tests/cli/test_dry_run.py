@@ -72,6 +72,7 @@ NARROW = {
     "mlp_mixer": {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32},
     "cyclemlp": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 32]},
     "vip": {"depths": [1, 1, 1, 1], "embed_dims": [32, 32, 32, 32]},
+    "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},
 }
 
 

@@ -36,6 +36,11 @@ NETWORKS = {
     **{f"convmlp_{size}": ("Convolutional-MLPs", f"convmlp_{size}") for size in "sml"},
 }
 
+# ReLU and max pooling have kinks, at which rounding decides what the gradient is: one value within
+# 2e-7 of a kink was seen to make a spot of 11×13 pixels differ by 3 % of the largest. This is how
+# near a value may come, in standard deviations of its layer.
+NEAREST = 5e-7
+
 # What is added to a sum along the network.
 _ONTO_THE_SUM = re.compile(r"attn\.proj|mlp\.fc2|channel_mlp[12]\.fc2")
 _STEM = re.compile(r"patch_embed")
@@ -149,6 +154,35 @@ def randomize(model, seed):
             values = rng.standard_normal(shape) * deviation
         tensor.copy_(torch.from_numpy(values.astype(np.float32)))
     return model.eval()
+
+
+@torch.no_grad()
+def distance_to_kinks(model, pixels):
+    """Returns how near any value comes to a kink; infinite where the network has none."""
+    found = [np.inf]
+
+    def look(module, inputs):
+        x = inputs[0]
+        if isinstance(module, torch.nn.ReLU):
+            found.append(float(x.abs().min() / x.std()))
+        else:  # between the largest two of a window, unless both are zeros that ReLU left
+            side, step, edge = module.kernel_size[0], module.stride[0], module.padding[0]
+            channels = x.flatten(0, 1)[:, None]
+            windows = torch.nn.functional.unfold(channels, side, padding=edge, stride=step)
+            largest = windows.topk(2, dim=1).values
+            gaps = (largest[:, 0] - largest[:, 1])[largest[:, 0] > 0]
+            found.append(float(gaps.min() / x.std()))
+
+    kinked = (torch.nn.ReLU, torch.nn.MaxPool2d)
+    hooks = [
+        module.register_forward_pre_hook(look)
+        for module in model.modules()
+        if isinstance(module, kinked)
+    ]
+    model(torch.from_numpy(pixels))
+    for hook in hooks:
+        hook.remove()
+    return min(found)
 
 
 def answers(model, pixels, labels):

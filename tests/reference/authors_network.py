@@ -14,18 +14,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from authors import NETWORKS, answers, load, randomize
+from authors import NEAREST, NETWORKS, answers, distance_to_kinks, load, randomize
 from PIL import Image
 
 # Mean and standard deviation of ImageNet's colours; the crop is another test's matter.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def pixels_of(path):
+def view(path, left):
+    """Returns a photograph without its first columns, float32 ``[1, 3, 224, 224]``."""
     with Image.open(path) as image:
-        image = image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+        box = (left, 0, image.width, image.height)
+        image = image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC, box=box)
     scaled = (np.asarray(image, np.float32) / 255 - MEAN) / STD
-    return scaled.transpose(2, 0, 1).astype(np.float32)
+    return scaled.transpose(2, 0, 1).astype(np.float32)[None]
+
+
+def pixels_of(path, model):
+    """Returns the first view of a photograph that is far enough from all kinks."""
+    for left in range(100):
+        pixels = view(path, left)
+        if distance_to_kinks(model, pixels) > NEAREST:
+            return pixels
+    raise AssertionError(f"{path}: every view comes too near to a kink")
 
 
 def count(model):
@@ -48,7 +59,7 @@ if __name__ == "__main__":
         module, _ = load(arguments.checkouts, repository)
         model = randomize(getattr(module, function)(), seed=0)
         torch.save(model.state_dict(), arguments.out / "weights.pth")
-        pixels = np.stack([pixels_of(path) for path in arguments.photographs])
+        pixels = np.concatenate([pixels_of(path, model) for path in arguments.photographs])
         labels = np.arange(len(pixels)) * 7 + 3
         np.savez(
             arguments.out / "answers.npz",

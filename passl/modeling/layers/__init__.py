@@ -1,5 +1,6 @@
 """Small pieces that several backbones share."""
 
+from passl.modeling.layers.batch_norm import BatchNorm2D
 from passl.modeling.layers.depths import staged_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
@@ -9,6 +10,7 @@ from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
+    "BatchNorm2D",
     "DropPath",
     "Mlp",
     "PatchEmbed",
