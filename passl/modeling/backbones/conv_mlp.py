@@ -53,7 +53,7 @@ class ConvNormRelu(nn.Layer):
         return nn.functional.relu(self.norm(self.conv(x)))
 
 
-class ConvBlock(nn.Sequential):
+class ConvBlock(nn.LayerList):
     """1×1, 3×3 and 1×1 convolutions of the first stage, to which the input is added.
 
     Activations are not computed twice here: the running statistics would be updated twice as well.
@@ -64,13 +64,18 @@ class ConvBlock(nn.Sequential):
 
     def __init__(self, channels: int, hidden: int):
         super().__init__(
-            ConvNormRelu(channels, hidden, 1),
-            ConvNormRelu(hidden, hidden, 3),
-            ConvNormRelu(hidden, channels, 1),
+            [
+                ConvNormRelu(channels, hidden, 1),
+                ConvNormRelu(hidden, hidden, 3),
+                ConvNormRelu(hidden, channels, 1),
+            ]
         )
 
     def forward(self, x):
-        return x + super().forward(x)
+        branch = x
+        for layer in self:
+            branch = layer(branch)
+        return x + branch
 
 
 class ConvMlpBlock(nn.Layer):

@@ -42,6 +42,6 @@ class WeightedBranches(nn.Layer):
         scores = scores.reshape([-1, total.shape[-1], self.branches])
         weights = nn.functional.softmax(scores, axis=-1).unsqueeze([1, 2])  # [N, 1, 1, C, B]
         output = branches[0] * weights[..., 0]
-        for i, branch in enumerate(branches[1:], start=1):
-            output = output + branch * weights[..., i]
+        for i in range(1, self.branches):
+            output = output + branches[i] * weights[..., i]
         return output
