@@ -6,7 +6,8 @@
 #   --soak              only the tests that repeat something for minutes, such as twenty crashes
 #   --paddle VERSION    on another PaddlePaddle, in an environment of its own
 #   --reference PYTHON  only the comparisons with timm as it runs; PYTHON is another interpreter, which
-#                       has what the extra `reference` in setup.py names, and no PaddlePaddle
+#                       has what the extra `reference` in setup.py names, and no PaddlePaddle; with
+#                       PASSL_AUTHORS_CODE=FOLDER also those with authors' code (tests/reference/authors.py)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
@@ -16,7 +17,7 @@ venv=.venv
 while [ $# -gt 0 ]; do
     case "$1" in
     -h | --help)
-        sed -n '2,9s/^# \{0,1\}//p' "$0"
+        sed -n '2,10s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
     --full) selection=(-m "not soak") ;;

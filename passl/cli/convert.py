@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", metavar="PUBLISHER",
         help=f"whose names, as far as they have the network: passl, {', '.join(publishers)}; "
-        "default: google for .npz, timm for torch's, passl_v1 for .pdparams, passl for .safetensors",
+        "default: google for .npz, timm for torch's formats, passl_v1 for .pdparams, passl for "
+        ".safetensors",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
     add_weights_key(parser)

@@ -143,7 +143,8 @@ def _read_pir(
             name = names.get(value.name) if kind == "parameter" else None
             name = name or f"{kind}_{number}" + (f"_{place}" if place else "")
             known.append((value, name))
-            shapes[name] = list(value.shape)
+            # What goes into a concatenation is a list of tensors, which has no shape.
+            shapes[name] = list(value.shape) if value.is_dense_tensor_type() else []
             outputs.append(name)
         if kind != "parameter":
             inputs = [name_of(v) for v in operation.operands_source() if v.initialized()]

@@ -67,12 +67,22 @@ def test_the_table_says_what_the_run_will_be(config_file, tmp_path):
     check_pictures(tmp_path / "run" / "dry-run")
 
 
+# What makes a network of a kind narrow, by the beginning of its name.
+NARROW = {
+    "mlp_mixer": {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32},
+    "cyclemlp": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 32]},
+    "vip": {"depths": [1, 1, 1, 1], "embed_dims": [32, 32, 32, 32]},
+    "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},
+}
+
+
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_config_runs_on_made_up_images(name, tmp_path, monkeypatch):
     """With a narrow network and few pictures, so that it takes a second; the rest is as shipped."""
     monkeypatch.setattr(pictures, "_IMAGES", 1)
     monkeypatch.setattr(pictures, "_DRAWS", 2)
-    sizes = {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32}
+    network = get_config(name).model.architecture.name.lower().replace("mlpmixer", "mlp_mixer")
+    (sizes,) = [NARROW[kind] for kind in NARROW if network.startswith(kind)]
     overrides = [f"model.architecture.{key}={value}" for key, value in sizes.items()]
     overrides += ["model.head.in_channels=32", f"output_dir={tmp_path}"]
     cfg = with_synthetic_data(get_config(name, overrides))

@@ -43,7 +43,9 @@ def test_each_release_is_whole(name):
 @pytest.mark.parametrize("name", ["mlp_mixer_b32_224.goog_sam_in1k", "mlp_mixer_b16_224.goog_in1k",
                                   "mlp_mixer_b16_224.goog_in21k", "mlp_mixer_b16_224.miil_in21k",
                                   "mlp_mixer_s8_224.goog_gsam_in1k",
-                                  "resmlp_12_224.fb_dino"])  # fmt: skip
+                                  "resmlp_12_224.fb_dino",
+                                  "cyclemlp_b1.authors_in1k", "vip_s7.authors_in1k",
+                                  "convmlp_s.authors_in1k"])  # fmt: skip
 def test_parameters_are_those_of_the_network_that_its_command_builds(name):
     release = RELEASES[name]
     model = build_architecture(configured(release).model)

@@ -7,6 +7,9 @@ A backbone is built from keyword arguments alone and has
 - ``forward_features(x)``, the features before pooling (the shape is in its docstring),
 - ``no_weight_decay``, the names of parameters that never decay besides biases and norms,
 - ``parameter_depths``, how deep each parameter lies, for layer-wise learning rates.
+
+A hierarchical one also has ``forward_stages(x)``, a list of feature maps ``[N, C_i, H_i, W_i]``,
+with ``stage_channels`` and ``stage_strides``.
 """
 
 from __future__ import annotations

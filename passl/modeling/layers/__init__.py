@@ -1,7 +1,9 @@
 """Small pieces that several backbones share."""
 
+from passl.modeling.layers.batch_norm import BatchNorm2D
 from passl.modeling.layers.checks import check_drop_rate, check_sizes
 from passl.modeling.layers.columns import column_depths
+from passl.modeling.layers.depths import staged_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
 from passl.modeling.layers.initializers import (
@@ -14,11 +16,14 @@ from passl.modeling.layers.initializers import (
 )
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
+from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
+    "BatchNorm2D",
     "DropPath",
     "Mlp",
     "PatchEmbed",
+    "WeightedBranches",
     "check_drop_rate",
     "check_sizes",
     "column_depths",
@@ -28,6 +33,7 @@ __all__ = [
     "lecun_normal_",
     "normal_",
     "ones_",
+    "staged_depths",
     "to_pair",
     "torch_default_",
     "uniform_",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from paddle import nn
 
 
@@ -9,13 +11,14 @@ class Mlp(nn.Layer):
     """Linear, GELU, linear, over the last axis.
 
     Args:
-        in_features: size of the last axis, of the input and of the output.
+        in_features: size of the last axis of the input.
         hidden_features: width between the two linear maps.
         gelu_approximate: use the tanh approximation of GELU instead of the exact erf form.
         dropout: probability of zeroing an element after each linear map.
+        out_features: size of the last axis of the output; that of the input by default.
 
     Shape:
-        input and output: ``[..., in_features]``.
+        input: ``[..., in_features]``; output: ``[..., out_features]``.
     """
 
     def __init__(
@@ -24,11 +27,12 @@ class Mlp(nn.Layer):
         hidden_features: int,
         gelu_approximate: bool = False,
         dropout: float = 0.0,
+        out_features: Optional[int] = None,
     ):
         super().__init__()
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.act = nn.GELU(approximate=gelu_approximate)
-        self.fc2 = nn.Linear(hidden_features, in_features)
+        self.fc2 = nn.Linear(hidden_features, out_features or in_features)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):
