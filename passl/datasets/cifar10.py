@@ -38,6 +38,7 @@ class CIFAR10(ImageDataset):
     """
 
     published_sizes = {"train": 50_000, "test": 10_000}
+    published_pixels = (32, 32)  # height and width, which its configs leave as they are
 
     def __init__(
         self,

@@ -121,6 +121,9 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
             "split": split,
             "transforms": dataset.get("transforms", []),
         }
+        pixels = DATASETS.attribute(dataset.get("name"), "published_pixels", None)
+        if pixels is not None:
+            section["dataset"].update(height=pixels[0], width=pixels[1])
         changed.append(f"dataloader.{split}.dataset.")
     origins = {
         key: place

@@ -2,12 +2,17 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from helpers import run_tool
+from helpers import ROOT, run_tool
 from PIL import Image
 
+from passl.cli import convert as convert_command
 from passl.cli import eval as eval_command
+from passl.cli import export as export_command
 from passl.cli import train as train_command
 
 
@@ -162,3 +167,90 @@ def test_too_little_memory_is_one_line(config_file):
     )
     assert code == 2
     assert err.startswith("error: the memory is full; lower") and err.count("\n") == 1
+
+
+def one_line(capsys):
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("dataloader.val.dataset.transforms.0.size=12", "built for images of 16×16"),
+        ("dataloader.test.dataset.transforms.0.size=12", "built for images of 16×16"),
+        ("dataloader.val.batch_transforms=[]", "dataloader.val"),
+        ("model.architecture.in_channels=1", "the network cannot take what the transforms give"),
+        ("hooks=[{name: Nope}]", "unknown hook 'Nope'"),
+        ("ema.decay=2", "decay"),
+        ("model.freeze=backbone", "must be a list of texts, not 'backbone'"),
+        ("lr_scheduler.learning_rate=.inf", "learning_rate is a number from 0 on"),
+        ("epochs=abc", "'epochs' takes a whole number"),
+        ("dataloader.train.sampler.batch_size=100", "to at most 60"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_would_stop_a_run_later_stops_it_before_it_begins(
+    config_file, tmp_path, capsys, override, said, dry
+):
+    argv = ["-c", config_file(), "--output-dir", str(tmp_path / "run"), "-o", override]
+    assert train_command.main([*argv, *(["--dry-run"] if dry else [])]) == 2
+    assert said in one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_override_is_named_and_not_the_line_that_it_replaces(config_file, capsys):
+    argv = ["-c", config_file(), "--dry-run", "-o", "model.head.num_classes=0"]
+    assert train_command.main(argv) == 2
+    assert "-o model.head.num_classes=0: num_classes must be" in one_line(capsys)
+
+
+def test_places_that_cannot_work_are_refused_before_any_work(trained, tmp_path, capsys):
+    config, weights = map(str, trained)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    base = ["-c", config, "--weights", weights]
+    for command, arguments, said in (
+        (export_command, [*base, "--output", str(file)], "is a file, and a folder is needed"),
+        (export_command, [*base, "--output", ""], "--output is empty"),
+        (eval_command, [*base, "--report", str(file)], "is a file, and a folder is needed"),
+        (eval_command, [*base, "--json", str(tmp_path / "none" / "x.json")], "no place for a file"),
+        (eval_command, ["-c", config, "--output-dir", str(tmp_path / "x")], "train first, or name"),
+        (convert_command, [weights, str(file)], "exists already"),
+        (convert_command, [weights, weights], "exists already"),
+    ):
+        assert command.main(arguments) == 2
+        assert said in one_line(capsys)
+    assert file.read_text() == "mine"
+
+
+def test_a_run_without_its_latest_checkpoint_is_not_begun_anew(trained, tmp_path, capsys):
+    config, _ = trained
+    folder = tmp_path / "run"
+    shutil.copytree(config.parent / "run", folder)
+    (folder / "checkpoints" / "latest.safetensors").unlink()
+    best = (folder / "checkpoints" / "best.safetensors").read_bytes()
+    argv = ["-c", str(config), "--output-dir", str(folder), "--resume", "auto"]
+    assert train_command.main(argv) == 2
+    assert "latest.safetensors: is missing" in one_line(capsys)
+    assert (folder / "checkpoints" / "best.safetensors").read_bytes() == best
+
+
+def test_a_moved_run_folder_is_still_one(trained, tmp_path, capsys):
+    config, _ = trained
+    shutil.copytree(config.parent / "run", tmp_path / "moved")
+    assert eval_command.main(["-c", str(tmp_path / "moved" / "config.yaml")]) == 0
+    assert "Top-1" in capsys.readouterr().out
+
+
+def test_a_pipe_that_closes_and_an_output_that_is_full(trained):
+    config, weights = trained
+    tool = f"{sys.executable} {ROOT / 'tools' / 'eval.py'} -c {config} --weights {weights}"
+    closed = subprocess.run(["bash", "-c", f"{tool} | head -c 1"], capture_output=True, text=True)
+    assert "Traceback" not in closed.stderr
+    if Path("/dev/full").exists():
+        full = subprocess.run(["bash", "-c", f"{tool} >/dev/full"], capture_output=True, text=True)
+        assert full.returncode != 0 and "Traceback" not in full.stderr
+        assert "error: the output: cannot be read or written (No space left" in full.stderr

@@ -68,8 +68,11 @@ def test_the_table_says_what_the_run_will_be(config_file, tmp_path):
 
 
 # What makes a network of a kind narrow, by the beginning of its name.
+COLUMN = {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32}
 NARROW = {
-    "mlp_mixer": {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32},
+    "mlp_mixer": COLUMN,
+    "resmlp": COLUMN,
+    "gmlp": COLUMN,
     "cyclemlp": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 32]},
     "vip": {"depths": [1, 1, 1, 1], "embed_dims": [32, 32, 32, 32]},
     "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},

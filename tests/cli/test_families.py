@@ -1,0 +1,89 @@
+"""One small network of each family, through what users do with a network: export, processes."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from helpers import config_for_many, evaluations, losses, run_tool, start_processes, write_images
+
+from passl.cli import export as export_command
+from passl.engine import runtimes, train
+from passl.utils.config import get_config
+
+# Images of 32 pixels; ViP's stages halve a grid of 4, and CycleMLP's and ConvMLP's go down to 1.
+SIZE = 32
+FAMILIES = {
+    "ResMlp": {"img_size": SIZE, "patch_size": 8, "embed_dim": 16, "num_blocks": 2},
+    "Gmlp": {
+        "img_size": SIZE, "patch_size": 8, "embed_dim": 16, "num_blocks": 2, "channels_mlp_dim": 32,
+    },
+    "CycleMlp": {"embed_dims": [8, 16, 16, 16], "depths": [1, 1, 1, 1]},
+    "VisionPermutator": {
+        "img_size": SIZE, "patch_size": 8, "embed_dims": [16, 16], "depths": [1, 1],
+        "halved": [True],
+    },
+    "ConvMlp": {"stem_channels": 8, "conv_depth": 1, "embed_dims": [8, 16], "depths": [1, 1],
+                "mlp_ratios": [2, 2]},
+}  # fmt: skip
+# Batch normalisation takes the statistics of what each process has.
+BY_PROCESS = {"ConvMlp"}
+
+
+def configure(folder, images, family, batch_size):
+    cfg = config_for_many(images, batch_size)
+    cfg["model"]["architecture"] = {"name": family, **FAMILIES[family]}
+    for section in cfg["dataloader"].values():
+        for transform in section["dataset"]["transforms"]:
+            if "size" in transform:
+                transform["size"] = SIZE
+    cfg["lr_scheduler"]["learning_rate"] = 0.01
+    path = folder / f"{family}-{batch_size}.yaml"
+    path.write_text(yaml.safe_dump(cfg))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"), size=(40, 44))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_trains_and_its_files_give_its_logits(images, tmp_path, family):
+    config = configure(tmp_path, images, family, 32)
+    train(
+        get_config(config, [f"output_dir={tmp_path / 'run'}", "epochs=2", "global_batch_size=32"])
+    )
+    steps = list(losses(tmp_path / "run").values())
+    assert np.isfinite(steps).all() and steps[0] == pytest.approx(np.log(3), abs=1e-3)
+    assert [split for split, *_ in evaluations(tmp_path / "run")] == ["val", "test"]
+    assert (tmp_path / "run" / "visualdl" / "vdlgraph.pdmodel").exists()
+    weights = tmp_path / "run" / "checkpoints" / "latest.safetensors"
+    argv = ["-c", str(config), "--weights", str(weights), "--output", str(tmp_path / "deploy")]
+    assert export_command.main(argv) == 0
+    about = json.loads((tmp_path / "deploy" / "preprocessing.json").read_text())
+    assert max(about["differences"].values()) <= 1e-4
+    pixels = np.random.default_rng(0).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
+    one = runtimes.paddle_inference(tmp_path / "deploy")(pixels)
+    other = runtimes.onnx_runtime(tmp_path / "deploy" / "model.onnx")(pixels)
+    assert np.abs(one).max() > 1e-4
+    np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes_train_it_as_one_does(images, tmp_path, family):
+    one, two = tmp_path / "one", tmp_path / "two"
+    code, _, err = run_tool(
+        "train", "-c", configure(tmp_path, images, family, 64), "--output-dir", one
+    )
+    assert code == 0, err
+    config = configure(tmp_path, images, family, 32)
+    process = start_processes(2, tmp_path / "logs", "train", "-c", config, "--output-dir", two)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, out
+    alone, together = losses(one), losses(two)
+    assert alone.keys() == together.keys() and len(alone) == 21
+    tolerance = 0.2 if family in BY_PROCESS else 1e-5
+    for step, loss in alone.items():
+        assert together[step] == pytest.approx(loss, abs=tolerance), step
