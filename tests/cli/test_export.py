@@ -142,7 +142,7 @@ def test_what_a_user_can_get_wrong(trained, tmp_path, capsys, monkeypatch):
     out = str(tmp_path / "out")
     for arguments, said in (
         (["--output", out, "--int8", "--format", "paddle"], "add --format onnx"),
-        (["--output", str(file)], f"{file}: cannot be written"),
+        (["--output", str(file)], f"{file}: is a file, and a folder is needed"),
         (["--output", out, "--weights", str(tmp_path / "none.npz")], "none.npz"),
     ):
         argv = ["-c", config, "--weights", weights, *arguments]

@@ -102,6 +102,6 @@ def test_the_command(config_file, tmp_path, capsys):
         assert len(image.getcolors(10**6)) > 100
     (tmp_path / "file").write_text("")
     assert command.main([*given, "--output", str(tmp_path / "file")]) == 2
-    assert "file: cannot be written" in capsys.readouterr().err
+    assert "file: is a file, and a folder is needed" in capsys.readouterr().err
     with pytest.raises(PasslError, match="Linear does not say which of its weights"):
         visualize(paddle.nn.Linear(2, 2), tmp_path)
