@@ -352,7 +352,7 @@ def test_the_same_seed_gives_the_same_network():
     assert not np.array_equal(weights(3), weights(4))
 
 
-def test_the_head_starts_at_zero_or_lecun_normal():
+def test_the_head_starts_at_zero_or_drawn():
     zero = build_head({"name": "ClassificationHead", "num_classes": 100}, in_channels=400)
     assert (zero.fc.weight.numpy() == 0).all() and (zero.fc.bias.numpy() == 0).all()
     paddle.seed(0)
@@ -360,6 +360,8 @@ def test_the_head_starts_at_zero_or_lecun_normal():
     drawn = build_head(cfg, in_channels=400)
     assert drawn.fc.weight.numpy().var() == pytest.approx(1 / 400, rel=0.05)
     assert (drawn.fc.bias.numpy() == 0).all()
+    drawn = build_head({**cfg, "init": "normal"}, in_channels=400)
+    assert drawn.fc.weight.numpy().std() == pytest.approx(0.02, rel=0.05)
 
 
 # ---------------------------------------------------------------- losses

@@ -7,7 +7,7 @@ from paddle import nn
 
 from passl.modeling.heads.registry import HEADS
 from passl.modeling.heads.targets import soft_targets
-from passl.modeling.layers import lecun_normal_, zeros_
+from passl.modeling.layers import lecun_normal_, normal_, zeros_
 from passl.utils.errors import PasslError
 
 
@@ -22,7 +22,8 @@ class ClassificationHead(nn.Layer):
             binary cross-entropies summed over the classes (big_vision's ``sigmoid_xent``).
         label_smoothing: ε of Szegedy et al. (arXiv 1512.00567, section 7); applied while training,
             so that an evaluation's loss is the plain one.
-        init: ``zeros`` for the weights (MLP-Mixer and its fine-tuning), or ``lecun_normal``.
+        init: ``zeros`` for the weights (MLP-Mixer and its fine-tuning), ``normal`` for one of
+            standard deviation 0.02 (ResMLP, CycleMLP, ViP, ConvMLP), or ``lecun_normal``.
         bias_init: what the bias starts at. With the sigmoid loss, -log(num_classes - 1), -6.9 for
             1000 classes, starts at what is right on average.
 
@@ -55,8 +56,12 @@ class ClassificationHead(nn.Layer):
             zeros_(self.fc.weight)
         elif init == "lecun_normal":
             lecun_normal_(self.fc.weight, fan_in=in_channels)
+        elif init == "normal":
+            normal_(self.fc.weight, std=0.02)
         else:
-            raise PasslError(f"the head's init is 'zeros' or 'lecun_normal', not '{init}'")
+            raise PasslError(
+                f"the head's init is 'zeros', 'normal' or 'lecun_normal', not '{init}'"
+            )
 
     def forward(self, features):
         return self.fc(features)
