@@ -5,11 +5,20 @@ import json
 import numpy as np
 import pytest
 import yaml
-from helpers import config_for_many, evaluations, losses, run_tool, start_processes, write_images
+from helpers import (
+    config_for_many,
+    evaluations,
+    losses,
+    records,
+    run_tool,
+    start_processes,
+    write_images,
+)
 
 from passl.cli import export as export_command
 from passl.engine import runtimes, train
 from passl.utils.config import get_config
+from passl.weights import WeightFile
 
 # Images of 32 pixels; ViP's stages halve a grid of 4, and CycleMLP's and ConvMLP's go down to 1.
 SIZE = 32
@@ -68,6 +77,26 @@ def test_it_trains_and_its_files_give_its_logits(images, tmp_path, family):
     other = runtimes.onnx_runtime(tmp_path / "deploy" / "model.onnx")(pixels)
     assert np.abs(one).max() > 1e-4
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
+
+
+def test_running_statistics_come_back_too(images, tmp_path):
+    """ConvMLP's batch norms: gone back to its first epoch, a run ends with the same numbers."""
+    config = configure(tmp_path, images, "ConvMlp", 32)
+    folder = tmp_path / "run"
+    overrides = [f"output_dir={folder}", "epochs=2", "global_batch_size=32", "checkpoint.keep=9"]
+    cfg = get_config(config, overrides)
+    train(cfg)
+    expected = records(folder)
+    checkpoints = sorted((folder / "checkpoints").glob("step-*.safetensors"))
+    assert len(checkpoints) >= 2
+    with WeightFile(folder / "checkpoints" / "latest.safetensors") as file:
+        whole = file.read_group("model")
+    assert any(name.endswith("._variance") and (v != 1).any() for name, v in whole.items())
+    train(cfg, resume=str(checkpoints[0]))
+    assert records(folder) == expected
+    with WeightFile(folder / "checkpoints" / "latest.safetensors") as file:
+        for name, array in file.read_group("model").items():
+            np.testing.assert_array_equal(array, whole[name], err_msg=name)
 
 
 @pytest.mark.full
