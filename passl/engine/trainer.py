@@ -284,6 +284,7 @@ def _loop(
     architecture.train()
     images, clock = 0, time.perf_counter()
     stepped, reported, first = False, progress.bad_steps, True
+    batch: Optional[Dict[str, Any]] = None
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
@@ -318,20 +319,22 @@ def _loop(
         if step == run.total_steps:
             return
 
-        # Dropout and stochastic depth: a function of (seed, step), so nothing needs saving.
+        if first:
+            first, batch = False, next(batches)
+            paused = time.perf_counter()
+            _call(hooks, "on_first_batch", run, batch)
+            clock += time.perf_counter() - paused
+        # Dropout and stochastic depth: a function of (seed, step), so nothing needs saving. After
+        # the hooks, which may draw.
         paddle.seed(step_seed(cfg.seed, step, processes.rank))
         architecture.before_step(step, run.total_steps)
         for micro in range(accumulation):
-            batch = next(batches)
-            if first:
-                paused, first = time.perf_counter(), False
-                _call(hooks, "on_first_batch", run, batch)
-                clock += time.perf_counter() - paused
+            batch = next(batches) if batch is None else batch
             count = next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.
             loss = execution.backward(batch, count / share, micro == accumulation - 1)
             tally.add_loss(loss, count)
-            images += count
+            images, batch = images + count, None
         rate = schedule(step)
         recorded = (step + 1) % interval == 0 or step + 1 == run.total_steps
         norm = optimizer.gradient_norm() if recorded else None

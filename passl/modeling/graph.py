@@ -48,7 +48,8 @@ class Graph:
 def trace(model: Mapping[str, Any], image_shape: Sequence[int]) -> Graph:
     """Returns what the network of a config computes, from an image to logits or features.
 
-    Nothing is computed, and no memory is taken for the weights.
+    Nothing is computed, and no memory is taken for the weights; but initialisers may draw, so that
+    Paddle's random state is another one afterwards.
 
     Args:
         model: the section of the config.
@@ -57,10 +58,8 @@ def trace(model: Mapping[str, Any], image_shape: Sequence[int]) -> Graph:
     Raises:
         Exception: whatever Paddle raises where it cannot make a static program of a network.
     """
-    state = paddle.get_rng_state()  # some initialisers draw in spite of the guard
     with paddle.LazyGuard():
         network = Network(model["architecture"], model.get("head"))
-    paddle.set_rng_state(state)
     network.eval()
     # Where each layer begins and ends, in operations so far; weights are added at the front.
     spans: List[Tuple[str, int, int]] = []
