@@ -53,7 +53,7 @@ setup(
             "opencv-python-headless",
         ],
         # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.
-        "onnx": ["paddle2onnx>=1.3", "onnxruntime", "openvino"],
+        "onnx": ["paddle2onnx>=1.3", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
         "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright", "docstring-parser"],

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", action="append", choices=FORMATS, metavar="FORMAT",
         help="paddle (model.json or .pdmodel, and .pdiparams) or onnx (model.onnx; needs pip "
-        "install paddle2onnx onnxruntime); may be repeated; default: both",
+        "install paddle2onnx onnx onnxoptimizer onnxruntime); may be repeated; default: both",
     )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true",

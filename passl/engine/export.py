@@ -152,7 +152,7 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
 
 
 def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
-    with _needing("paddle2onnx", "onnx", "onnxruntime"):
+    with _needing("paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime"):
         import onnx
         import onnxoptimizer
         import onnxruntime  # noqa: F401  is needed to try the file
