@@ -111,6 +111,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one_and_in_four(alone, config,
         assert_same_run(other, alone)
 
 
+@pytest.mark.full
 def test_another_number_of_images_a_step_is_refused_unless_asked_for(config, tmp_path):
     folder = tmp_path / "run"
     first = (
@@ -381,7 +382,8 @@ def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
     assert "saved at step" in said(tmp_path / "logs")[0]
 
 
-@pytest.mark.parametrize("rank", [0, slow(1)])
+@pytest.mark.full
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_hangs_is_named_by_the_other(long_run, rank):
     process, folder, logs = long_run
     code, seconds = stop_after(process, folder, 10, signal.SIGSTOP, rank)
