@@ -201,8 +201,7 @@ def run_command(
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # `… | head` closed the pipe; Python would complain again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # `… | head` closed the pipe
         return 1
     except (RuntimeError, MemoryError, OSError) as error:
         known = explain_device_error(error)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from passl.cli.common import add_weights_key, make_parser, run_command
 from passl.modeling.backbones import BACKBONES
 from passl.utils.errors import PasslError
 from passl.weights.converting import convert_weights
+from passl.weights.naming import ReleasedNames
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,13 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what to write; its suffix picks the format: .npz, .pth, .pt, .bin, .pdparams, "
         ".safetensors",
     )  # fmt: skip
-    publishers = sorted(
-        {
-            publisher
-            for name in BACKBONES.names()
-            for publisher in BACKBONES.attribute(name, "released_names", {})
-        }
-    )
+    publishers = sorted({publisher for names in _families().values() for publisher in names})
     parser.add_argument(
         "--to", metavar="PUBLISHER",
         help=f"whose names, as far as they have the network: passl, {', '.join(publishers)}; "
@@ -45,20 +40,24 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _families() -> Dict[str, ReleasedNames]:
+    """Returns the names of released files, by the class of the backbone that they are for."""
+    names = {BACKBONES.attribute(name, "__name__", name): name for name in BACKBONES.names()}
+    return {
+        family: released
+        for family, name in names.items()
+        if (released := BACKBONES.attribute(name, "released_names", None))
+    }
+
+
 def _main(arguments: argparse.Namespace) -> None:
     if Path(arguments.target).exists() and not arguments.overwrite:
         raise PasslError(
             f"{arguments.target}: exists already; name another file, or write over it with "
             "--overwrite"
         )
-    names = {BACKBONES.attribute(name, "__name__", name): name for name in BACKBONES.names()}
-    families = {
-        family: released
-        for family, name in names.items()
-        if (released := BACKBONES.attribute(name, "released_names", None))
-    }
     done = convert_weights(
-        arguments.source, arguments.target, families, arguments.to, arguments.weights_key
+        arguments.source, arguments.target, _families(), arguments.to, arguments.weights_key
     )
     aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
     print(

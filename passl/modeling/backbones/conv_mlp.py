@@ -20,6 +20,7 @@ from passl.modeling.layers import (
     BatchNorm2D,
     DropPath,
     Mlp,
+    check_sizes,
     drop_path_rates,
     normal_,
     torch_default_,
@@ -180,16 +181,14 @@ class ConvMlp(nn.Layer):
                 "embed_dims, depths and mlp_ratios have a number for each stage, so as many as one "
                 f"another, not {len(embed_dims)}, {len(depths)} and {len(mlp_ratios)}"
             )
-        for name, sizes, least in (
-            ("in_channels", [in_channels], 1),
-            ("stem_channels", [stem_channels], 2),  # the tokenizer begins with half of them
-            ("conv_depth", [conv_depth], 1),
-            ("embed_dims", embed_dims, 1),
-            ("depths", depths, 1),
-            ("mlp_ratios", mlp_ratios, 1),
-        ):
-            if min(sizes) < least:
-                raise PasslError(f"{name} must be at least {least}, not {min(sizes)}")
+        check_sizes(
+            in_channels=in_channels,
+            conv_depth=conv_depth,
+            embed_dims=embed_dims,
+            depths=depths,
+            mlp_ratios=mlp_ratios,
+        )
+        check_sizes(2, stem_channels=stem_channels)  # the tokenizer begins with half of them
         self.num_features = embed_dims[-1]
         self.stage_channels: List[int] = [stem_channels, *embed_dims]
         self.stage_strides: List[int] = [4 * 2**i for i in range(len(depths) + 1)]

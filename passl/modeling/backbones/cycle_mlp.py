@@ -19,6 +19,7 @@ from passl.modeling.layers import (
     DropPath,
     Mlp,
     WeightedBranches,
+    check_sizes,
     drop_path_rates,
     normal_,
     staged_depths,
@@ -201,15 +202,9 @@ class CycleMlp(nn.Layer):
                 "embed_dims, depths and mlp_ratios have a number for each stage, so as many as one "
                 f"another, not {len(embed_dims)}, {len(depths)} and {len(mlp_ratios)}"
             )
+        check_sizes(in_channels=in_channels, depths=depths, mlp_ratios=mlp_ratios)
         # Four, for the MLP that weights the branches is a quarter as wide.
-        for name, sizes, least in (
-            ("in_channels", [in_channels], 1),
-            ("embed_dims", embed_dims, 4),
-            ("depths", depths, 1),
-            ("mlp_ratios", mlp_ratios, 1),
-        ):
-            if min(sizes) < least:
-                raise PasslError(f"{name} must be at least {least}, not {min(sizes)}")
+        check_sizes(4, embed_dims=embed_dims)
         self.num_features = embed_dims[-1]
         self.stage_channels: List[int] = list(embed_dims)
         self.stage_strides: List[int] = [4 * 2**i for i in range(len(depths))]

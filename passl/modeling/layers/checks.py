@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Sequence, Union
+
 from passl.utils.errors import PasslError
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raises a PasslError that names the first size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise PasslError(f"{name} must be at least 1, not {size}")
+def check_sizes(least: int = 1, **sizes: Union[int, Sequence[int]]) -> None:
+    """Raises a PasslError that names the first size, or list with a size, below ``least``."""
+    for name, given in sizes.items():
+        smallest = given if isinstance(given, int) else min(given)
+        if smallest < least:
+            raise PasslError(f"{name} must be at least {least}, not {smallest}")
 
 
 def check_drop_rate(drop_rate: float) -> None:
