@@ -148,3 +148,22 @@ def test_the_backbone_starts_as_the_authors_does():
             assert values.std() == pytest.approx(0.02, rel=0.1), name
     maps = [name for name, _ in network.network[0][0].mixing.named_parameters()]
     assert "height.weight" in maps and "height.bias" not in maps and "proj.bias" in maps
+
+
+def test_every_stage_gives_its_map():
+    network = build_backbone(SMALL)
+    network.eval()
+    image = paddle.randn([2, 3, 32, 32])
+    with paddle.no_grad():
+        stages = network.forward_stages(image)
+        features = network.forward_features(image)
+    assert network.stage_channels == [8, 12, 16] and network.stage_strides == [4, 8, 8]
+    for stage, channels, stride in zip(stages, network.stage_channels, network.stage_strides):
+        assert stage.shape == [2, channels, 32 // stride, 32 // stride]
+    last = network.norm(stages[-1].transpose([0, 2, 3, 1])).flatten(1, 2)
+    np.testing.assert_array_equal(last.numpy(), features.numpy())
+    # A map is what the blocks before it give, and nothing of those after it.
+    with paddle.no_grad():
+        x = network.patch_embed(image).reshape([2, 8, 8, 8])
+        x = network.network[0][0](x)
+    np.testing.assert_array_equal(stages[0].numpy(), x.numpy().transpose(0, 3, 1, 2))

@@ -10,8 +10,9 @@ token, which are cut into G segments of S channels.
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet, Sequence
+from typing import Dict, FrozenSet, List, Sequence
 
+import paddle
 from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
@@ -20,6 +21,7 @@ from passl.modeling.layers import (
     Mlp,
     PatchEmbed,
     WeightedBranches,
+    check_sizes,
     drop_path_rates,
     normal_,
     staged_depths,
@@ -147,6 +149,8 @@ class VisionPermutator(nn.Layer):
 
     Attributes:
         num_features: C of the last stage.
+        stage_channels: C of each stage.
+        stage_strides: pixels of the image that one step on a stage's map is.
 
     Raises:
         PasslError: sizes that do not fit together, or an image of another size.
@@ -171,15 +175,9 @@ class VisionPermutator(nn.Layer):
                 "embed_dims and depths have a number for each stage, and halved one less, not "
                 f"{len(embed_dims)}, {len(depths)} and {len(halved)}"
             )
+        check_sizes(in_channels=in_channels, depths=depths, mlp_ratio=mlp_ratio)
         # Four, for the MLP that weights the branches is a quarter as wide.
-        for name, sizes, least in (
-            ("in_channels", [in_channels], 1),
-            ("embed_dims", embed_dims, 4),
-            ("depths", depths, 1),
-            ("mlp_ratio", [mlp_ratio], 1),
-        ):
-            if min(sizes) < least:
-                raise PasslError(f"{name} must be at least {least}, not {min(sizes)}")
+        check_sizes(4, embed_dims=embed_dims)
         self.num_features = embed_dims[-1]
         self.patch_embed = PatchEmbed(img_size, patch_size, in_channels, embed_dims[0])
         if self.patch_embed.grid[0] != self.patch_embed.grid[1]:
@@ -189,6 +187,8 @@ class VisionPermutator(nn.Layer):
             )
         rates = drop_path_rates(drop_path_rate, sum(depths))
         side = self.patch_embed.grid[0]
+        self.stage_channels: List[int] = list(embed_dims)
+        self.stage_strides: List[int] = []
         # Stages and what lies between them in turn, numbered as in the released files.
         self.network = nn.LayerList()
         for i, (channels, depth) in enumerate(zip(embed_dims, depths)):
@@ -208,6 +208,7 @@ class VisionPermutator(nn.Layer):
                     f"as there are tokens along a side, {side}; "
                     "choose another img_size or embed_dims"
                 )
+            self.stage_strides.append(self.patch_embed.img_size[0] // side)
             first = sum(depths[:i])
             self.network.append(
                 nn.LayerList(
@@ -245,18 +246,31 @@ class VisionPermutator(nn.Layer):
         """Parameters that never decay besides biases and norms: none."""
         return frozenset()
 
-    def forward_features(self, x):
-        """Returns the normalised tokens before pooling, in raster order, ``[N, H·W, C]``."""
+    def _stages(self, x) -> List[paddle.Tensor]:
+        """Returns what each stage gives, ``[N, H_i, W_i, C_i]``."""
         height, width = self.patch_embed.grid
         x = self.patch_embed(x)
         x = x.reshape([-1, height, width, x.shape[-1]])
+        outputs = []
         for part in self.network:
             if isinstance(part, Transition):
                 x = part(x)
             else:
                 for block in part:
                     x = block(x)
-        return self.norm(x).flatten(1, 2)
+                outputs.append(x)
+        return outputs
+
+    def forward_stages(self, x) -> List[paddle.Tensor]:
+        """Returns the feature map of every stage, ``[N, C_i, H_i, W_i]``, for dense prediction.
+
+        Stages between which nothing is halved have maps of the same size.
+        """
+        return [stage.transpose([0, 3, 1, 2]) for stage in self._stages(x)]
+
+    def forward_features(self, x):
+        """Returns the normalised tokens before pooling, in raster order, ``[N, H·W, C]``."""
+        return self.norm(self._stages(x)[-1]).flatten(1, 2)
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)
