@@ -34,7 +34,6 @@ _FREE = (
     "parallel.",
     "tf32",
     "recompute",
-    "to_static",
     "max_bad_steps",
     # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
     "global_batch_size",

@@ -51,6 +51,9 @@ class Execution:
         if cfg.recompute:
             recompute_blocks(architecture)
         if cfg.to_static:
+            # By itself the executor runs operations that do not depend on one another side by side,
+            # two that draw from one generator among them: the same seed gives other numbers then.
+            paddle.set_flags({"FLAGS_new_executor_serial_run": True})
             architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext

@@ -9,8 +9,10 @@ from paddle import nn
 
 from passl.engine import train
 from passl.engine.checkpoint import training_state
-from passl.engine.execution import recompute_blocks
-from passl.engine.precision import choose_dtype
+from passl.engine.execution import Execution, recompute_blocks
+from passl.engine.plan import make_plan
+from passl.engine.precision import Precision, choose_dtype
+from passl.engine.processes import Processes
 from passl.modeling.architectures import build_architecture
 from passl.solver import LossScaling, WeightAverage, build_optimizer
 from passl.utils.config import get_config
@@ -244,6 +246,27 @@ def test_a_static_program_with_dropout_is_the_same_twice(trained):
     one, other = (trained(name, ["to_static=true", "epochs=1"]) for name in ("one", "other"))
     for name, array in one.items():
         np.testing.assert_array_equal(other[name], array, err_msg=name)
+
+
+@pytest.mark.smoke
+def test_a_static_program_draws_the_same_numbers_from_the_same_seed(config_file):
+    """Dropout and stochastic depth in four blocks draw from one generator, one after the other."""
+    overrides = ["to_static=true", "device=cpu", "model.architecture.num_blocks=4"]
+    cfg = get_config(config_file(), overrides)
+    plan = make_plan(cfg, Processes())
+    architecture = plan.architecture
+    for parameter in architecture.parameters():
+        parameter.set_value(paddle.randn(parameter.shape) * 0.1)
+    execution = Execution(cfg, architecture, plan.optimizer, Precision(None, "cpu"), Processes())
+    architecture.train()
+    pixels = np.random.default_rng(0).normal(size=(8, 3, 16, 16)).astype(np.float32)
+    batch = {"image": paddle.to_tensor(pixels), "label": paddle.to_tensor(np.arange(8) % 3)}
+    losses = []
+    for seed in [7] * 150 + [8]:
+        paddle.seed(seed)
+        losses.append(float(execution.backward(batch, 1.0, True)))
+    assert len(set(losses[:-1])) == 1
+    assert losses[-1] != losses[0]
 
 
 def test_asking_for_mixed_precision_on_a_processor_is_one_error(trained):
