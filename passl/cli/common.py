@@ -16,7 +16,7 @@ from paddle import nn
 
 from passl.datasets import with_synthetic_data
 from passl.engine.interrupts import Interrupted
-from passl.hooks.checkpoint import BEST, checkpoint_folder
+from passl.hooks.checkpoint import BEST, RUN_CONFIG, checkpoint_folder
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
@@ -119,10 +119,7 @@ def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Co
     """Loads the weights that the arguments name, or the best of the config's own run."""
     weights = arguments.weights
     if weights is None:
-        # A run's folder may have been moved: the config that lies in it comes first.
-        beside = checkpoint_folder(Path(arguments.config).parent) / BEST
         weights = checkpoint_folder(Path(cfg.output_dir)) / BEST
-        weights = beside if beside.exists() else weights
         if not weights.exists():
             raise PasslError(
                 f"{weights}: there is no such file; train first, or name weights with --weights, "
@@ -167,6 +164,10 @@ def overrides_of(arguments: argparse.Namespace) -> List[str]:
         if value is not None:
             # In quotes: a folder's name may hold what YAML takes for a comment or a number.
             overrides.append(f"{key}={json.dumps(value)}")
+    # A run's folder may have been moved since its config was written.
+    beside = Path(arguments.config).parent
+    if Path(arguments.config).name == RUN_CONFIG and checkpoint_folder(beside).is_dir():
+        overrides.insert(0, f"output_dir={json.dumps(str(beside))}")
     return overrides
 
 

@@ -31,20 +31,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_config_arguments(parser)
     parser.add_argument("--seed", type=int, help="default: the config's, or 0")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
+    parser.add_argument(
         "--resume", metavar="auto|PATH",
-        help="continue a run: from its latest checkpoint (auto; starts anew if there is none) "
-        "or from a given one",
+        help="continue a run: from its latest checkpoint (auto; without one it begins, from "
+        "--pretrained if that is given) or from a given one",
     )  # fmt: skip
-    start.add_argument(
+    parser.add_argument(
         "--pretrained", metavar="PATH",
-        help="begin from weights: a checkpoint or a released file (see tools/eval.py --list); a "
-        "head for another number of classes is left out",
+        help="begin from weights: a checkpoint or a released file (see tools/eval.py --list); of a "
+        "head for other classes the rows with the same class names are taken",
+    )  # fmt: skip
+    parser.add_argument(
+        "--extend", choices=("stretch", "hold"),
+        help="resume with more epochs than the run had: with the learning rate of a run that long "
+        "(stretch), or its schedule as it was and the last rate kept after its end (hold)",
     )  # fmt: skip
     parser.add_argument(
         "--allow-batch-change", action="store_true",
         help="resume with another number of images a step than the run had",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-data-change", action="store_true",
+        help="resume with other images or labels than the run had, as many and of the same classes",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",
@@ -75,6 +83,8 @@ def _main(arguments: argparse.Namespace) -> None:
         weights_key=arguments.weights_key,
         allow_partial=arguments.allow_partial,
         allow_batch_change=arguments.allow_batch_change,
+        allow_data_change=arguments.allow_data_change,
+        extend=arguments.extend,
     )
 
 

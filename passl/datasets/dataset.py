@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -86,6 +87,24 @@ class ImageDataset(Dataset, abc.ABC):
         number = {name: i for i, name in enumerate(class_names)}
         self.labels = np.array([number[name] for name in self.class_names])[self.labels]
         self.class_names = list(class_names)
+
+    def class_counts(self) -> List[int]:
+        """Returns how many samples each label has, from label 0 to the highest."""
+        return np.bincount(self.labels).tolist()
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the names and labels of the samples, in their order.
+
+        Of no pixels: that would take a look at every file.
+        """
+        digest = hashlib.sha256()
+        for array in (*self._identity(), self.labels):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def _identity(self) -> Sequence[np.ndarray]:
+        """Returns arrays that tell the samples from others; none where only labels do."""
+        return ()
 
     def __len__(self) -> int:
         return len(self.labels)

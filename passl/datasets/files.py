@@ -43,6 +43,9 @@ class CatalogDataset(ImageDataset):
         super().__init__(catalog.labels[self.indices], catalog.class_names, transforms)
         self._descriptors: Dict[int, int] = {}
 
+    def _identity(self) -> Sequence[np.ndarray]:
+        return self.catalog.names.blob, self.catalog.names.ends, self.indices
+
     def path(self, index: int) -> str:
         """Returns the path of the image at ``index``, ``archive:name`` within an archive."""
         return self.catalog.path(self.indices[index])

@@ -7,20 +7,23 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
 
+from passl.datasets import ImageDataset
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
-from passl.utils.config import plain, with_defaults
+from passl.utils.config import Config, plain, with_defaults
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
 _OPTIMIZER = "optimizer"
 _PARTIAL = ".partial-"
+_SHOWN = 10  # class names in a message
 
 # Parts of a config that a resumed run may change, because they do not change what is learned.
 # A trailing dot stands for everything below.
@@ -150,7 +153,8 @@ class Checkpoint:
             )
         try:
             progress = Progress(**file.metadata["progress"])
-            file.metadata["config"], file.metadata["samples"], file.metadata["global_batch"]
+            file.metadata["config"]["epochs"], file.metadata["samples"]
+            file.metadata["global_batch"]
         except (KeyError, TypeError):
             raise PasslError(
                 f"cannot resume: {path}: its record of the run is incomplete; name another "
@@ -158,45 +162,115 @@ class Checkpoint:
             ) from None
         return cls(path, WeightFile(path, MODEL), progress)
 
-    def check(
-        self, cfg: Dict[str, Any], samples: int, global_batch: int, allow_batch_change: bool = False
-    ) -> None:
-        """Raises PasslError if the config or the data is not that of the checkpoint's run.
+    @property
+    def epochs(self) -> int:
+        """How many the run was to have."""
+        return self.file.metadata["config"]["epochs"]
 
-        With another global batch, if that is allowed, the step becomes the one that many images
-        further into the epoch: the images of a batch that was begun are passed over.
+    @property
+    def schedule_epochs(self) -> int:
+        """Over how many of them the learning rate's schedule goes."""
+        return self.file.metadata.get("schedule_epochs", self.epochs)
+
+    @property
+    def _data(self) -> Dict[str, Any]:
+        """What is recorded of the training set; nothing by earlier versions."""
+        return self.file.metadata.get("data") or {}
+
+    def check_config(self, cfg: Config, extend: Optional[str] = None) -> None:
+        """Raises PasslError if the config is not that of the checkpoint's run.
 
         Args:
             cfg: the config of the run that resumes.
-            samples: images in its training set.
-            global_batch: images an optimizer step.
-            allow_batch_change: whether ``global_batch`` may differ.
+            extend: not None allows it more epochs than the run had.
         """
         for key, then, now in _differences(with_defaults(self.file.metadata["config"]), plain(cfg)):
-            if not any(key == free or (free[-1] == "." and key.startswith(free)) for free in _FREE):
-                raise PasslError(
-                    f"{self.path}: was trained with {key} = {then!r}, the config now says {now!r}; "
-                    "restore it to resume, or begin a new run in another --output-dir with "
-                    f"--pretrained {self.path}"
-                )
-        if self.file.metadata["samples"] != samples:
+            if any(key == free or (free[-1] == "." and key.startswith(free)) for free in _FREE):
+                continue
+            longer = key == "epochs" and now > then
+            if longer and extend is not None:
+                continue
+            switch = "--extend stretch or --extend hold makes the run longer; or " if longer else ""
             raise PasslError(
-                f"{self.path}: was trained on {self.file.metadata['samples']} images but the "
-                f"training set now has {samples}; restore the data to resume"
+                f"{self.path}: was trained with {key} = {then!r}, the config now says {now!r}; "
+                f"{switch}restore it to resume, or begin a new run in another --output-dir with "
+                f"--pretrained {self.path}"
             )
-        before = self.file.metadata["global_batch"]
-        if before != global_batch:
-            if not allow_batch_change:
+
+    def check_data(self, dataset: ImageDataset, allow_change: bool = False) -> None:
+        """Raises PasslError if the training set is not that of the checkpoint's run.
+
+        Args:
+            dataset: what is to be trained on.
+            allow_change: whether files and labels may be others, as many and of the same classes.
+        """
+        facts = self.file.metadata
+        names = facts.get("class_names")
+        begin = f"begin a new run in another --output-dir with --pretrained {self.path}"
+        if names is not None and dataset.class_names not in (None, names):
+            raise PasslError(
+                f"{self.path}: was trained on the classes {_shortened(names)}; the training set "
+                f"now has {_shortened(dataset.class_names)}; restore the data to resume, or {begin}"
+            )
+        moved = self._moved_classes(dataset)
+        if facts["samples"] != len(dataset):
+            raise PasslError(
+                f"{self.path}: was trained on {facts['samples']} images but the training set now "
+                f"has {len(dataset)}{moved}; restore the data to resume, or {begin}"
+            )
+        then = self._data.get("sha256")
+        if then is None:
+            logger.info(
+                "%s: an earlier version of PASSL has written it without a record of files and "
+                "labels: whether they are the same could not be compared", self.path,
+            )  # fmt: skip
+        elif then != dataset.digest():
+            what = f"other files or labels than the run was trained on, or in another order{moved}"
+            if not allow_change:
                 raise PasslError(
-                    f"{self.path}: was trained with {before} images a step, now it would be "
-                    f"{global_batch} (batch_size × processes × accumulation); set "
-                    f"global_batch_size={before}, or --allow-batch-change"
+                    f"{self.path}: the training set has as many images as before, but {what}; "
+                    f"restore the data to resume, allow it with --allow-data-change, or {begin}"
                 )
-            epoch, step = divmod(self.progress.step, samples // before)
-            self.progress.step = epoch * (samples // global_batch) + min(
-                -(-step * before // global_batch), samples // global_batch
+            logger.warning("%s: going on with %s", self.path, what)
+
+    def _moved_classes(self, dataset: ImageDataset) -> str:
+        """Returns which classes have another number of images now, as far as that is known."""
+        then = self._data.get("class_counts")
+        if then is None:
+            return ""
+        now = dataset.class_counts()
+        count = max(len(then), len(now))
+        then, now = (list(c) + [0] * (count - len(c)) for c in (then, now))
+        changed = [i for i in range(count) if then[i] != now[i]]
+        names = dataset.class_names or [f"class {i}" for i in range(count)]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        told = ", ".join(f"{names[i]} {then[i]} → {now[i]}" for i in changed[:3])
+        return f" ({told}{more})" if changed else ""
+
+    def check_batch(self, global_batch: int, allow_change: bool = False) -> None:
+        """Raises PasslError if a step has another number of images than in the checkpoint's run.
+
+        If that is allowed, the step becomes the one that many images further into the epoch: the
+        images of a batch that was begun are passed over.
+
+        Args:
+            global_batch: images an optimizer step.
+            allow_change: whether it may differ.
+        """
+        before, samples = self.file.metadata["global_batch"], self.file.metadata["samples"]
+        if before == global_batch:
+            return
+        if not allow_change:
+            raise PasslError(
+                f"{self.path}: was trained with {before} images a step, now it would be "
+                f"{global_batch} (batch_size × processes × accumulation); set "
+                f"global_batch_size={before}, or --allow-batch-change"
             )
-            self.progress.evaluated_step = -1
+        epoch, step = divmod(self.progress.step, samples // before)
+        self.progress.step = epoch * (samples // global_batch) + min(
+            -(-step * before // global_batch), samples // global_batch
+        )
+        self.progress.evaluated_step = -1
 
     def restore(
         self,
@@ -226,10 +300,6 @@ def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any
         yield from _differences(a, b, f"{path}.{key}" if path else str(key))
 
 
-def find_checkpoint(resume: Optional[str], latest: Path) -> Optional[Path]:
-    """Returns the checkpoint that ``--resume`` means: a path, or for ``auto`` the latest."""
-    if resume is None:
-        return None
-    if resume == "auto":
-        return latest if latest.exists() else None
-    return Path(resume)
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

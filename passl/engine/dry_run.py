@@ -60,7 +60,10 @@ def dry_run(
     check_sections(cfg, 1)
     plan = make_plan(cfg, Processes())
     if pretrained is not None:
-        load_weights(plan.architecture, pretrained, weights_key, allow_partial, new_head=True)
+        load_weights(
+            plan.architecture, pretrained, weights_key, allow_partial, new_head=True,
+            class_names=plan.datasets["train"].class_names,
+        )  # fmt: skip
     build_hooks(cfg.hooks)
     if cfg.ema is not None:
         WeightAverage(plan.architecture, **cfg.ema)

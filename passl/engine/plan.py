@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import paddle
 
@@ -60,12 +60,13 @@ def check_sections(cfg: Config, processes: int) -> None:
     batch_plan(cfg, processes)
 
 
-def make_plan(cfg: Config, processes: Processes) -> Plan:
+def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] = None) -> Plan:
     """Builds what a config describes.
 
     Args:
         cfg: the whole config, which has passed ``check_sections``.
         processes: those that will train; all must call this.
+        schedule_epochs: over which the learning rate's schedule goes; None for those of the config.
 
     Raises:
         PasslError: anything wrong with config or data.
@@ -90,7 +91,12 @@ def make_plan(cfg: Config, processes: Processes) -> Plan:
     return Plan(
         architecture=architecture,
         optimizer=build_optimizer(cfg.optimizer, architecture),
-        schedule=build_schedule(cfg.lr_scheduler, total_steps, steps_per_epoch, global_batch),
+        schedule=build_schedule(
+            cfg.lr_scheduler,
+            (schedule_epochs or cfg.epochs) * steps_per_epoch,
+            steps_per_epoch,
+            global_batch,
+        ),
         datasets=datasets,
         samples=samples,
         global_batch=global_batch,

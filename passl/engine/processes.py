@@ -45,6 +45,13 @@ class Processes:
         distributed.all_reduce(total)
         return total.numpy().tolist()
 
+    def mean(self, tensor: paddle.Tensor) -> paddle.Tensor:
+        """Returns the mean of a tensor over the processes, the same in all; all must call it."""
+        total = tensor.astype("float64")
+        if self.size > 1:
+            distributed.all_reduce(total)
+        return (total / self.size).astype(tensor.dtype)
+
     def agree(self, what: str, value: float, remedy: str) -> None:
         """Raises PasslError in every process unless all come with the same number.
 

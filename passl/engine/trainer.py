@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
@@ -15,29 +16,26 @@ import paddle
 
 from passl.datasets import ImageDataset, Loader, TrainingBatches, dead_worker
 from passl.engine.background import Background
-from passl.engine.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    remove_partial_files,
-    training_state,
-    write_checkpoint,
-)
+from passl.engine.checkpoint import remove_partial_files, training_state, write_checkpoint
 from passl.engine.checks import check_images
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.execution import Execution
 from passl.engine.interrupts import Interrupted, Interrupts
 from passl.engine.peers import Peers
-from passl.engine.plan import check_sections, make_plan
+from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
+from passl.engine.run_lock import RunLock
+from passl.engine.running_statistics import share_running_statistics
 from passl.engine.sharding import check_sharding
+from passl.engine.start import Start
 from passl.engine.tally import Tally
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
-from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
+from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.hooks.metrics_file import read_metrics
 from passl.modeling.architectures import Architecture
-from passl.solver import Optimizer, Schedule, WeightAverage
+from passl.solver import Optimizer, WeightAverage, held
 from passl.utils.config import Config, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
@@ -53,6 +51,8 @@ def train(
     weights_key: Optional[str] = None,
     allow_partial: bool = False,
     allow_batch_change: bool = False,
+    allow_data_change: bool = False,
+    extend: Optional[str] = None,
 ) -> Record:
     """Trains as the config says, and writes everything to ``cfg.output_dir``.
 
@@ -61,11 +61,15 @@ def train(
     Args:
         cfg: the whole config.
         resume: a checkpoint to continue from; ``auto`` takes the latest of the output folder
-            and starts from the beginning where there is none.
-        pretrained: weights to begin from, without training state, whoever released them. A head
-            for another number of classes is left out.
+            and starts from the beginning, or from ``pretrained``, where there is none.
+        pretrained: weights to begin from, without training state, whoever released them. Of a head
+            for other classes, those rows are taken whose classes have the same names.
         weights_key, allow_partial: see ``passl.weights.load_weights``.
         allow_batch_change: whether a resumed run may take another number of images a step.
+        allow_data_change: whether it may have other images or labels, as many as before.
+        extend: allows a resumed run more epochs than it had: ``stretch`` takes the learning rate of
+            a run that was to be that long from the start, ``hold`` keeps the schedule as it was and
+            its last rate beyond its end.
 
     Returns:
         The last evaluation record (of the test split where there is one, else of the
@@ -81,40 +85,37 @@ def train(
     precision = Precision(cfg.amp, device)
     check_sections(cfg, launched_size())
     folder = Path(cfg.output_dir)
-    latest = checkpoint_folder(folder) / LATEST
-    checkpoint_path = find_checkpoint(resume, latest)
-    if resume != "auto" and (latest.exists() or (folder / "metrics.jsonl").exists()):
-        # Going back to an older checkpoint of the same run is the one other way to write here.
-        if checkpoint_path is None or not _same_folder(checkpoint_path.parent, latest.parent):
-            raise PasslError(
-                f"{folder}: holds a run already; continue it with --resume auto, or choose "
-                "another --output-dir"
-            )
-
-    if checkpoint_path is None and _checkpoints(folder):
-        raise PasslError(
-            f"{latest}: is missing, and starting anew would replace the checkpoints beside it; "
-            "go on from one of them with --resume PATH, or choose another --output-dir"
-        )
-
     processes = join_processes()
+    with RunLock(folder, processes) as lock:
+        start = Start(
+            folder, resume, pretrained, weights_key, allow_partial, allow_batch_change,
+            allow_data_change, extend,
+        )  # fmt: skip
+        return _train(cfg, folder, device, precision, processes, lock, start)
+
+
+def _train(
+    cfg: Config,
+    folder: Path,
+    device: str,
+    precision: Precision,
+    processes: Processes,
+    lock: RunLock,
+    start: Start,
+) -> Record:
     check_sharding(cfg, device, processes)
-    plan = make_plan(cfg, processes)
+    schedule_epochs = start.schedule_epochs(cfg)
+    plan = make_plan(cfg, processes, schedule_epochs)
     architecture, optimizer, datasets = plan.architecture, plan.optimizer, plan.datasets
     samples, global_batch, total_steps = plan.samples, plan.global_batch, plan.total_steps
     hooks = build_hooks(cfg.hooks, processes.is_first)
 
-    progress, resumed_at = Progress(), 0
-    if checkpoint_path is not None:
-        checkpoint = Checkpoint.open(checkpoint_path)
-        resumed_at = checkpoint.progress.step
-        checkpoint.check(cfg, samples, global_batch, allow_batch_change)
-        progress = checkpoint.progress
-    elif pretrained is not None:
-        load_weights(architecture, pretrained, weights_key, allow_partial, new_head=True)
+    resumed_at = start.resumed_at
+    progress = start.check(cfg, datasets["train"], global_batch)
+    start.load_pretrained(architecture, datasets["train"].class_names)
     average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)
-    if checkpoint_path is not None:
-        checkpoint.restore(architecture, optimizer, average)
+    if start.checkpoint is not None:
+        start.checkpoint.restore(architecture, optimizer, average)
     for name, dataset in datasets.items():
         check_images(architecture, dataset, cfg.dataloader[name], name, cfg.seed)
     execution = Execution(cfg, architecture, optimizer, precision, processes)
@@ -142,7 +143,12 @@ def train(
         if name in datasets
     }
 
+    digest = datasets["train"].digest()
     processes.agree("the size of the training set", samples, "give every host the same images")
+    processes.agree(
+        "the files and labels of the training set (a part of their SHA-256)", int(digest[:13], 16),
+        "give every host the same images and labels",
+    )  # fmt: skip
     processes.agree(
         "the step to begin at", progress.step,
         f"put {folder} on a disk that all hosts share, so that all see its checkpoints",
@@ -150,12 +156,16 @@ def train(
 
     # -- from here on the run writes
     environment = {**describe_environment(device), "processes": processes.size}
+    lock.take()
     _prepare_folder(folder, cfg, environment, processes)
     record = {
         "samples": samples,
         "global_batch": global_batch,
         "samples_seen": 0,
         "class_names": datasets["train"].class_names,
+        "data": {"sha256": digest, "class_counts": datasets["train"].class_counts()},
+        "pretrained": start.pretrained,
+        "schedule_epochs": schedule_epochs,
         "config": plain(cfg),
         "environment": environment,
     }
@@ -170,6 +180,7 @@ def train(
                 progress.bad_in_a_row,
             )
             return False
+        share_running_statistics(architecture, processes)
         loss_sum, loss_images = processes.sum([progress.loss_sum, progress.loss_images])
         # From here on each process has the same part of the sum, as it will after a resume.
         progress.loss_sum = loss_sum / processes.size
@@ -205,7 +216,7 @@ def train(
         architecture=architecture,
         loader=loader,
     )
-    _announce(run, architecture, datasets, checkpoint_path, plan.accumulation)
+    _announce(run, architecture, datasets, start, plan, schedule_epochs)
     try:
         with saving, Interrupts() as stop, Peers(processes, stop, cfg.parallel.lost_after) as peers:
             _call(hooks, "on_start", run)
@@ -217,7 +228,7 @@ def train(
                     optimizer,
                     average,
                     tally,
-                    plan.schedule,
+                    held(plan.schedule),
                     batches,
                     evaluation_loaders.get("val"),
                     plan.accumulation,
@@ -233,12 +244,13 @@ def train(
                         run, architecture, evaluation_loaders["test"], hooks, peers, processes
                     )
             processes.wait()
-            if processes.is_first and not latest.exists():
+            if processes.is_first and not (checkpoint_folder(folder) / LATEST).exists():
                 raise PasslError(
                     f"{folder}: the run has ended without a checkpoint, because its last "
                     "gradients were not finite; lower learning_rate, lengthen the warm-up or set "
                     "optimizer.grad_clip"
                 )
+            _conclude(run)
     except SystemError as error:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
@@ -267,7 +279,7 @@ def _loop(
     optimizer: Optimizer,
     average: Optional[WeightAverage],
     tally: Tally,
-    schedule: Schedule,
+    schedule: Callable[[int], float],
     batches: Iterator[Dict[str, Any]],
     val_loader: Optional[Loader],
     accumulation: int,
@@ -288,6 +300,8 @@ def _loop(
     while True:
         if val_loader is not None and _evaluation_due(run):
             paused = time.perf_counter()
+            _call(hooks, "before_evaluation", run)
+            share_running_statistics(architecture, processes)
             with _evaluated(average), execution.autocast():
                 record = evaluate(
                     architecture,
@@ -422,7 +436,8 @@ def _test_once(
 ) -> None:
     """Reports the test split, with the best weights, once in the life of a run."""
     records = read_metrics(run.folder / "metrics.jsonl") if processes.is_first else []
-    if processes.sum([any(record.get("split") == "test" for record in records)])[0]:
+    done = [r.get("split") == "test" and r["step"] == run.progress.step for r in records]
+    if processes.sum([any(done)])[0]:
         return
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
@@ -434,17 +449,39 @@ def _test_once(
     _call(hooks, "on_evaluation", run, record)
 
 
-def _checkpoints(folder: Path) -> List[Path]:
-    return sorted(checkpoint_folder(folder).glob("*.safetensors"))
+def _conclude(run: Run) -> None:
+    """Says what came of the run, where it is, and what one does with it."""
+    checkpoints, best = checkpoint_folder(run.folder), run.progress.best
+    if best is not None:
+        logger.info(
+            "best: epoch %d, %s Top-1 %.2f %%, loss %.4f, in %s; the last weights are in %s",
+            best["epoch"],
+            best["split"],
+            best["top1"],
+            best["loss"],
+            checkpoints / BEST,
+            LATEST,
+        )
+    else:
+        logger.info("done: the last weights are in %s", checkpoints / LATEST)
+    config = shlex.quote(str(run.folder / RUN_CONFIG))
+    logger.info(
+        "next: %s",
+        "   or   ".join(
+            f"{command(name)} -c {config} {rest}"
+            for name, rest in (
+                ("eval", f"--report {shlex.quote(str(run.folder / 'report'))}"),
+                ("predict", "IMAGE …"),
+                ("export", f"--output {shlex.quote(str(run.folder / 'deploy'))}"),
+            )
+            if name != "eval" or best is not None
+        ),
+    )
 
 
 def _last_evaluation(folder: Path) -> Record:
     records = [r for r in read_metrics(folder / "metrics.jsonl") if "split" in r]
     return records[-1] if records else {}
-
-
-def _same_folder(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()
 
 
 def _prepare_folder(
@@ -455,11 +492,10 @@ def _prepare_folder(
             processes.wait()  # for the folder
             log_to_file(str(folder / f"train.process{processes.rank}.log"))
             return
-        folder.mkdir(parents=True, exist_ok=True)
         checkpoint_folder(folder).mkdir(exist_ok=True)  # now, not after the first epoch
         remove_partial_files(checkpoint_folder(folder))
         log_to_file(str(folder / "train.log"))
-        (folder / "config.yaml").write_text(cfg.to_yaml(), encoding="utf-8")
+        (folder / RUN_CONFIG).write_text(cfg.to_yaml(), encoding="utf-8")
         # One line per process that worked on the run, so that a number can be traced.
         line = json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
         with open(folder / "environment.jsonl", "a", encoding="utf-8") as file:
@@ -474,8 +510,9 @@ def _announce(
     run: Run,
     architecture: Architecture,
     datasets: Dict[str, ImageDataset],
-    checkpoint_path: Optional[Path],
-    accumulation: int,
+    start: Start,
+    plan: Plan,
+    schedule_epochs: int,
 ) -> None:
     environment = run.environment
     parameters = sum(p.size for p in architecture.parameters() if not p.stop_gradient)
@@ -498,7 +535,7 @@ def _announce(
         run.cfg.epochs,
         run.steps_per_epoch,
         run.global_batch,
-        (f" in {accumulation} micro-batches" if accumulation > 1 else "")
+        (f" in {plan.accumulation} micro-batches" if plan.accumulation > 1 else "")
         + (f", on {environment['processes']} processes" if environment["processes"] > 1 else ""),
     )
     for name in ("val", "test"):
@@ -511,10 +548,16 @@ def _announce(
             "evaluated and kept as best: the moving average of the weights, decay %g",
             run.cfg.ema.decay,
         )
-    if checkpoint_path is not None:
+    if schedule_epochs != run.cfg.epochs:
+        logger.info(
+            "the learning rate's schedule goes over %d epochs; after them it stays at %.3g",
+            schedule_epochs,
+            held(plan.schedule)(run.total_steps),
+        )
+    if start.checkpoint is not None:
         logger.info(
             "resumed from %s at step %d%s",
-            checkpoint_path,
+            start.checkpoint.path,
             run.progress.step,
             ": nothing is left to train" if run.progress.step == run.total_steps else "",
         )

@@ -107,6 +107,9 @@ class Hook:
     def on_record(self, run: Run, record: Record) -> None:
         """A record of the training loss, every ``log_config.interval`` steps."""
 
+    def before_evaluation(self, run: Run) -> None:
+        """The validation split is about to be evaluated, which may fail."""
+
     def on_evaluation(self, run: Run, record: Record) -> None:
         """An evaluation of a split is done."""
 

@@ -9,6 +9,7 @@ from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.logging import logger
 
 LATEST, BEST = "latest.safetensors", "best.safetensors"
+RUN_CONFIG = "config.yaml"  # in a run's folder, beside that of the checkpoints
 
 
 def checkpoint_folder(folder: Path) -> Path:
@@ -21,32 +22,52 @@ class Checkpoint(Hook):
     """Keeps ``latest``, ``best`` (by Top-1 on the validation split) and the last few by number.
 
     The config's ``checkpoint`` section says when: every ``interval_steps`` and at the end of
-    every ``interval_epochs``, besides at the end, at a new best and on a request to stop.
+    every ``interval_epochs``, before the evaluation that may be due there, besides at the end, at a
+    new best and on a request to stop.
     """
 
     in_every_process = True  # the state is put together from all of them
 
     def __init__(self):
         self._best_is_new = False
-        self._saved_step = -1
+        self._saved = (-1, -1)  # the step, and the one that was evaluated last
+
+    def before_evaluation(self, run: Run) -> None:
+        # What cannot be evaluated (an image that cannot be read, a full memory) shall not cost the
+        # epoch: a resume from here begins with the evaluation.
+        if self._due(run):
+            self._save(run)
 
     def on_evaluation(self, run: Run, record: Record) -> None:
         self._best_is_new = run.progress.best is record
 
     def on_step(self, run: Run) -> None:
+        finished = run.progress.step == run.total_steps and not self._is_saved(run)
+        if (
+            self._best_is_new
+            or finished
+            or (self._due(run) and self._saved[0] != run.progress.step)
+        ):
+            self._save(run)
+
+    @staticmethod
+    def _due(run: Run) -> bool:
+        """Whether the step is one after which the config wants a checkpoint."""
         step, every = run.progress.step, run.cfg.checkpoint
-        due = step == run.total_steps or self._best_is_new
+        due = step == run.total_steps
         if every.interval_steps:
             due = due or step % every.interval_steps == 0
         if every.interval_epochs:
             due = due or (run.at_epoch_end and run.epoch % every.interval_epochs == 0)
-        if due:
-            self._save(run)
+        return due
+
+    def _is_saved(self, run: Run) -> bool:
+        return self._saved == (run.progress.step, run.progress.evaluated_step)
 
     def on_stop(self, run: Run) -> None:
-        if self._saved_step != run.progress.step:
+        if not self._is_saved(run):
             self._save(run)
-        if self._saved_step != run.progress.step:
+        if not self._is_saved(run):
             return
         run.finish_saving()
         logger.info(
@@ -70,4 +91,5 @@ class Checkpoint(Hook):
                 old.unlink()
 
         if run.save(paths, remove_old):
-            self._best_is_new, self._saved_step = False, run.progress.step
+            self._best_is_new = False
+            self._saved = run.progress.step, run.progress.evaluated_step

@@ -25,9 +25,20 @@ def read_metrics(path: Path) -> Iterator[Record]:
                 raise PasslError(f"{path}:{number}: is not a JSON record; repair it") from None
 
 
-def open_records(path: Path, until: int) -> TextIO:
-    """Opens a file of records to add to it, after taking out what lies beyond step ``until``."""
-    kept = [record for record in read_metrics(path) if record["step"] <= until]
+def open_records(path: Path, until: int, evaluated: bool = True) -> TextIO:
+    """Opens a file of records to add to it, after taking out what a run is going to do anew.
+
+    Args:
+        path: the file.
+        until: the step that the run begins after; what lies beyond is taken out.
+        evaluated: whether that step's evaluations are not going to be done anew.
+    """
+    kept = [
+        record
+        for record in read_metrics(path)
+        if record["step"] < until
+        or (record["step"] == until and (evaluated or "split" not in record))
+    ]
     with replacing(path) as aside:
         with open(aside, "w", encoding="utf-8") as file:
             for record in kept:
@@ -52,7 +63,8 @@ class MetricsFile(Hook):
         self._file: Optional[TextIO] = None
 
     def on_start(self, run: Run) -> None:
-        self._file = open_records(run.folder / "metrics.jsonl", run.resumed_at)
+        evaluated = run.progress.evaluated_step == run.progress.step
+        self._file = open_records(run.folder / "metrics.jsonl", run.resumed_at, evaluated)
 
     def on_record(self, run: Run, record: Record) -> None:
         write_record(self._file, record)

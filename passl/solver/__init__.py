@@ -10,7 +10,7 @@ from passl.solver.averaging import WeightAverage
 from passl.solver.loss_scaling import LossScaling
 from passl.solver.optimizer import Optimizer
 from passl.solver.optimizers import OPTIMIZERS
-from passl.solver.schedules import SCHEDULES, Schedule
+from passl.solver.schedules import SCHEDULES, Schedule, held
 
 
 def build_optimizer(cfg: Mapping[str, Any], model: nn.Layer) -> Optimizer:
@@ -36,4 +36,5 @@ __all__ = [
     "WeightAverage",
     "build_optimizer",
     "build_schedule",
+    "held",
 ]

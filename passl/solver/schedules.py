@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import List, Optional, Sequence
+from typing import Callable, List, Optional, Sequence
 
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
@@ -89,6 +89,12 @@ class Schedule(abc.ABC):
     @abc.abstractmethod
     def decayed(self, step: int) -> float:
         """Returns the learning rate at a step after warm-up."""
+
+
+def held(schedule: Schedule) -> Callable[[int], float]:
+    """Returns the schedule for a run that may be longer: beyond its end its last rate stays."""
+    last = schedule.total_steps - 1
+    return lambda step: schedule(min(step, last))
 
 
 @SCHEDULES.register

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -47,6 +48,7 @@ def load_weights(
     key: Optional[str] = None,
     allow_partial: bool = False,
     new_head: bool = False,
+    class_names: Optional[Sequence[str]] = None,
 ) -> LoadReport:
     """Loads a weight file into a network, whoever released it.
 
@@ -59,20 +61,28 @@ def load_weights(
         path: the file, see ``WeightFile`` for the formats; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.
-        new_head: leave the head as it is where the file has none, or one for another number of
-            classes: fine-tuning.
+        new_head: leave the head as it is where the file has none, or one for other classes:
+            fine-tuning. Classes are others where their number is, or their names are known and
+            differ; the rows of those with the same name are taken.
+        class_names: of the network's classes, where they have names.
 
     Raises:
         PasslError: an unreadable file, or names and shapes that do not fit. The network is then
             unchanged, unless the file turns out to be damaged half way.
     """
     if isinstance(path, WeightFile):
-        return _load(model, path, allow_partial, new_head)
+        return _load(model, path, allow_partial, new_head, class_names)
     with WeightFile(path, key) as file:
-        return _load(model, file, allow_partial, new_head)
+        return _load(model, file, allow_partial, new_head, class_names)
 
 
-def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool) -> LoadReport:
+def _load(
+    model: nn.Layer,
+    file: WeightFile,
+    allow_partial: bool,
+    new_head: bool,
+    class_names: Optional[Sequence[str]],
+) -> LoadReport:
     prefix = "" if hasattr(model, "backbone") else _BACKBONE
     own = {prefix + name: tensor for name, tensor in model.state_dict().items()}
     backbone = getattr(model, "backbone", model)
@@ -88,6 +98,8 @@ def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool
     left_out = []
     if not any(name.startswith(_HEAD) for name in own):
         left_out = [name for name in tensors if name.startswith(_HEAD)]
+    elif new_head and _other_classes(own, tensors, file.metadata.get("class_names"), class_names):
+        tensors = _with_rows_by_name(own, tensors, file, class_names)
     elif new_head and _other_head(own, tensors):
         left_out = [name for name in tensors if name.startswith(_HEAD)]
         logger.info(
@@ -160,6 +172,64 @@ def _other_head(own: Dict[str, Any], tensors: Dict[str, StoredArray]) -> bool:
     return heads[0] != heads[1]
 
 
+def _other_classes(
+    own: Dict[str, Any],
+    tensors: Dict[str, StoredArray],
+    recorded: Optional[Sequence[str]],
+    class_names: Optional[Sequence[str]],
+) -> bool:
+    """Tells whether both heads' classes have names, of which some are the same and not all."""
+    if recorded is None or class_names is None or list(recorded) == list(class_names):
+        return False
+    counts = (len(recorded), len(class_names))
+    return counts == (_classes(tensors), _classes(own))
+
+
+def _with_rows_by_name(
+    own: Dict[str, Any],
+    tensors: Dict[str, StoredArray],
+    file: WeightFile,
+    class_names: Sequence[str],
+) -> Dict[str, StoredArray]:
+    """Returns the tensors with a head for the network's classes.
+
+    Of a head's parameters the last axis counts classes. What the file's head knows of a class is
+    taken; the others keep their initial values.
+    """
+    there = {name: i for i, name in enumerate(file.metadata["class_names"])}
+    common = [(j, there[name]) for j, name in enumerate(class_names) if name in there]
+    new = [name for name in class_names if name not in there]
+    if common:
+        logger.info(
+            "%s: of its head the rows of %d classes with the same name are taken (%s)%s",
+            file.path, len(common), _some([class_names[j] for j, _ in common]),
+            f"; those of {len(new)} begin anew ({_some(new)})" if new else "",
+        )  # fmt: skip
+    else:
+        logger.info("%s: its head knows none of the classes, so the head begins anew", file.path)
+    merged = dict(tensors)
+    for name, array in tensors.items():
+        if name.startswith(_HEAD) and name in own:
+            merged[name] = StoredArray(
+                tuple(own[name].shape),
+                array.dtype,
+                functools.partial(_rows, own[name], array, common),
+            )
+    return merged
+
+
+def _rows(own: paddle.Tensor, array: StoredArray, common: List[Tuple[int, int]]) -> np.ndarray:
+    rows = own.astype("float32").numpy().copy()
+    to, source = ([pair[i] for pair in common] for i in (0, 1))
+    rows[..., to] = _plain(array.read())[..., source]
+    return rows
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def _classes(tensors: Dict[str, Any]) -> int:
     return next((t.shape[-1] for name, t in tensors.items() if name.startswith(_HEAD)), 0)
 
@@ -202,7 +272,4 @@ def _same_kind(dtype: np.dtype, own: paddle.dtype) -> bool:
 
 
 def _list(title: str, names: List[str]) -> List[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{more}"]
+    return [f"{len(names)} {title}: {_some(names)}"] if names else []

@@ -1,0 +1,110 @@
+"""One run at a time writes to a folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from passl.engine.processes import Processes
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+
+LOCK = ".lock"
+_HELD = (errno.EACCES, errno.EAGAIN)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class RunLock:
+    """Keeps other runs out of a folder, as a context.
+
+    The first process of the run holds a lock of the operating system on a file in the folder, which
+    ends with the process, however that ends. Data workers do not inherit it.
+
+    Args:
+        folder: of the run.
+        processes: those of the run, all of which must use it.
+
+    Raises:
+        PasslError: another run goes on in the folder, or it cannot be written to.
+    """
+
+    def __init__(self, folder: Path, processes: Processes):
+        self._path, self._processes = folder / LOCK, processes
+        self._file: Any = None
+
+    def __enter__(self) -> RunLock:
+        """Takes the lock if the folder is there; where it is not, no run can be in it."""
+        self._take(only_if_there=True)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def take(self) -> None:
+        """Makes the folder where it is missing and takes the lock, unless that has been done."""
+        self._take(only_if_there=False)
+
+    def _take(self, only_if_there: bool) -> None:
+        problem: Optional[PasslError] = None
+        if self._processes.is_first and self._file is None:
+            if self._path.parent.is_dir() or not only_if_there:
+                try:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    self._lock()
+                except PasslError as error:
+                    problem = error
+                except OSError as error:
+                    place = error.filename or self._path.parent
+                    problem = PasslError(f"{place}: cannot be written ({error.strerror})")
+        if self._processes.sum([problem is not None])[0]:
+            raise problem or PasslError(
+                f"{self._path.parent}: the first process cannot have the folder; see its message"
+            )
+
+    def _lock(self) -> None:
+        while True:
+            file = open(self._path, "a+", encoding="utf-8")
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                held = self._holder(file) if error.errno in _HELD else ""
+                file.close()
+                if held:
+                    raise PasslError(
+                        f"{self._path.parent}: a run goes on here ({held}); wait for it, stop it, "
+                        "or choose another --output-dir"
+                    ) from None
+                if error.errno not in _NO_LOCKS:
+                    raise
+                logger.warning(
+                    "%s: its file system has no locks (%s): see to it that no other run writes "
+                    "there", self._path.parent, error.strerror,
+                )  # fmt: skip
+                return
+            # The run before may have removed the file between our opening and locking it.
+            if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                break
+            file.close()
+        file.truncate(0)
+        holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
+        file.write(json.dumps(holder) + "\n")
+        file.flush()
+        self._file = file
+
+    @staticmethod
+    def _holder(file: Any) -> str:
+        try:
+            file.seek(0)
+            held = json.loads(file.readline())
+            return f"process {held['process']} on {held['host']}, since {held['since']}"
+        except (ValueError, KeyError, TypeError, OSError):  # it is about to write it
+            return "it has just begun"
