@@ -1,7 +1,7 @@
 """What runs an exported network: one function each, from images to logits.
 
-Each is told which precision to compute in: some choose bfloat16 by themselves where the processor has
-it, and the logits then differ in the third digit.
+Each is told which precision to compute in: some choose bfloat16 by themselves where the processor
+has it, and the logits then differ in the third digit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 from paddle import inference, nn
 
+from passl.utils.commands import command
 from passl.utils.errors import PasslError
 from passl.utils.quiet import quiet
 
@@ -36,7 +37,7 @@ def program_file(folder: Path) -> Path:
         path = folder / f"{PADDLE}{suffix}"
         if path.exists():
             return path
-    raise PasslError(f"{folder}: holds no exported model; make one with tools/export.py")
+    raise PasslError(f"{folder}: holds no exported model; make one with {command('export')}")
 
 
 def eager(network: nn.Layer) -> Run:
@@ -54,7 +55,7 @@ def paddle_inference(folder: Path, onednn: bool = False, bfloat16: bool = False)
     """Returns Paddle Inference over the model in a folder, on the device that Paddle is set to.
 
     Args:
-        folder: of ``tools/export.py``.
+        folder: of ``passl export``.
         onednn: let oneDNN compute (processors).
         bfloat16: let oneDNN compute in bfloat16. Without AVX-512 PaddlePaddle computes in float32
             and does not say so; see ``has_avx512``.
@@ -148,7 +149,7 @@ def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[
     """Yields every way of running a network here: its name, it, and why not where it is None.
 
     Args:
-        folder: where ``tools/export.py`` has put the network.
+        folder: where ``passl export`` has put the network.
         network: the network itself.
     """
     onnx, int8 = folder / ONNX, folder / ONNX_INT8

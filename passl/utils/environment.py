@@ -109,7 +109,7 @@ def select_device(device: str, tf32: bool = True) -> str:
         else:
             reason = (
                 f"PaddlePaddle {paddle.__version__} here is the CPU build "
-                "(the README says how to install the GPU build)"
+                "(https://www.paddlepaddle.org.cn/en/install/quick has the GPU builds)"
             )
         raise PasslError(f"device 'gpu' was asked for, but {reason}; use --device cpu instead")
     if not tf32:
