@@ -22,9 +22,9 @@ REQUIREMENTS = [
 class BuildWithConfigs(build_py):
     """Puts the configs, which stand at the top of the checkout, inside the package.
 
-    Not by ``package_dir``: with any other entry than the first, an editable installation is a finder
-    that Python asks last, after it has taken a checkout called ``passl`` in the current folder for
-    an empty package.
+    Not by ``package_dir``: with more than one entry an editable installation is a finder that
+    Python asks last, after it has taken a checkout called ``passl`` in the current folder for an
+    empty package.
     """
 
     def run(self):
