@@ -1,8 +1,10 @@
 """Packaging. PaddlePaddle is an extra, because its CPU and GPU builds exclude each other."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = next(
@@ -15,26 +17,35 @@ REQUIREMENTS = [
     for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith(("#", "paddlepaddle"))
 ]
-CONFIG_FOLDERS = [p.name for p in sorted((ROOT / "configs").iterdir()) if p.is_dir()]
+
+
+class BuildWithConfigs(build_py):
+    """Puts the configs, which stand at the top of the checkout, inside the package.
+
+    Not by ``package_dir``: with more than one entry an editable installation is a finder that
+    Python asks last, after it has taken a checkout called ``passl`` in the current folder for an
+    empty package.
+    """
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            configs = Path(self.build_lib) / "passl" / "configs"
+            shutil.copytree(ROOT / "configs", configs, dirs_exist_ok=True)
+
 
 setup(
-    name="passl",
+    name="passl-paddle",  # on PyPI, `passl` is another project
     version=VERSION,
     description="Train and evaluate MLP-Mixer and its relatives on PaddlePaddle",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9,<3.14",
-    # The configs stand at the top of the checkout and inside the package once installed.
-    packages=find_packages(include=["passl", "passl.*"])
-    + ["passl.configs"]
-    + [f"passl.configs.{name}" for name in CONFIG_FOLDERS],
-    package_dir={"passl.configs": "configs"},
-    package_data={
-        "passl.configs": ["*.yaml"],
-        "passl.datasets": ["*.txt"],
-        **{f"passl.configs.{name}": ["*.yaml"] for name in CONFIG_FOLDERS},
-    },
+    packages=find_packages(include=["passl", "passl.*"]),
+    package_dir={"": "."},
+    package_data={"passl.datasets": ["*.txt"]},
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=REQUIREMENTS,
     extras_require={
         # Paddle 2.6 needs setuptools on Python 3.12, and does not ask for it.

@@ -41,6 +41,8 @@ make_environment() {
         echo "making a virtual environment with $("$python" --version) in $dir"
         "$python" -m venv "$dir" || fail "$dir: the virtual environment could not be made"
     fi
+    # What this checkout was called once: it is in the way of the command `passl`.
+    "$dir/bin/python" -m pip uninstall --quiet --quiet --yes passl
     echo "installing (the first time this fetches a few hundred megabytes) …"
     "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
         -e "$PASSL_ROOT[$extras]" "$@" ||

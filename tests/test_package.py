@@ -19,14 +19,14 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
             capture_output=True, text=True, timeout=300, **options,
         )  # fmt: skip
 
-    copy = tmp_path / "source"
+    copy = tmp_path / "passl"  # as a checkout is called
     names = ("passl", "configs", "setup.py", "requirements.txt", "README.md", "pyproject.toml")
     subprocess.run(["mkdir", copy], check=True)
     for name in names:
         subprocess.run(["cp", "-r", ROOT / name, copy], check=True)
     built = python("-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, copy)
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("passl-*.whl")
+    (wheel,) = tmp_path.glob("passl_paddle-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert "passl/configs/mlp_mixer/mlp-mixer_b16_224.yaml" in names
@@ -44,6 +44,18 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
     site = tmp_path / "site"
     installed = python("-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel)
     assert installed.returncode == 0, installed.stderr
+    installed = python(
+        "-m", "pip", "install", "-q", "--no-deps", "--prefix", tmp_path / "e", "-e", copy
+    )
+    assert installed.returncode == 0, installed.stderr
+    (path,) = (tmp_path / "e").rglob("*.pth")
+    # In the folder above it, the checkout looks like an empty package.
+    look = (
+        f"import site; site.addsitedir({str(path.parent)!r}); import passl; print(passl.__file__)"
+    )
+    run = python("-c", look, cwd=tmp_path)
+    assert run.stdout.strip() == str(copy / "passl" / "__init__.py"), run.stdout + run.stderr
+
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     env = {**os.environ, "PYTHONPATH": str(site)}

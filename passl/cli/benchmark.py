@@ -20,6 +20,7 @@ from passl.engine import benchmarks
 from passl.engine.export import TOLERANCE
 from passl.engine.runtimes import math_threads
 from passl.modeling.network import Network
+from passl.utils.commands import command
 from passl.utils.config import Config
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
@@ -30,9 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         "Measure what a config's run is held back by. data: the input pipeline, stage by stage "
         "and as a whole; step: the model alone; train: both, and how long the model waits; infer: "
         "a trained network in every runtime that is installed, side by side.",
-        "  python tools/benchmark.py data -c configs/mlp_mixer/mlp-mixer_groceries.yaml\n"
-        "  python tools/benchmark.py train -c mlp-mixer_b16_224 --device gpu --json speed.json\n"
-        "  python tools/benchmark.py infer -c mlp-mixer_s16_224 --batch-sizes 1 8",
+        f"  {command('benchmark')} data -c mlp-mixer_groceries\n"
+        f"  {command('benchmark')} train -c mlp-mixer_b16_224 --device gpu --json speed.json\n"
+        f"  {command('benchmark')} infer -c mlp-mixer_s16_224 --batch-sizes 1 8",
     )
     parser.add_argument("what", choices=("data", "step", "train", "infer"))
     add_config_arguments(parser)

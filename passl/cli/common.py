@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -30,11 +29,8 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
 
     Args:
         description: one sentence.
-        example: commands to show at the end of ``--help``, as in a checkout; under the command
-            ``passl`` they are shown in its words.
+        example: commands to show at the end of ``--help``; see ``passl.utils.commands``.
     """
-    if sys.argv[0].startswith("passl "):
-        example = re.sub(r"python tools/(\w+)\.py +", r"passl \1 ", example)
     parser = argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n{example}",
@@ -107,7 +103,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     """Adds ``--weights`` and what belongs to it, for commands that use a trained network."""
     parser.add_argument(
         "--weights", metavar="PATH",
-        help="a checkpoint, or a released file (see tools/eval.py --list): Google's .npz, "
+        help="a checkpoint, or a released file (eval --list names them): Google's .npz, "
         ".safetensors, torch's .pth, .pt or .bin, Paddle's .pdparams; default: the best checkpoint "
         "in the output folder",
     )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Dict, List, Optional
 
 from passl.cli.common import add_weights_key, make_parser, run_command
 from passl.modeling.backbones import BACKBONES
+from passl.utils.commands import command
 from passl.utils.errors import PasslError
 from passl.weights.converting import convert_weights
 from passl.weights.naming import ReleasedNames
@@ -19,10 +20,10 @@ def _parser() -> argparse.ArgumentParser:
         "Convert weights between the names and formats of Google, timm, mmpretrain, PASSL 1 and "
         "others, and PASSL's own. Numbers stay as they are, bit for bit; nothing in the source "
         "is run.",
-        "  python tools/convert.py Mixer-B_16.npz mixer_b16.safetensors\n"
-        "  python tools/convert.py output/mine/checkpoints/best.safetensors best.pth --to timm",
+        f"  {command('convert')} Mixer-B_16.npz mixer_b16.safetensors\n"
+        f"  {command('convert')} output/mine/checkpoints/best.safetensors best.pth --to timm",
     )
-    parser.add_argument("source", metavar="SRC", help="any weight file that tools/eval.py reads")
+    parser.add_argument("source", metavar="SRC", help="any weight file that eval reads")
     parser.add_argument(
         "target", metavar="DST",
         help="what to write; its suffix picks the format: .npz, .pth, .pt, .bin, .pdparams, "

@@ -25,6 +25,7 @@ from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.processes import join_processes
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
+from passl.utils.commands import command, launched_command
 from passl.utils.config import split_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
@@ -42,10 +43,9 @@ class _List(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Evaluate weights: Top-1, Top-5 and loss over exactly the images of a set.",
-        "  python tools/eval.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
-        "      --weights Mixer-B_16.npz\n"
-        "  python tools/eval.py  -c mlp-mixer_groceries --split test --report output/report\n"
-        "  python -m paddle.distributed.launch --gpus 0,1 tools/eval.py -c … --weights …",
+        f"  {command('eval')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz\n"
+        f"  {command('eval')} -c mlp-mixer_groceries --split test --report output/report\n"
+        f"  {launched_command('eval')} -c … --weights …",
     )
     add_config_arguments(parser)
     add_weights(parser)

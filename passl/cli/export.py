@@ -20,6 +20,7 @@ from passl.datasets.class_names import readable_names
 from passl.datasets.image_size import image_size
 from passl.engine.export import DESCRIPTION, FORMATS, export
 from passl.modeling.network import Network
+from passl.utils.commands import command
 from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
@@ -31,9 +32,9 @@ def _parser() -> argparse.ArgumentParser:
         "Write a trained network as files that run without PASSL: for Paddle Inference and as "
         "ONNX, with how to prepare images beside them. Each file is run and compared with the "
         "network before it is kept.",
-        "  python tools/export.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
+        f"  {command('export')} -c mlp-mixer_b16_224 \\\n"
         "      --weights Mixer-B_16.npz --output deploy\n"
-        "  python tools/export.py -c mlp-mixer_groceries --format onnx --int8 --output deploy",
+        f"  {command('export')} -c mlp-mixer_groceries --format onnx --int8 --output deploy",
     )
     add_config_arguments(parser)
     add_weights(parser)

@@ -10,6 +10,7 @@ from passl.cli.common import add_config_arguments, make_parser, overrides_of, ru
 from passl.datasets import build_dataset
 from passl.datasets.files import CatalogDataset
 from passl.datasets.packing import pack, verify
+from passl.utils.commands import command
 from passl.utils.config import get_config, split_section
 from passl.utils.environment import available_cores
 from passl.utils.errors import PasslError
@@ -19,9 +20,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Pack the images of a config's data set into tar shards, resized or as they are. Run "
         "again after an interruption, it goes on.",
-        "  python tools/pack.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml --split train \\\n"
+        f"  {command('pack')} -c mlp-mixer_b16_224 --split train \\\n"
         "      --output data/ILSVRC2012-256/train --short-side 256 --quality 90\n"
-        "  python tools/train.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml \\\n"
+        f"  {command('train')} -c mlp-mixer_b16_224 \\\n"
         "      -o dataloader.train.dataset.dataroot=data/ILSVRC2012-256",
     )
     add_config_arguments(parser)

@@ -24,6 +24,7 @@ from passl.datasets.class_names import readable_names
 from passl.datasets.paths import ImagePaths, find_images
 from passl.engine.predictor import Prediction, features, predict, prediction_loader
 from passl.modeling.architectures import build_architecture
+from passl.utils.commands import command
 from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
@@ -36,11 +37,11 @@ _SHEET = 48  # pictures of a contact sheet
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Name what is in images: the most probable classes of each, or its features.",
-        "  python tools/predict.py -c mlp-mixer_b16_224 --weights Mixer-B_16.npz cat.jpg dog.jpg\n"
-        "  python tools/predict.py -c mlp-mixer_groceries --weights best.safetensors photos/ \\\n"
+        f"  {command('predict')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz cat.jpg dog.jpg\n"
+        f"  {command('predict')} -c mlp-mixer_groceries --weights best.safetensors photos/ \\\n"
         "      --output output/predictions\n"
-        "  find photos -name '*.jpg' | python tools/predict.py -c … --weights … - --topk 1\n"
-        "  python tools/predict.py -c … --weights … photos/ --features --output output/features",
+        f"  find photos -name '*.jpg' | {command('predict')} -c … --weights … - --topk 1\n"
+        f"  {command('predict')} -c … --weights … photos/ --features --output output/features",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE",

@@ -16,18 +16,18 @@ from passl.cli.common import (
     run_command,
 )
 from passl.engine import train
+from passl.utils.commands import command, launched_command
 from passl.utils.errors import PasslError
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Train as a config says, and keep config, log, metrics and checkpoints in a folder.",
-        "  python tools/train.py -c configs/mlp_mixer/mlp-mixer_b16_224.yaml\n"
-        "  python tools/train.py -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
+        f"  {command('train')} -c mlp-mixer_b16_224\n"
+        f"  {command('train')} -c mlp-mixer_cifar10 --output-dir output/mine --resume auto \\\n"
         "      -o epochs=5 -o lr_scheduler.learning_rate=1e-3\n"
-        "  python tools/train.py -c mlp-mixer_b16_224 --dry-run --synthetic\n"
-        "  python -m paddle.distributed.launch --gpus 0,1,2,3 tools/train.py \\\n"
-        "      -c mlp-mixer_b16_224",
+        f"  {command('train')} -c mlp-mixer_b16_224 --dry-run --synthetic\n"
+        f"  {launched_command('train')} -c mlp-mixer_b16_224",
     )
     add_config_arguments(parser)
     parser.add_argument("--seed", type=int, help="default: the config's, or 0")
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--pretrained", metavar="PATH",
-        help="begin from weights: a checkpoint or a released file (see tools/eval.py --list); of a "
+        help=f"begin from weights: a checkpoint or a released file (see {command('eval')} --list); of a "
         "head for other classes the rows with the same class names are taken",
     )  # fmt: skip
     parser.add_argument(

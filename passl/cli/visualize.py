@@ -17,6 +17,7 @@ from passl.cli.common import (
 )
 from passl.engine.visualization import visualize
 from passl.modeling.architectures import build_architecture
+from passl.utils.commands import command
 from passl.utils.environment import select_device
 
 
@@ -24,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Draw what a network has learned: for MLP-Mixer the kernels of the patch embedding, and "
         "the hidden units of each token-mixing MLP in pairs of opposite phase, by frequency.",
-        "  python tools/visualize.py -c mlp-mixer_b16_224 --weights Mixer-B_16.npz --output pics",
+        f"  {command('visualize')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz --output pics",
     )
     add_config_arguments(parser)
     add_weights(parser)

@@ -79,8 +79,8 @@ def _load(root: Path, split: str) -> Tuple[np.ndarray, np.ndarray]:
         if archive.is_file():
             return _stack(names, _read_archive(archive, names))
     raise PasslError(
-        f"{root}: holds no CIFAR-10; put cifar-10-python.tar.gz there, "
-        f"or run  bash scripts/fetch_cifar10.sh {root}"
+        f"{root}: holds no CIFAR-10; put cifar-10-python.tar.gz there (from "
+        "https://www.cs.toronto.edu/~kriz/cifar.html; a checkout has scripts/fetch_cifar10.sh)"
     )
 
 

@@ -161,7 +161,7 @@ class ImageList(CatalogDataset):
 
 @DATASETS.register
 class ImageShards(CatalogDataset):
-    """Tar files of ``key.jpg`` and ``key.cls`` pairs: WebDataset's naming, or ``tools/pack.py``'s.
+    """Tar files of ``key.jpg`` and ``key.cls`` pairs: WebDataset's naming, or ``passl pack``'s.
 
     Args:
         dataroot: the folder of the shards.
@@ -199,7 +199,7 @@ class ImageNet(CatalogDataset):
     PaddleClas' lists                            ``<split>_list.txt``, lines of ``path label``
     the archives as downloaded, read in place    ``ILSVRC2012_img_<split>.tar``; for ``val`` also
                                                  ``ILSVRC2012_devkit_t12.tar.gz``
-    shards of WebDataset or ``tools/pack.py``    ``<split>/*.tar``, or ``<split>-*.tar``
+    shards of WebDataset or ``passl pack``       ``<split>/*.tar``, or ``<split>-*.tar``
     ===========================================  ===================================================
 
     Args:

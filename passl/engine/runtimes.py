@@ -1,16 +1,21 @@
-"""What runs an exported network: one function each, from images to logits."""
+"""What runs an exported network: one function each, from images to logits.
+
+Each is told which precision to compute in: some choose bfloat16 by themselves where the processor
+has it, and the logits then differ in the third digit.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
 from paddle import inference, nn
 
+from passl.utils.commands import command
 from passl.utils.errors import PasslError
 from passl.utils.quiet import quiet
 
@@ -18,7 +23,7 @@ from passl.utils.quiet import quiet
 Run = Callable[[np.ndarray], np.ndarray]
 
 PADDLE, ONNX, ONNX_INT8 = "model", "model.onnx", "model_int8.onnx"  # files of an export
-WITHOUT_AVX512 = "needs AVX-512, which this processor does not have"
+WITHOUT_BFLOAT16 = "this processor has no bfloat16"
 
 
 def math_threads() -> int:
@@ -32,7 +37,7 @@ def program_file(folder: Path) -> Path:
         path = folder / f"{PADDLE}{suffix}"
         if path.exists():
             return path
-    raise PasslError(f"{folder}: holds no exported model; make one with tools/export.py")
+    raise PasslError(f"{folder}: holds no exported model; make one with {command('export')}")
 
 
 def eager(network: nn.Layer) -> Run:
@@ -50,7 +55,7 @@ def paddle_inference(folder: Path, onednn: bool = False, bfloat16: bool = False)
     """Returns Paddle Inference over the model in a folder, on the device that Paddle is set to.
 
     Args:
-        folder: of ``tools/export.py``.
+        folder: of ``passl export``.
         onednn: let oneDNN compute (processors).
         bfloat16: let oneDNN compute in bfloat16. Without AVX-512 PaddlePaddle computes in float32
             and does not say so; see ``has_avx512``.
@@ -89,32 +94,62 @@ def paddle_inference(folder: Path, onednn: bool = False, bfloat16: bool = False)
 
 
 def onnx_runtime(path: Path) -> Run:
-    """Returns ONNX Runtime over an ONNX file."""
+    """Returns ONNX Runtime over an ONNX file, on the device that Paddle is set to."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = math_threads()
     options.log_severity_level = 3  # warnings of constants that it takes out itself
+    options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
     session = onnxruntime.InferenceSession(
-        str(path), options, providers=onnxruntime.get_available_providers()
+        str(path), options, providers=_providers(onnxruntime.get_available_providers())
     )
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 
 
-def openvino(path: Path) -> Run:
-    """Returns OpenVINO on the processor over an ONNX file."""
+def _providers(available: Sequence[str]) -> List[Union[str, Tuple[str, Dict[str, Any]]]]:
+    """Returns what ONNX Runtime may compute with: what computes as Paddle does on its device.
+
+    Those for TensorRT, OpenVINO, Apple's and others' chips choose a precision of their own.
+    """
+    cuda = "CUDAExecutionProvider"
+    if not paddle.get_device().startswith("gpu") or cuda not in available:
+        return ["CPUExecutionProvider"]
+    tf32 = os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+    return [(cuda, {"use_tf32": int(tf32)}), "CPUExecutionProvider"]
+
+
+def openvino(path: Path, bfloat16: bool = False) -> Run:
+    """Returns OpenVINO on the processor over an ONNX file.
+
+    Args:
+        path: of the file.
+        bfloat16: compute in bfloat16, which OpenVINO does by itself where the processor has it; see
+            ``openvino_has_bfloat16``.
+    """
     import openvino as ov
 
-    model = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": math_threads()})
+    options = {
+        "INFERENCE_NUM_THREADS": math_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+    }
+    model = ov.Core().compile_model(str(path), "CPU", options)
     return lambda images: model(images)[0]
+
+
+def openvino_has_bfloat16() -> bool:
+    """Tells whether OpenVINO can compute in bfloat16 on this processor."""
+    import openvino as ov
+
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[Run], str]]:
     """Yields every way of running a network here: its name, it, and why not where it is None.
 
     Args:
-        folder: where ``tools/export.py`` has put the network.
+        folder: where ``passl export`` has put the network.
         network: the network itself.
     """
     onnx, int8 = folder / ONNX, folder / ONNX_INT8
@@ -126,20 +161,27 @@ def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[
         if has_avx512():
             yield name, paddle_inference(folder, onednn=True, bfloat16=True), ""
         else:
-            yield name, None, WITHOUT_AVX512
-    made: List[Tuple[str, Path, Callable[[Path], Run], str]] = [
+            yield name, None, WITHOUT_BFLOAT16
+    made: List[Tuple[str, Path, Callable[[Path], Optional[Run]], str]] = [
         ("ONNX Runtime", onnx, onnx_runtime, "onnxruntime"),
         ("ONNX Runtime, int8", int8, onnx_runtime, "onnxruntime"),
         ("OpenVINO", onnx, openvino, "openvino"),
+        ("OpenVINO bfloat16", onnx, _openvino_bfloat16, "openvino"),
     ]
     for name, path, make, package in made:
         if not path.exists():
             yield name, None, f"there is no {path.name}"
             continue
         try:
-            yield name, make(path), ""
+            run = make(path)
         except ImportError:
             yield name, None, f"pip install {package}"
+        else:
+            yield name, run, "" if run else WITHOUT_BFLOAT16
+
+
+def _openvino_bfloat16(path: Path) -> Optional[Run]:
+    return openvino(path, bfloat16=True) if openvino_has_bfloat16() else None
 
 
 def has_avx512() -> bool:

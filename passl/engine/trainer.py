@@ -36,6 +36,7 @@ from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.hooks.metrics_file import read_metrics
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage, held
+from passl.utils.commands import command
 from passl.utils.config import Config, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError

@@ -48,10 +48,6 @@ def _processor_vendor() -> str:
 
 def prepare_environment() -> None:
     """Sets the variables that Paddle reads at import, unless the user has set them."""
-    if "paddle" in sys.modules:
-        # Too late: Paddle has read them already, and set OMP_NUM_THREADS to 1 if it was unset.
-        _applied.append("nothing (paddle was imported before passl)")
-        return
     wanted = {"OMP_NUM_THREADS": str(available_cores())}
     # The switch is for AMD alone; its effect on Intel processors is not known.
     if _processor_vendor() == "AuthenticAMD":
@@ -59,12 +55,34 @@ def prepare_environment() -> None:
     # The launcher gives each of its processes a share of the cores itself.
     if "PADDLE_TRAINER_ID" in os.environ:
         wanted.pop("OMP_NUM_THREADS")
+    if "paddle" in sys.modules:
+        _applied.append("nothing (paddle was imported before passl)")
+        _warn_of_late_import(wanted)
+        return
     for variable, value in wanted.items():
         if variable not in os.environ:
             os.environ[variable] = value
             _applied.append(f"{variable}={value}")
     # Importing Paddle 3 warns about a compiler cache that only authors of C++ operators need.
     warnings.filterwarnings("ignore", message="No ccache found")
+
+
+def _warn_of_late_import(wanted: Dict[str, str]) -> None:
+    """Says what it costs that Paddle was imported first, where it does cost something."""
+    if sys.modules["paddle"].is_compiled_with_cuda():
+        return
+    lost = []
+    # Paddle has set it to 1 if it was not set.
+    if os.environ.get("OMP_NUM_THREADS") == "1" != wanted.get("OMP_NUM_THREADS", "1"):
+        lost.append(f"it computes with 1 thread on {wanted['OMP_NUM_THREADS']} cores")
+    if "MKL_DEBUG_CPU_TYPE" in wanted and "MKL_DEBUG_CPU_TYPE" not in os.environ:
+        lost.append("its MKL takes a slow path on AMD processors")
+    if lost:
+        warnings.warn(
+            f"paddle was imported before passl: {' and '.join(lost)}; import passl first, "
+            "which sets what you have not set yourself",
+            stacklevel=4,  # the line that imports passl
+        )
 
 
 def import_paddle() -> bool:
@@ -109,7 +127,7 @@ def select_device(device: str, tf32: bool = True) -> str:
         else:
             reason = (
                 f"PaddlePaddle {paddle.__version__} here is the CPU build "
-                "(the README says how to install the GPU build)"
+                "(https://www.paddlepaddle.org.cn/en/install/quick has the GPU builds)"
             )
         raise PasslError(f"device 'gpu' was asked for, but {reason}; use --device cpu instead")
     if not tf32:

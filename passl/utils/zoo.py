@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import yaml
 
+from passl.utils.commands import command
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.shipped import config_root
 from passl.utils.whole_files import sha256_of
@@ -109,7 +110,7 @@ class Release:
     def command(self) -> str:
         """Returns the command that evaluates it."""
         overrides = "".join(f" -o {override}" for override in self.overrides)
-        return f"python tools/eval.py -c {self.config}{overrides} --weights {self.files[0].name}"
+        return f"{command('eval')} -c {self.config}{overrides} --weights {self.files[0].name}"
 
 
 @functools.cache

@@ -163,16 +163,31 @@ def test_every_runtime_is_timed_on_the_same_images(config_file, tmp_path, capsys
     assert benchmark_command.main([*argv, "--batch-sizes", "2", "1"]) == 0
     out = capsys.readouterr().out
     answer = json.loads(result.read_text())
-    names = ["eager", "Paddle Inference", "Paddle Inference, oneDNN", "ONNX Runtime", "OpenVINO"]
+    exact = ["eager", "Paddle Inference", "Paddle Inference, oneDNN", "ONNX Runtime", "OpenVINO"]
+    rounded = ["Paddle Inference, oneDNN bfloat16", "OpenVINO bfloat16"]
+    has_bfloat16 = [runtimes.has_avx512(), runtimes.openvino_has_bfloat16()]
+    for name, has in zip(rounded, has_bfloat16):
+        assert (name in answer["runtimes"]) == has and (name in answer["left_out"]) != has
+    names = [*exact, *(name for name, has in zip(rounded, has_bfloat16) if has)]
     for name in names:
         row = answer["runtimes"][name]
-        assert row["difference"] <= 1e-4 and name in out
+        assert (row["difference"] <= 1e-4) == (name in exact) and name in out
         for count in (1, 2):
             cell = row[str(count)]
             assert cell["images_per_second"] == pytest.approx(1e3 * count / cell["milliseconds"])
             assert cell["ratio"] > 0
     assert answer["runtimes"]["eager"]["1"]["ratio"] == 1
-    assert set(answer["fastest"].values()) <= set(names)
+    assert set(answer["fastest"].values()) <= set(exact)
     assert "deploy, at batch 1: " in out
-    bfloat16 = "Paddle Inference, oneDNN bfloat16"
-    assert (bfloat16 in answer["runtimes"]) == runtimes.has_avx512()
+
+
+def test_onnx_runtime_computes_as_paddle_does_on_its_device(monkeypatch):
+    """Not with whatever else is installed, which may round more coarsely."""
+    installed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert runtimes._providers(installed) == ["CPUExecutionProvider"]
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    (cuda, options), processor = runtimes._providers(installed)
+    assert (cuda, processor) == tuple(installed[1:]) and options == {"use_tf32": 1}
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # what tf32: false sets
+    assert runtimes._providers(installed)[0] == (cuda, {"use_tf32": 0})
+    assert runtimes._providers(installed[2:]) == ["CPUExecutionProvider"]

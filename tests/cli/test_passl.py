@@ -25,7 +25,15 @@ def test_help_speaks_of_what_was_typed(command, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert out.startswith(f"usage: passl {command}") and "example:\n  passl " in out
-    assert "tools/train.py" not in out.replace("launch --gpus 0,1,2,3 tools/train.py", "")
+    assert "tools/" not in out and "scripts/" not in out
+
+
+@pytest.mark.parametrize("command", sorted(set(passl.COMMANDS) - {"models"}))
+def test_help_speaks_of_files_to_who_called_one(command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["../checkout/tools/train.py"])
+    out = passl._command_parser(command).format_help()
+    assert f"python ../checkout/tools/{command}.py " in out and f"passl {command}" not in out
+    assert ("launch --gpus 0,1 ../checkout/tools/" in out) == (command in ("train", "eval"))
 
 
 def test_every_tool_of_a_checkout_is_a_command():
