@@ -38,8 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--pretrained", metavar="PATH",
-        help=f"begin from weights: a checkpoint or a released file (see {command('eval')} --list); of a "
-        "head for other classes the rows with the same class names are taken",
+        help="begin from weights: a checkpoint or a released file (see "
+        f"{command('eval')} --list); of a head for other classes the rows with the same class "
+        "names are taken",
     )  # fmt: skip
     parser.add_argument(
         "--extend", choices=("stretch", "hold"),
