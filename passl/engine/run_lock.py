@@ -37,6 +37,7 @@ class RunLock:
     def __init__(self, folder: Path, processes: Processes):
         self._path, self._processes = folder / LOCK, processes
         self._file: Any = None
+        self._settled = False
 
     def __enter__(self) -> RunLock:
         """Takes the lock if the folder is there; where it is not, no run can be in it."""
@@ -55,11 +56,12 @@ class RunLock:
 
     def _take(self, only_if_there: bool) -> None:
         problem: Optional[PasslError] = None
-        if self._processes.is_first and self._file is None:
+        if self._processes.is_first and not self._settled:
             if self._path.parent.is_dir() or not only_if_there:
                 try:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     self._lock()
+                    self._settled = True
                 except PasslError as error:
                     problem = error
                 except OSError as error:

@@ -465,19 +465,13 @@ def _conclude(run: Run) -> None:
         )
     else:
         logger.info("done: the last weights are in %s", checkpoints / LATEST)
-    config = shlex.quote(str(run.folder / RUN_CONFIG))
-    logger.info(
-        "next: %s",
-        "   or   ".join(
-            f"{command(name)} -c {config} {rest}"
-            for name, rest in (
-                ("eval", f"--report {shlex.quote(str(run.folder / 'report'))}"),
-                ("predict", "IMAGE …"),
-                ("export", f"--output {shlex.quote(str(run.folder / 'deploy'))}"),
-            )
-            if name != "eval" or best is not None
-        ),
+    config, report, deploy = (
+        shlex.quote(str(run.folder / name)) for name in (RUN_CONFIG, "report", "deploy")
     )
+    if best is not None:
+        logger.info("next: %s -c %s --report %s", command("eval"), config, report)
+    logger.info("next: %s -c %s IMAGE …", command("predict"), config)
+    logger.info("next: %s -c %s --output %s", command("export"), config, deploy)
 
 
 def _last_evaluation(folder: Path) -> Record:

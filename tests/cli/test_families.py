@@ -16,9 +16,12 @@ from helpers import (
 )
 
 from passl.cli import export as export_command
+from passl.datasets import build_dataset
 from passl.engine import runtimes, train
+from passl.engine.evaluator import evaluate, evaluation_loader
+from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
-from passl.weights import WeightFile
+from passl.weights import WeightFile, load_weights
 
 # Images of 32 pixels; ViP's stages halve a grid of 4, and CycleMLP's and ConvMLP's go down to 1.
 SIZE = 32
@@ -113,6 +116,14 @@ def test_two_processes_train_it_as_one_does(images, tmp_path, family):
     assert process.returncode == 0, out
     alone, together = losses(one), losses(two)
     assert alone.keys() == together.keys() and len(alone) == 21
+    # What was evaluated while training, by two processes, is what has been saved.
+    cfg = get_config(config, [f"output_dir={tmp_path}"])
+    saved = build_architecture(cfg.model)
+    load_weights(saved, two / "checkpoints" / "latest.safetensors")
+    loader = evaluation_loader(build_dataset(cfg.dataloader.val.dataset), cfg.dataloader.val)
+    recorded = [r for r in records(two) if r.get("split") == "val"][-1]
+    assert recorded["step"] == 21
+    assert evaluate(saved, loader)["loss"] == pytest.approx(recorded["loss"], rel=1e-9)
     tolerance = 0.2 if family in BY_PROCESS else 1e-5
     for step, loss in alone.items():
         assert together[step] == pytest.approx(loss, abs=tolerance), step

@@ -15,7 +15,7 @@ from passl.modeling.backbones import build_backbone
 from passl.modeling.network import Network
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
-from passl.weights import WeightFile, load_weights
+from passl.weights import WeightFile, load_weights, write_tensor_file
 from passl.weights.formats import safetensors, torch
 
 
@@ -265,6 +265,47 @@ def test_a_head_for_other_classes_is_left_out_where_one_fine_tunes(tmp_path, mes
     assert report.kept == ["head.fc.weight", "head.fc.bias"] == report.left_out
     assert not model.state_dict()["head.fc.weight"].numpy().any(), "begins at zero"
     assert any("its head has 7 classes, the model's 3, so the head begins" in m for m in messages())
+
+
+def with_class_names(folder, arrays, names):
+    """Writes weights as a run does, with the names of its classes."""
+    path = folder / "run.safetensors"
+    tensors = {f"model/{name}": array for name, array in arrays.items()}
+    write_tensor_file(path, tensors, {"kind": "training", "class_names": list(names)})
+    return path
+
+
+@pytest.mark.parametrize("wanted", ["gfedcba", "axbycz1", "ab", "abcdefgh", "xyz"])
+def test_rows_of_a_head_go_by_the_names_of_the_classes(wanted, tmp_path, messages):
+    arrays = own(classes=7)
+    path = with_class_names(tmp_path, arrays, "abcdefg")
+    model = network(classes=len(wanted))
+    for part in ("weight", "bias"):
+        tensor = model.state_dict()[f"head.fc.{part}"]
+        tensor.set_value(paddle.full(tensor.shape, -9.0))
+    load_weights(model, path, new_head=True, class_names=list(wanted))
+    for part in ("weight", "bias"):
+        theirs, ours = arrays[f"head.fc.{part}"], model.state_dict()[f"head.fc.{part}"].numpy()
+        for row, name in enumerate(wanted):
+            known = "abcdefg".find(name)
+            expected = theirs[..., known] if known >= 0 else -9.0
+            np.testing.assert_array_equal(
+                ours[..., row], np.broadcast_to(expected, ours.shape[:-1])
+            )
+    common = sum(name in "abcdefg" for name in wanted)
+    said = [m for m in messages() if "rows of" in m or "none of the classes" in m]
+    assert len(said) == 1
+    assert f"rows of {common} classes" in said[0] if common else "begins anew" in said[0]
+
+
+def test_a_head_of_the_same_classes_or_of_unnamed_ones_is_taken_whole(tmp_path, messages):
+    arrays = own(classes=7)
+    path = with_class_names(tmp_path, arrays, "abcdefg")
+    for names in (list("abcdefg"), None):
+        model = network(classes=7)
+        load_weights(model, path, new_head=True, class_names=names)
+        holds(model, arrays)
+    assert not any("rows of" in message for message in messages())
 
 
 def test_only_the_head_may_be_left_out_so(tmp_path):
