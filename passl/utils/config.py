@@ -130,7 +130,7 @@ class Schema:
     tf32: bool = True  # on GPUs from A100 on: matrix products with 10 bits of mantissa; false: 23
     amp: Optional[PrecisionSection] = None  # {} takes its defaults
     recompute: bool = False  # keep no activations inside blocks: less memory, about a third slower
-    to_static: bool = False  # run the network as a static program
+    to_static: bool = False  # run the network as a static program, one operation after the other
     global_batch_size: Optional[int] = None  # images a step; default: batch_size × processes
     model: Dict[str, Any] = MISSING  # name, architecture (the backbone), head, freeze
     preprocessing: Optional[str] = None  # the release of the model zoo whose image view is taken
