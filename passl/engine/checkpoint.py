@@ -17,6 +17,7 @@ from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
 from passl.utils.config import plain, with_defaults
 from passl.utils.errors import PasslError
+from passl.utils.system_errors import explain_os_error
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
 _OPTIMIZER = "optimizer"
@@ -90,7 +91,7 @@ def write_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
     write_tensor_file(partial, tensors, {"kind": "training", **metadata})
     try:
@@ -104,7 +105,7 @@ def write_checkpoint(
         os.replace(partial, paths[-1])
         _sync_folder(folder)
     except OSError as error:
-        raise PasslError(f"{folder}: could not be written ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
     finally:
         remove_partial_files(folder)
 
@@ -139,12 +140,11 @@ class Checkpoint:
         Raises:
             PasslError: it is missing or damaged, or holds no training state.
         """
+        remedy = "name another checkpoint with --resume PATH"
         try:
-            file = WeightFile(path)
+            file = WeightFile(path, remedy=remedy)
         except PasslError as error:
-            raise PasslError(
-                f"cannot resume: {error}; name another checkpoint with --resume PATH"
-            ) from None
+            raise PasslError(f"cannot resume: {error}") from None
         if file.metadata.get("kind") != "training":
             raise PasslError(
                 f"{path}: holds weights but no training state; start from it with --pretrained"
@@ -154,10 +154,9 @@ class Checkpoint:
             file.metadata["config"], file.metadata["samples"], file.metadata["global_batch"]
         except (KeyError, TypeError):
             raise PasslError(
-                f"cannot resume: {path}: its record of the run is incomplete; name another "
-                "checkpoint with --resume PATH"
+                f"cannot resume: {path}: its record of the run is incomplete; {remedy}"
             ) from None
-        return cls(path, WeightFile(path, MODEL), progress)
+        return cls(path, WeightFile(path, MODEL, remedy), progress)
 
     def check(
         self, cfg: Dict[str, Any], samples: int, global_batch: int, allow_batch_change: bool = False

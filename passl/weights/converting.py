@@ -11,6 +11,7 @@ import numpy as np
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.stored_array import DamagedFile, StoredArray
+from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.safetensors import own_labels
@@ -178,4 +179,4 @@ def _write_whole(target: Path, write: Callable[[str], None]) -> None:
     except DamagedFile as error:
         raise PasslError(f"{target}: cannot be written: {error}") from None
     except OSError as error:
-        raise PasslError(f"{target}: could not be written ({error.strerror})") from None
+        raise explain_os_error(error, target) from None

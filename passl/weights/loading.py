@@ -63,8 +63,8 @@ def load_weights(
             classes: fine-tuning.
 
     Raises:
-        PasslError: an unreadable file, or names and shapes that do not fit. The network is then
-            unchanged, unless the file turns out to be damaged half way.
+        PasslError: an unreadable file, names and shapes that do not fit, or numbers that are none
+            (NaN, infinity). The network is then unchanged, unless that is found half way.
     """
     if isinstance(path, WeightFile):
         return _load(model, path, allow_partial, new_head)
@@ -134,6 +134,7 @@ def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool
     for name in loaded:
         with file.reading(name):
             array = np.ascontiguousarray(tensors[name].read())
+        _check_finite(file.path, name, array)
         own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
     logger.info(
         "%s: %d tensors (%s, %s names)", file.path, len(loaded), file.format, found.publisher
@@ -148,6 +149,15 @@ def _load(model: nn.Layer, file: WeightFile, allow_partial: bool, new_head: bool
         found.left_out + left_out + unexpected + list(mismatched),
         file.metadata,
     )
+
+
+def _check_finite(path: str, name: str, array: np.ndarray) -> None:
+    floating = array.dtype == BFLOAT16 or array.dtype.kind == "f"
+    if floating and not (finite := np.isfinite(array)).all():
+        raise PasslError(
+            f"{path}: {array.size - np.count_nonzero(finite)} of the {array.size} numbers of "
+            f"'{name}' are not finite (NaN or infinity); no answer comes of it, take another file"
+        )
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

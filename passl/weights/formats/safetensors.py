@@ -8,6 +8,7 @@ at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -16,8 +17,8 @@ from typing import Any, BinaryIO, Dict, Mapping, Optional
 import numpy as np
 import safetensors
 
-from passl.utils.errors import PasslError
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window
+from passl.utils.system_errors import explain_os_error
 from passl.weights.formats.contents import Contents
 
 _METADATA_KEY = "passl"
@@ -54,8 +55,12 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
     if length > _LONGEST_HEADER:
         raise DamagedFile("its header is too long to be a description of weights")
     # Refuses tensors that overlap or leave holes.
-    with safetensors.safe_open(path, framework="numpy"):
-        pass
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except FileNotFoundError:  # it says so of every file that it cannot open
+        open(path, "rb").close()
+        raise
     header = json.loads(window.read(length))
     labels = header.pop("__metadata__", None) or {}
     metadata = json.loads(labels.get(_METADATA_KEY, "{}"))
@@ -133,6 +138,7 @@ def write_tensor_file(
     try:
         write(os.fspath(path), tensors, own_labels(metadata))
     except OSError as error:
-        if os.path.exists(path):
+        explained = explain_os_error(error, path)  # as long as what was written fills the disk
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        raise PasslError(f"{path}: could not be written ({error}); is the disk full?") from None
+        raise explained from None
