@@ -22,6 +22,8 @@ from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_console, logger
+from passl.utils.strict_json import to_json
+from passl.utils.system_errors import explain_os_error
 from passl.weights import LoadReport, load_weights
 
 
@@ -154,9 +156,9 @@ def write_json(path: str, result: Any) -> None:
         PasslError: the file cannot be written.
     """
     try:
-        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise PasslError(f"{path}: cannot be written ({error.strerror})") from None
+        raise explain_os_error(error, path) from None
 
 
 def overrides_of(arguments: argparse.Namespace) -> List[str]:

@@ -12,6 +12,7 @@ dotted overrides and checks the types of the fixed sections.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import typing
@@ -307,6 +308,8 @@ def _refuse_odd_values(value: Any, path: str, origins: Mapping[str, str]) -> Non
                 "write the value out, or use a YAML anchor",
                 place,
             )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise PasslError(f"'{path}' is {value}; a config holds finite numbers", place)
     elif value is not None and not isinstance(value, (bool, int, float)):
         raise PasslError(
             f"'{path}' is a {type(value).__name__}; a config holds text, numbers, true, false, "

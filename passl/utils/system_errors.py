@@ -1,4 +1,4 @@
-"""What an error of the operating system means to the user: the true cause, and what to do about it."""
+"""What an error of the operating system means: its true cause, and what to do about it."""
 
 from __future__ import annotations
 

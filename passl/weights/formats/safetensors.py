@@ -18,6 +18,7 @@ import numpy as np
 import safetensors
 
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window
+from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
 from passl.weights.formats.contents import Contents
 
@@ -124,7 +125,7 @@ def write(
 
 def own_labels(metadata: Mapping[str, Any]) -> Dict[str, str]:
     """Returns the labels that make a file one of PASSL's own."""
-    return {_METADATA_KEY: json.dumps(metadata)}
+    return {_METADATA_KEY: to_json(metadata)}
 
 
 def write_tensor_file(
