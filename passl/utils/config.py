@@ -567,21 +567,14 @@ def split_section(cfg: Config, split: str) -> Config:
     section = cfg.dataloader[split]
     if section is None:
         there = [name for name, other in cfg.dataloader.items() if other is not None]
+        # Who trains or measures training names no split.
+        choice = "; choose with --split" if there and split != "train" else ""
         raise PasslError(
-            f"the config has no dataloader.{split} section; it has: {listing(there) or 'none'}",
+            f"the config has no dataloader.{split} section; it has: {listing(there) or 'none'}"
+            f"{choice}",
             place=origin_of(cfg, "dataloader"),
         )
     return section
-
-
-def view_section(cfg: Config) -> Config:
-    """Returns the section that says how images are looked at: ``val``, or else ``test``.
-
-    Raises:
-        PasslError: the config has neither.
-    """
-    sections = cfg.dataloader
-    return split_section(cfg, "test" if sections.val is None and sections.test else "val")
 
 
 def with_defaults(values: Dict[str, Any]) -> Dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import paddle
@@ -18,6 +18,7 @@ from passl.weights.reading import WeightFile
 
 _BACKBONE, _HEAD = "backbone.", "head."
 _SHOWN = 6
+IMAGENET = "ImageNet"
 
 
 @dataclasses.dataclass
@@ -30,6 +31,9 @@ class LoadReport:
         kept: names that were not, and have their initial values.
         left_out: names of the file's tensors that were not used.
         metadata: what PASSL recorded in the file (``class_names``, ``config``, …).
+        has_head: whether the head's tensors, if the network has any, are the file's.
+        of_imagenet: whether the head, of 1,000 classes, is one of ImageNet-1k: the run's data set
+            was that, or it is a release, as which a file counts that PASSL has not written.
     """
 
     path: str
@@ -39,6 +43,14 @@ class LoadReport:
     kept: List[str]
     left_out: List[str]
     metadata: Dict[str, Any]
+
+    @property
+    def has_head(self) -> bool:
+        return not any(name.startswith(_HEAD) for name in self.kept)
+
+    @property
+    def of_imagenet(self) -> bool:
+        return self.has_head and data_of(self.metadata, self.publisher) == IMAGENET
 
 
 def load_weights(
@@ -158,6 +170,21 @@ def _check_finite(path: str, name: str, array: np.ndarray) -> None:
             f"{path}: {array.size - np.count_nonzero(finite)} of the {array.size} numbers of "
             f"'{name}' are not finite (NaN or infinity); no answer comes of it, take another file"
         )
+
+
+def data_of(metadata: Mapping[str, Any], publisher: str) -> Optional[str]:
+    """Returns the data set that weights were trained on, as configs call it; None: unknown.
+
+    Args:
+        metadata: what PASSL recorded in the file.
+        publisher: whose names its tensors have.
+    """
+    if not metadata:
+        return None if publisher == OWN else IMAGENET
+    found: Any = metadata.get("config")
+    for key in ("dataloader", "train", "dataset", "name"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found or metadata.get("data")
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

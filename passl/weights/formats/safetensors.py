@@ -77,7 +77,7 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
         group, own = (kind, rest) if metadata.get("kind") == "training" else ("", name)
         groups.setdefault(group, {})[own] = _array(window, 8 + length, entry)
     # Without any label a file is taken for one of the torch world, where most are from.
-    foreign = _METADATA_KEY not in labels and labels.get("format", "pt") == "pt"
+    foreign = labels.get("format", "pd" if _METADATA_KEY in labels else "pt") == "pt"
     return Contents(groups, "torch" if foreign else "paddle", metadata=metadata)
 
 
