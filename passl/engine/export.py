@@ -19,6 +19,7 @@ from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.engine import runtimes
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
+from passl.utils.home import writable_home
 from passl.utils.quiet import quiet
 from passl.utils.registry import Registry
 from passl.utils.strict_json import to_json
@@ -153,7 +154,7 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
     spec = InputSpec([-1, 3, *size], "float32", "image")
     forward = network.forward
     try:
-        with quiet(output=True):
+        with quiet(output=True), writable_home():
             static = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
             paddle.jit.save(static, str(folder / runtimes.PADDLE))
     except OSError:

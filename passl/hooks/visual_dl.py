@@ -14,6 +14,7 @@ from passl.hooks.metrics_file import open_records, read_metrics, write_record
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import Config, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
+from passl.utils.home import writable_home
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -42,7 +43,8 @@ class VisualDL(Hook):
 
     def on_start(self, run: Run) -> None:
         # Imported late: it takes a second that an evaluation or --help should not.
-        from visualdl import LogWriter
+        with writable_home():
+            from visualdl import LogWriter
 
         folder = run.folder / "visualdl"
         for file in folder.glob("vdlrecords.*"):
