@@ -135,7 +135,8 @@ def _infer(arguments: argparse.Namespace, cfg: Config) -> Dict[str, Any]:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command and returns its exit code."""
-    return run_command(_main, _parser(), argv)
+    memory = "lower dataloader.train.sampler.batch_size, or --batch-sizes of infer"
+    return run_command(_main, _parser(), argv, memory=memory)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Sequence
 
 from paddle import nn
 
 from passl.datasets import with_synthetic_data
+from passl.datasets.class_names import read_class_names, readable_names
 from passl.engine.interrupts import Interrupted
-from passl.hooks.checkpoint import BEST, RUN_CONFIG, checkpoint_folder
+from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_console, logger
+from passl.utils.strict_json import to_json
+from passl.utils.system_errors import explain_os_error
 from passl.weights import LoadReport, load_weights
 
 
@@ -104,24 +107,97 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", metavar="PATH",
         help="a checkpoint, or a released file (eval --list names them): Google's .npz, "
-        ".safetensors, torch's .pth, .pt or .bin, Paddle's .pdparams; default: the best checkpoint "
-        "in the output folder",
+        ".safetensors, torch's .pth, .pt or .bin, Paddle's .pdparams; or the folder of a run, of "
+        "which the best checkpoint is taken, or else the latest; default: the output folder",
     )  # fmt: skip
     add_weights_key(parser)
     add_allow_partial(parser)
 
 
 def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Config) -> LoadReport:
-    """Loads the weights that the arguments name, or the best of the config's own run."""
-    weights = arguments.weights
+    """Loads the weights that the arguments name, or those of the config's own run.
+
+    Of a run, or the folder of one, that is the best checkpoint, or the latest where no evaluation
+    has chosen one.
+    """
+    weights: Optional[Path] = None if arguments.weights is None else Path(arguments.weights)
     if weights is None:
-        weights = checkpoint_folder(Path(cfg.output_dir)) / BEST
-        if not weights.exists():
+        weights = _of_own_run(cfg)
+    elif weights.is_dir():
+        folder, weights = weights, _kept(checkpoint_folder(weights)) or _kept(weights)
+        if weights is None:
             raise PasslError(
-                f"{weights}: there is no such file; train first, or name weights with --weights, "
-                "or the folder of a run with --output-dir"
+                f"{folder}: is a folder without {BEST} or {LATEST}; name a weight file"
             )
     return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
+
+
+def _of_own_run(cfg: Config) -> Path:
+    folder = checkpoint_folder(Path(cfg.output_dir))
+    found = _kept(folder)
+    if found is None:
+        raise PasslError(
+            f"{folder / BEST}: there is no such file, nor {LATEST} beside it; "
+            "train first, or name weights with --weights, or the folder of a run with --output-dir"
+        )
+    return found
+
+
+def _kept(folder: Path) -> Optional[Path]:
+    """Returns the best checkpoint in a folder, or else the latest, or None."""
+    best, latest = folder / BEST, folder / LATEST
+    if best.exists() or not latest.exists():
+        return best if best.exists() else None
+    logger.info("%s: the latest is taken, for no evaluation has chosen a best one", latest)
+    return latest
+
+
+def add_class_names(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--class-names``, for commands that show what classes are called."""
+    parser.add_argument(
+        "--class-names", metavar="FILE",
+        help="what the classes are called, one name a line in the order of the labels; default: as "
+        "the weights record it",
+    )  # fmt: skip
+
+
+def names_of_classes(
+    num_classes: int,
+    report: LoadReport,
+    arguments: argparse.Namespace,
+    section: Config,
+    of_data: Optional[Sequence[str]] = None,
+) -> List[str]:
+    """Returns a name for every class of a network.
+
+    ImageNet's are taken only where the data or the weights are known to be of ImageNet.
+
+    Args:
+        num_classes: of the network.
+        report: of its weights.
+        arguments: ``--class-names`` counts most.
+        section: of the config's dataloader, whose images the network is shown.
+        of_data: the names of the data set, if it was read and has any.
+
+    Raises:
+        PasslError: the file cannot be read, or has more or fewer names.
+    """
+    if arguments.class_names is not None:
+        given = read_class_names(arguments.class_names)
+        if len(given) != num_classes:
+            raise PasslError(
+                f"{arguments.class_names}: holds {len(given)} names, but the network has "
+                f"{num_classes} classes"
+            )
+        return readable_names(num_classes, given)
+    recorded = report.metadata.get("class_names") if report.has_head else None
+    imagenet = report.of_imagenet or (of_data is not None and section.dataset.name == "ImageNet")
+    names = readable_names(num_classes, of_data or recorded, imagenet)
+    if names == readable_names(num_classes, None):
+        logger.info(
+            "%s: does not say what its classes are called; --class-names FILE does", report.path
+        )
+    return names
 
 
 def add_weights_key(parser: argparse.ArgumentParser) -> None:
@@ -147,9 +223,9 @@ def write_json(path: str, result: Any) -> None:
         PasslError: the file cannot be written.
     """
     try:
-        Path(path).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        Path(path).write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
-        raise PasslError(f"{path}: cannot be written ({error.strerror})") from None
+        raise explain_os_error(error, path) from None
 
 
 def overrides_of(arguments: argparse.Namespace) -> List[str]:
@@ -172,6 +248,8 @@ def run_command(
     parser: argparse.ArgumentParser,
     argv: Optional[List[str]],
     answers: bool = False,
+    memory: str = "end other programs, or take a machine with more memory",
+    again: str = "run the command again",
 ) -> int:
     """Runs a command and returns its exit code.
 
@@ -181,6 +259,8 @@ def run_command(
         argv: them; None for those of the process.
         answers: whether its output is an answer that one may want to pass on; messages then go to
             the error stream.
+        memory: what to say of a full memory.
+        again: how to go on once the machine is in order again.
 
     Returns:
         0: done; 2: the user can put it right, one line on the error stream says how; 75: another
@@ -201,10 +281,9 @@ def run_command(
         _discard_output()  # `… | head` closed the pipe
         return 1
     except (RuntimeError, MemoryError, OSError) as error:
-        known = explain_device_error(error)
+        known = explain_device_error(error, memory, again)
         if known is None and isinstance(error, OSError) and error.errno is not None:
-            place = error.filename or "the output"
-            known = PasslError(f"{place}: cannot be read or written ({error.strerror})")
+            known = explain_os_error(error, doing="read or written")
         if known is None or arguments.debug:
             raise
         print(f"error: {known}", file=sys.stderr)

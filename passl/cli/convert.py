@@ -11,6 +11,7 @@ from passl.cli.common import add_weights_key, make_parser, run_command
 from passl.modeling.backbones import BACKBONES
 from passl.utils.commands import command
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
 from passl.weights.converting import convert_weights
 from passl.weights.naming import ReleasedNames
 
@@ -65,6 +66,11 @@ def _main(arguments: argparse.Namespace) -> None:
         f"{arguments.target}: {done.tensors} tensors, {done.source} names to {done.target} names"
         f"{aside}"
     )
+    if done.nameless:
+        logger.warning(
+            "%s: has no place for the names of the classes, which %s has; give them with "
+            "--class-names FILE, or convert to .safetensors", arguments.target, arguments.source,
+        )  # fmt: skip
 
 
 def main(argv: Optional[List[str]] = None) -> int:

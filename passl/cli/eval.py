@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 from passl.cli.common import (
+    add_class_names,
     add_config_arguments,
     add_synthetic,
     add_weights,
@@ -15,18 +16,18 @@ from passl.cli.common import (
     config_of,
     load_named_weights,
     make_parser,
+    names_of_classes,
     run_command,
     write_json,
 )
 from passl.datasets import build_dataset
-from passl.datasets.class_names import readable_names
+from passl.datasets.view import evaluated_section
 from passl.engine.checks import check_classes
 from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.processes import join_processes
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
 from passl.utils.commands import command, launched_command
-from passl.utils.config import split_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also write report.html there, one page with the surest mistakes, the confusion "
         "matrix and the accuracy of every class",
     )  # fmt: skip
+    add_class_names(parser)
     parser.add_argument(
         "--list", action=_List, nargs=0,
         help="show the released weights: files, preprocessing, reported accuracy; and exit",
@@ -68,8 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> None:
+    if arguments.class_names is not None and arguments.report is None:
+        raise PasslError("--class-names is for the report; add --report DIR")
     cfg = config_of(arguments)
-    section = split_section(cfg, arguments.split)
+    section = evaluated_section(cfg, arguments.split)
     select_device(cfg.device, cfg.tf32)
     processes = join_processes()
     with processes.one_by_host():
@@ -89,12 +93,13 @@ def _main(arguments: argparse.Namespace) -> None:
             raise PasslError("a report is made by one process; start it without the launcher")
         answers = Answers()
         result = evaluate(architecture, loader, arguments.split, look=answers.add)
-        names = readable_names(
-            architecture.num_classes, dataset.class_names or report.metadata.get("class_names")
-        )
+        _check_answers(report.path, result)
+        classes = architecture.num_classes
+        names = names_of_classes(classes, report, arguments, section, dataset.class_names)
         facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
         path = write_report(Path(arguments.report), answers, dataset, names, result, facts)
         logger.info("%s: open it in a browser", path)
+    _check_answers(report.path, result)
     if not processes.is_first:
         return
     ratio = crop_ratio(dataset)
@@ -108,9 +113,18 @@ def _main(arguments: argparse.Namespace) -> None:
         write_json(arguments.json, {**result, "crop_ratio": ratio})
 
 
+def _check_answers(weights: str, result: Dict[str, Any]) -> None:
+    if "without_answer" in result:
+        raise PasslError(
+            f"{weights}: the logits of {result['without_answer']} of {result['samples']} images "
+            "are not finite (NaN or infinity), so they have no answer; take other weights"
+        )
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command and returns its exit code."""
-    return run_command(_main, _parser(), argv)
+    memory = "lower dataloader.SPLIT.sampler.batch_size, of the split that is evaluated"
+    return run_command(_main, _parser(), argv, memory=memory)
 
 
 if __name__ == "__main__":

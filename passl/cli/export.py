@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from passl.cli.common import (
+    add_class_names,
     add_config_arguments,
     add_weights,
     compare_with_zoo,
     config_of,
     load_named_weights,
     make_parser,
+    names_of_classes,
     run_command,
 )
-from passl.datasets.class_names import readable_names
 from passl.datasets.image_size import image_size
+from passl.datasets.view import evaluation_view
 from passl.engine.export import DESCRIPTION, FORMATS, export
 from passl.modeling.network import Network
 from passl.utils.commands import command
-from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--features", action="store_true",
         help="the pooled features of the backbone instead of logits",
     )  # fmt: skip
+    add_class_names(parser)
     return parser
 
 
@@ -60,8 +62,10 @@ def _main(arguments: argparse.Namespace) -> None:
     formats = arguments.format or list(FORMATS)
     if arguments.int8 and "onnx" not in formats:
         raise PasslError("--int8 makes an ONNX file; add --format onnx")
+    if arguments.features and arguments.class_names is not None:
+        raise PasslError("features have no classes; leave --class-names or --features out")
     cfg = config_of(arguments)
-    section = view_section(cfg)
+    section = evaluation_view(cfg)
     size = image_size(section)
     select_device("cpu", cfg.tf32)  # what is written is the same for all devices
     network = Network(cfg.model["architecture"], cfg.model.get("head"))
@@ -72,7 +76,7 @@ def _main(arguments: argparse.Namespace) -> None:
         network.head = None
         facts["output"] = {"features": network.num_features}
     else:
-        names = readable_names(network.num_classes, report.metadata.get("class_names"))
+        names = names_of_classes(network.num_classes, report, arguments, section)
         facts["output"] = {"logits": network.num_classes}
         facts["class_names"] = names
     folder = Path(arguments.output)

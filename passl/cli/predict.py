@@ -11,21 +11,22 @@ import numpy as np
 from tqdm import tqdm
 
 from passl.cli.common import (
+    add_class_names,
     add_config_arguments,
     add_weights,
     compare_with_zoo,
     config_of,
     load_named_weights,
     make_parser,
+    names_of_classes,
     run_command,
     write_json,
 )
-from passl.datasets.class_names import readable_names
 from passl.datasets.paths import ImagePaths, find_images
+from passl.datasets.view import evaluation_view
 from passl.engine.predictor import Prediction, features, predict, prediction_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils.commands import command
-from passl.utils.config import view_section
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR",
         help="write predictions.json and contact sheets of the images with their answers there",
     )  # fmt: skip
+    add_class_names(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes (default: 5)")
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="images at a time; default: the config's"
@@ -72,8 +74,10 @@ def _main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     if arguments.features and output is None:
         raise PasslError("--features writes a file: name a folder with --output")
+    if arguments.features and arguments.class_names is not None:
+        raise PasslError("features have no classes; leave --class-names or --features out")
     cfg = config_of(arguments)
-    section = view_section(cfg)
+    section = evaluation_view(cfg)
     paths = find_images(_given(arguments.images))
     select_device(cfg.device, cfg.tf32)
     architecture = build_architecture(cfg.model)
@@ -86,8 +90,7 @@ def _main(arguments: argparse.Namespace) -> None:
         found, rows = features(architecture, loader)
         _write_features(Path(output), found, rows)
         return
-    recorded = report.metadata.get("class_names")
-    names = readable_names(architecture.num_classes, recorded)
+    names = names_of_classes(architecture.num_classes, report, arguments, section)
     answers: List[Prediction] = []
     for answer in tqdm(
         predict(architecture, loader, names, arguments.topk),
@@ -149,7 +152,7 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command and returns its exit code."""
-    return run_command(_main, _parser(), argv, answers=True)
+    return run_command(_main, _parser(), argv, answers=True, memory="lower --batch-size")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,11 @@ def _main(arguments: argparse.Namespace) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command and returns its exit code."""
-    return run_command(_main, _parser(), argv)
+    memory = (
+        "lower dataloader.train.sampler.batch_size and set global_batch_size to keep the images of "
+        "a step, set recompute=true or, on a GPU, amp"
+    )
+    return run_command(_main, _parser(), argv, memory=memory, again="--resume auto")
 
 
 if __name__ == "__main__":

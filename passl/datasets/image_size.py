@@ -15,7 +15,9 @@ def image_size(section: Config) -> Tuple[int, int]:
     Raises:
         PasslError: none of them gives the images a size.
     """
-    sizes = [getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.transforms]
+    sizes = [
+        getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.get("transforms") or ()
+    ]
     size = next((size for size in reversed(sizes) if size is not None), None)
     if size is None:
         raise PasslError(

@@ -27,7 +27,8 @@ def _compiled(signature: Any) -> Callable[[Callable], Callable]:
     def compile_now(function: Callable) -> Callable:
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # neither the package's folder nor the user's can be written
+        # Neither the package's folder nor the user's can be written, or that has no room left.
+        except (RuntimeError, OSError):
             return numba.njit(signature, nogil=True)(function)
 
     return compile_now

@@ -18,11 +18,12 @@ from passl.datasets import Loader, TrainingBatches, build_dataset
 from passl.datasets.decoding import decode_image
 from passl.datasets.image_size import image_size
 from passl.datasets.loader import collate
+from passl.datasets.view import evaluation_view
 from passl.engine.export import FORMATS, TOLERANCE, export
 from passl.engine.runtimes import candidates, difference
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
-from passl.utils.config import Config, split_section, view_section
+from passl.utils.config import Config, split_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
 
@@ -150,7 +151,7 @@ def inference(
         ``left_out``: the reasons of those that cannot run here; ``fastest``: by batch size, of
         those that give the network's logits.
     """
-    section = view_section(cfg)
+    section = evaluation_view(cfg)
     size = image_size(section)
     left_out: Dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="passl-") as place:

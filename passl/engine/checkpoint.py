@@ -19,6 +19,7 @@ from passl.solver import Optimizer, WeightAverage
 from passl.utils.config import Config, plain, with_defaults
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+from passl.utils.system_errors import explain_os_error
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
 _OPTIMIZER = "optimizer"
@@ -92,7 +93,7 @@ def write_checkpoint(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PasslError(f"{folder}: cannot be made ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
     partial = folder / f"{_PARTIAL}{os.getpid()}.safetensors"
     write_tensor_file(partial, tensors, {"kind": "training", **metadata})
     try:
@@ -106,7 +107,7 @@ def write_checkpoint(
         os.replace(partial, paths[-1])
         _sync_folder(folder)
     except OSError as error:
-        raise PasslError(f"{folder}: could not be written ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
     finally:
         remove_partial_files(folder)
 
@@ -141,12 +142,11 @@ class Checkpoint:
         Raises:
             PasslError: it is missing or damaged, or holds no training state.
         """
+        remedy = "name another checkpoint with --resume PATH"
         try:
-            file = WeightFile(path)
+            file = WeightFile(path, remedy=remedy)
         except PasslError as error:
-            raise PasslError(
-                f"cannot resume: {error}; name another checkpoint with --resume PATH"
-            ) from None
+            raise PasslError(f"cannot resume: {error}") from None
         if file.metadata.get("kind") != "training":
             raise PasslError(
                 f"{path}: holds weights but no training state; start from it with --pretrained"
@@ -157,10 +157,9 @@ class Checkpoint:
             file.metadata["global_batch"]
         except (KeyError, TypeError):
             raise PasslError(
-                f"cannot resume: {path}: its record of the run is incomplete; name another "
-                "checkpoint with --resume PATH"
+                f"cannot resume: {path}: its record of the run is incomplete; {remedy}"
             ) from None
-        return cls(path, WeightFile(path, MODEL), progress)
+        return cls(path, WeightFile(path, MODEL, remedy), progress)
 
     @property
     def epochs(self) -> int:
@@ -173,9 +172,9 @@ class Checkpoint:
         return self.file.metadata.get("schedule_epochs", self.epochs)
 
     @property
-    def _data(self) -> Dict[str, Any]:
+    def _training_set(self) -> Dict[str, Any]:
         """What is recorded of the training set; nothing by earlier versions."""
-        return self.file.metadata.get("data") or {}
+        return self.file.metadata.get("training_set") or {}
 
     def check_config(self, cfg: Config, extend: Optional[str] = None) -> None:
         """Raises PasslError if the config is not that of the checkpoint's run.
@@ -218,7 +217,7 @@ class Checkpoint:
                 f"{self.path}: was trained on {facts['samples']} images but the training set now "
                 f"has {len(dataset)}{moved}; restore the data to resume, or {begin}"
             )
-        then = self._data.get("sha256")
+        then = self._training_set.get("sha256")
         if then is None:
             logger.info(
                 "%s: an earlier version of PASSL has written it without a record of files and "
@@ -235,7 +234,7 @@ class Checkpoint:
 
     def _moved_classes(self, dataset: ImageDataset) -> str:
         """Returns which classes have another number of images now, as far as that is known."""
-        then = self._data.get("class_counts")
+        then = self._training_set.get("class_counts")
         if then is None:
             return ""
         now = dataset.class_counts()

@@ -9,7 +9,7 @@ import paddle
 from tqdm import tqdm
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
-from passl.engine.metrics import label_ranks
+from passl.engine.metrics import NO_ANSWER, label_ranks
 from passl.engine.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
@@ -58,13 +58,14 @@ def evaluate(
 
     Returns:
         ``top1`` and ``top5`` in percent (with fewer than five classes, ``top5`` is Top-K of
-        all of them), ``loss``, ``samples``, ``seconds`` and ``images_per_second``; an empty
-        dict when it was abandoned.
+        all of them), ``loss``, ``samples``, ``seconds`` and ``images_per_second``; where there
+        are any, ``without_answer``: the images whose logits are not finite, which count as wrong;
+        an empty dict when it was abandoned.
     """
     was_training = architecture.training
     architecture.eval()
     samples, stopped = 0, False
-    correct1 = correct5 = paddle.zeros([], dtype="int64")
+    correct1 = correct5 = unanswered = paddle.zeros([], dtype="int64")
     # float64 does not lose small terms over a million images; its cost is one addition a batch.
     loss_sum = paddle.zeros([], dtype="float64")
     started = time.perf_counter()
@@ -82,6 +83,7 @@ def evaluate(
                 ranks = label_ranks(outputs["logits"], batch["label"])
                 correct1 = correct1 + (ranks < 1).sum()
                 correct5 = correct5 + (ranks < 5).sum()
+                unanswered = unanswered + (ranks == NO_ANSWER).sum()
                 count = batch["label"].shape[0]
                 loss_sum = loss_sum + outputs["loss"].astype("float64") * count
                 samples += count
@@ -90,14 +92,14 @@ def evaluate(
         if was_training:
             architecture.train()
     # Counts are whole numbers, which float64 adds up exactly.
-    right1, right5, loss, samples, stopped = processes.sum(
-        [int(correct1), int(correct5), float(loss_sum), samples, stopped]
+    right1, right5, without_answer, loss, samples, stopped = processes.sum(
+        [int(correct1), int(correct5), int(unanswered), float(loss_sum), samples, stopped]
     )
     if stopped:
         return {}
     seconds = time.perf_counter() - started
     samples = int(samples)
-    return {
+    result = {
         "top1": 100.0 * right1 / samples,
         "top5": 100.0 * right5 / samples,
         "loss": loss / samples,
@@ -105,6 +107,7 @@ def evaluate(
         "seconds": seconds,
         "images_per_second": samples / seconds,
     }
+    return {**result, "without_answer": int(without_answer)} if without_answer else result
 
 
 def crop_ratio(dataset: ImageDataset) -> Any:

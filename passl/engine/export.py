@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -19,8 +19,11 @@ from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.engine import runtimes
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
+from passl.utils.home import writable_home
 from passl.utils.quiet import quiet
 from passl.utils.registry import Registry
+from passl.utils.strict_json import to_json
+from passl.utils.system_errors import explain_os_error, is_full
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
@@ -71,33 +74,51 @@ def export(
         PasslError: a package is missing, the network cannot be written in that format, or a file
             gives other logits.
     """
-    with filling(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as aside:
+    expected = _answers(network, size)
+    with (
+        filling(folder),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as aside,
+        _blaming_a_full_disk(folder),
+    ):
         made = Path(aside)
         differences: Dict[str, float] = {}
         _write_paddle(network, made, size)
-        expected = runtimes.eager(network)
         if "paddle" in formats:
-            differences["paddle"] = _compare(
-                runtimes.paddle_inference(made), expected, size, "Paddle Inference"
-            )
+            run = runtimes.paddle_inference(made)
+            differences["paddle"] = _compare(run, expected, "Paddle Inference")
         description = _describe(section, size, facts)
         if "onnx" in formats:
             _write_onnx(made, description)
             run = runtimes.onnx_runtime(made / runtimes.ONNX)
-            differences["onnx"] = _compare(run, expected, size, "ONNX Runtime")
+            differences["onnx"] = _compare(run, expected, "ONNX Runtime")
             if int8:
                 _write_int8(made)
                 run = runtimes.onnx_runtime(made / runtimes.ONNX_INT8)
-                differences["onnx_int8"] = _difference(run, expected, size)
+                differences["onnx_int8"] = _difference(run, expected, "ONNX Runtime, int8")
         if "paddle" not in formats:
             runtimes.program_file(made).unlink()
             (made / f"{runtimes.PADDLE}.pdiparams").unlink()
         description["differences"] = differences
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        text = to_json(description, indent=2, ensure_ascii=False) + "\n"
         (made / DESCRIPTION).write_text(text, encoding="utf-8")
         for file in sorted(made.iterdir()):
             os.replace(file, folder / file.name)
     return description
+
+
+@contextlib.contextmanager
+def _blaming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Turns whatever the readers of a file that was cut short raise into what is the matter.
+
+    Paddle and paddle2onnx do not look at whether they could write.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and is_full(folder):
+            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise explain_os_error(full, folder) from error
+        raise
 
 
 def _describe(section: Config, size: Sequence[int], facts: Dict[str, Any]) -> Dict[str, Any]:
@@ -133,7 +154,7 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
     spec = InputSpec([-1, 3, *size], "float32", "image")
     forward = network.forward
     try:
-        with quiet(output=True):
+        with quiet(output=True), writable_home():
             static = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
             paddle.jit.save(static, str(folder / runtimes.PADDLE))
     except OSError:
@@ -146,6 +167,11 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
         ) from error
     finally:
         network.forward = forward
+    weights = folder / f"{runtimes.PADDLE}.pdiparams"
+    numbers = sum(tensor.numpy().nbytes for tensor in network.state_dict().values())
+    # Reading a file that was cut short may end the process.
+    if not weights.exists() or weights.stat().st_size < numbers:
+        raise PasslError(f"{folder}: PaddlePaddle has not written the weights whole")
     # What Paddle 2 leaves beside them is for training on, and names this machine's files.
     with contextlib.suppress(FileNotFoundError):
         (folder / f"{runtimes.PADDLE}.pdiparams.info").unlink()
@@ -181,7 +207,7 @@ def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
         node.input[:] = ["logits" if name == old else name for name in node.input]
     model.graph.output[0].name = "logits"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(model, {"passl": json.dumps(description, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {"passl": to_json(description, ensure_ascii=False)})
     onnx.save(model, str(path))
 
 
@@ -208,9 +234,30 @@ def _unlogged() -> Iterator[None]:
         root.disabled = before
 
 
-def _compare(run: runtimes.Run, expected: runtimes.Run, size: Sequence[int], name: str) -> float:
-    difference = _difference(run, expected, size)
-    if not difference <= TOLERANCE:  # also where it is not a number
+def _answers(network: nn.Layer, size: Sequence[int]) -> List[Tuple[np.ndarray, np.ndarray]]:
+    """Returns batches of noise, of different lengths, and what the network gives for them.
+
+    Raises:
+        PasslError: numbers that are none.
+    """
+    rng, run = np.random.default_rng(0), runtimes.eager(network)
+    answers = []
+    for count in _BATCHES:
+        images = rng.standard_normal((count, 3, *size)).astype(np.float32)
+        answers.append((images, run(images)))
+        if not np.isfinite(answers[-1][1]).all():
+            raise PasslError(
+                "the network itself gives numbers that are not finite (NaN or infinity), for "
+                "noise; take other weights; nothing was written"
+            )
+    return answers
+
+
+def _compare(
+    run: runtimes.Run, expected: Sequence[Tuple[np.ndarray, np.ndarray]], name: str
+) -> float:
+    difference = _difference(run, expected, name)
+    if difference > TOLERANCE:
         raise PasslError(
             f"{name} gives other logits than the network: they differ by {difference:.1e} of the "
             f"largest one, more than {TOLERANCE:g}; nothing was written"
@@ -218,13 +265,13 @@ def _compare(run: runtimes.Run, expected: runtimes.Run, size: Sequence[int], nam
     return difference
 
 
-def _difference(run: runtimes.Run, expected: runtimes.Run, size: Sequence[int]) -> float:
-    rng = np.random.default_rng(0)
-    worst: List[float] = []
-    for count in _BATCHES:
-        images = rng.standard_normal((count, 3, *size)).astype(np.float32)
-        worst.append(runtimes.difference(run(images), expected(images)))
-    return max(worst)
+def _difference(
+    run: runtimes.Run, expected: Sequence[Tuple[np.ndarray, np.ndarray]], name: str
+) -> float:
+    differences = [runtimes.difference(run(images), answer) for images, answer in expected]
+    if not np.isfinite(differences).all():
+        raise PasslError(f"{name} gives numbers that are not finite; nothing was written")
+    return max(differences)
 
 
 def _supported(function: Any, **arguments: Any) -> Dict[str, Any]:

@@ -1,16 +1,32 @@
-"""Accuracy, in one place."""
+"""Accuracy, and what is no answer, in one place."""
 
 from __future__ import annotations
 
 import paddle
+from paddle.nn import functional as F
+
+NO_ANSWER = 1 << 40  # the rank of every class where there is no answer
+
+
+def probabilities(logits):
+    """Returns the softmax over the classes, float32 ``[N, K]``, of logits of any float type.
+
+    A row in which one is not finite is no answer: its logits hold NaN or positive infinity.
+    """
+    return F.softmax(logits.astype("float32"), axis=-1)
+
+
+def answered(probabilities):
+    """Tells which rows ``[N, K]`` of probabilities are an answer: bool ``[N]``."""
+    return paddle.isfinite(probabilities).all(axis=-1)
 
 
 def label_ranks(logits, label):
     """Returns how many classes are ranked before the right one: int64 ``[N]``, 0 is a hit.
 
     Equal logits rank by class number, as a stable sort would have it, so that a network which
-    answers the same for everything is not counted right. Where the right class's logit is not
-    a number, its rank is last.
+    answers the same for everything is not counted right. Where there is no answer, the rank is
+    ``NO_ANSWER``, however many classes there are.
 
     Args:
         logits: float ``[N, K]``.
@@ -20,4 +36,5 @@ def label_ranks(logits, label):
     classes = paddle.arange(logits.shape[1], dtype="int64").unsqueeze(0)
     before = (logits > own) | ((logits == own) & (classes < label.unsqueeze(1)))
     rank = before.astype("int64").sum(axis=1)
-    return paddle.where(paddle.isnan(own.squeeze(1)), paddle.full_like(rank, logits.shape[1]), rank)
+    none = paddle.full_like(rank, NO_ANSWER)
+    return paddle.where(answered(probabilities(logits)), rank, none)

@@ -7,11 +7,12 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import paddle
-from paddle.nn import functional as F
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
+from passl.engine.metrics import answered, probabilities
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
+from passl.utils.errors import PasslError
 
 _FEW = 32  # images for which starting workers takes longer than they save
 
@@ -61,23 +62,42 @@ def predict(
         loader: see ``prediction_loader``.
         names: of the K classes.
         topk: at most K.
+
+    Raises:
+        PasslError: at an image for which the logits are not finite.
     """
     for places, batch in _batches(architecture, loader):
-        probabilities = F.softmax(architecture(batch)["logits"].astype("float32"), axis=-1)
-        values, labels = paddle.topk(probabilities, min(topk, len(names)))
+        found = probabilities(architecture(batch)["logits"])
+        _check_answers(loader, places, found, "logits")
+        values, labels = paddle.topk(found, min(topk, len(names)))
         for place, row, chosen in zip(places, values.tolist(), labels.tolist()):
             path = loader.dataset.where(place)
             yield Prediction(path, chosen, [names[label] for label in chosen], row)
 
 
 def features(architecture: Architecture, loader: Loader) -> Tuple[List[str], np.ndarray]:
-    """Returns the paths of the images, and the backbone's pooled features, float32 ``[n, C]``."""
+    """Returns the paths of the images, and the backbone's pooled features, float32 ``[n, C]``.
+
+    Raises:
+        PasslError: at an image for which they are not finite.
+    """
     paths: List[str] = []
     rows: List[np.ndarray] = []
     for places, batch in _batches(architecture, loader):
         paths += [loader.dataset.where(place) for place in places]
-        rows.append(architecture.backbone(batch["image"]).astype("float32").numpy())
+        found = architecture.backbone(batch["image"]).astype("float32")
+        _check_answers(loader, places, found, "features")
+        rows.append(found.numpy())
     return paths, np.concatenate(rows)
+
+
+def _check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what: str) -> None:
+    for place, is_answer in zip(places, answered(found).tolist()):
+        if not is_answer:
+            raise PasslError(
+                f"{loader.dataset.where(place)}: the {what} of the network are not finite (NaN or "
+                "infinity) for it, so there is no answer; take other weights"
+            )
 
 
 def _batches(

@@ -14,6 +14,7 @@ from typing import Any, Optional
 from passl.engine.processes import Processes
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+from passl.utils.system_errors import explain_os_error
 
 LOCK = ".lock"
 _HELD = (errno.EACCES, errno.EAGAIN)
@@ -65,8 +66,7 @@ class RunLock:
                 except PasslError as error:
                     problem = error
                 except OSError as error:
-                    place = error.filename or self._path.parent
-                    problem = PasslError(f"{place}: cannot be written ({error.strerror})")
+                    problem = explain_os_error(error, self._path.parent)
         if self._processes.sum([problem is not None])[0]:
             raise problem or PasslError(
                 f"{self._path.parent}: the first process cannot have the folder; see its message"

@@ -42,6 +42,7 @@ from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
+from passl.utils.system_errors import explain_os_error
 from passl.weights import load_weights
 
 
@@ -164,7 +165,7 @@ def _train(
         "global_batch": global_batch,
         "samples_seen": 0,
         "class_names": datasets["train"].class_names,
-        "data": {"sha256": digest, "class_counts": datasets["train"].class_counts()},
+        "training_set": {"sha256": digest, "class_counts": datasets["train"].class_counts()},
         "pretrained": start.pretrained,
         "schedule_epochs": schedule_epochs,
         "config": plain(cfg),
@@ -261,10 +262,10 @@ def _train(
             raise lost from error
         if not isinstance(error, OSError) or error.errno is None:
             raise
-        raise PasslError(
-            f"{error.filename or folder}: could not be written ({error.strerror}); the last "
-            "checkpoint is whole; make room, then --resume auto"
-        ) from error
+        if isinstance(error, BrokenPipeError):  # of the output, which is not the run's
+            raise
+        problem = explain_os_error(error, folder)
+        raise PasslError(f"{problem}; then go on with --resume auto") from error
     finally:
         for hook in hooks:
             with contextlib.suppress(OSError):  # a full disk has been reported already
@@ -398,8 +399,8 @@ def _report_bad_steps(progress: Progress, reported: int, most: int) -> int:
     if in_a_row >= most:
         raise PasslError(
             f"no gradient has been finite since step {progress.step - in_a_row + 1} ({in_a_row} "
-            f"steps, max_bad_steps: {most}); the last checkpoint is whole; lower learning_rate, "
-            "lengthen the warm-up or set optimizer.grad_clip"
+            f"steps, max_bad_steps: {most}), and nothing has been saved since; lower "
+            "learning_rate, lengthen the warm-up or set optimizer.grad_clip"
         )
     if total > reported:
         logger.warning(
@@ -497,8 +498,7 @@ def _prepare_folder(
             file.write(line + os.linesep)
         processes.wait()
     except OSError as error:
-        place = error.filename or folder
-        raise PasslError(f"{place}: cannot be written ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
 
 
 def _announce(

@@ -8,6 +8,7 @@ from typing import Iterator, Optional, TextIO
 
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.errors import PasslError
+from passl.utils.strict_json import to_json
 from passl.utils.whole_files import replacing
 
 
@@ -47,8 +48,8 @@ def open_records(path: Path, until: int, evaluated: bool = True) -> TextIO:
 
 
 def write_record(file: TextIO, record: Record) -> None:
-    """Adds a record; it is in the file when this returns."""
-    file.write(json.dumps(record) + "\n")
+    """Adds a record; it is in the file when this returns. What is no number becomes null."""
+    file.write(to_json(record) + "\n")
     file.flush()
 
 

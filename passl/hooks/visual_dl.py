@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
 
@@ -13,6 +14,7 @@ from passl.hooks.metrics_file import open_records, read_metrics, write_record
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import Config, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
+from passl.utils.home import writable_home
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -41,7 +43,8 @@ class VisualDL(Hook):
 
     def on_start(self, run: Run) -> None:
         # Imported late: it takes a second that an evaluation or --help should not.
-        from visualdl import LogWriter
+        with writable_home():
+            from visualdl import LogWriter
 
         folder = run.folder / "visualdl"
         for file in folder.glob("vdlrecords.*"):
@@ -80,7 +83,8 @@ class VisualDL(Hook):
     def on_record(self, run: Run, record: Record) -> None:
         section = record.get("split", "train")
         for key, value in record.items():
-            if key not in _NO_CURVES and isinstance(value, (int, float)):
+            number = isinstance(value, (int, float)) and math.isfinite(value)
+            if key not in _NO_CURVES and number:
                 self._writer.add_scalar(f"{section}/{key}", value, record["step"])
 
     on_evaluation = on_record
@@ -113,7 +117,9 @@ class VisualDL(Hook):
 
     def _note_weights(self, run: Run) -> None:
         for name, parameter in run.architecture.named_parameters():
-            counts, edges = np.histogram(parameter.astype("float32").numpy(), bins=_BINS)
+            numbers = parameter.astype("float32").numpy()
+            # A run that diverges has others as well, which have no place between two edges.
+            counts, edges = np.histogram(numbers[np.isfinite(numbers)], bins=_BINS)
             record = {
                 "step": run.progress.step,
                 "name": name,

@@ -11,6 +11,7 @@ from paddle.base import core
 from paddle.static import InputSpec
 
 from passl.modeling.network import Network
+from passl.utils.home import writable_home
 from passl.utils.quiet import quiet
 
 
@@ -81,7 +82,7 @@ def trace(model: Mapping[str, Any], image_shape: Sequence[int]) -> Graph:
         layer.register_forward_post_hook(ends(re.sub(r"\.(\d+)", r"_\1", name).replace(".", "/")))
 
     spec = InputSpec([-1, *image_shape], "float32", "image")
-    with quiet():  # Paddle 3 warns of an argument of its own
+    with quiet(), writable_home():  # Paddle 3 warns of an argument of its own
         static = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
         block = static.forward.concrete_program.main_program.global_block()
     names = {parameter.name: name for name, parameter in network.named_parameters()}

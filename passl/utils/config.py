@@ -12,6 +12,7 @@ dotted overrides and checks the types of the fixed sections.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 import typing
@@ -307,6 +308,8 @@ def _refuse_odd_values(value: Any, path: str, origins: Mapping[str, str]) -> Non
                 "write the value out, or use a YAML anchor",
                 place,
             )
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise PasslError(f"'{path}' is {value}; a config holds finite numbers", place)
     elif value is not None and not isinstance(value, (bool, int, float)):
         raise PasslError(
             f"'{path}' is a {type(value).__name__}; a config holds text, numbers, true, false, "
@@ -564,21 +567,14 @@ def split_section(cfg: Config, split: str) -> Config:
     section = cfg.dataloader[split]
     if section is None:
         there = [name for name, other in cfg.dataloader.items() if other is not None]
+        # Who trains or measures training names no split.
+        choice = "; choose with --split" if there and split != "train" else ""
         raise PasslError(
-            f"the config has no dataloader.{split} section; it has: {listing(there) or 'none'}",
+            f"the config has no dataloader.{split} section; it has: {listing(there) or 'none'}"
+            f"{choice}",
             place=origin_of(cfg, "dataloader"),
         )
     return section
-
-
-def view_section(cfg: Config) -> Config:
-    """Returns the section that says how images are looked at: ``val``, or else ``test``.
-
-    Raises:
-        PasslError: the config has neither.
-    """
-    sections = cfg.dataloader
-    return split_section(cfg, "test" if sections.val is None and sections.test else "val")
 
 
 def with_defaults(values: Dict[str, Any]) -> Dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Iterator, Union
 
-from passl.utils.errors import PasslError
+from passl.utils.system_errors import explain_os_error
 
 
 @contextlib.contextmanager
@@ -39,8 +39,7 @@ def filling(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        place = error.filename or folder
-        raise PasslError(f"{place}: cannot be written ({error.strerror})") from None
+        raise explain_os_error(error, folder) from None
 
 
 def sha256_of(path: Union[str, os.PathLike]) -> str:

@@ -11,9 +11,11 @@ import numpy as np
 
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.stored_array import DamagedFile, StoredArray
+from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.safetensors import own_labels
+from passl.weights.loading import IMAGENET, data_of
 from passl.weights.naming import (
     OWN,
     Naming,
@@ -41,12 +43,21 @@ _FORMATS: Dict[str, Tuple[Writer, str, Optional[str]]] = {
 
 @dataclasses.dataclass
 class Conversion:
-    """What ``convert_weights`` did: whose names it read and wrote, and how many tensors."""
+    """What ``convert_weights`` did.
+
+    Attributes:
+        source, target: whose names it read and wrote.
+        tensors: how many.
+        dropped: what else the source held, and the target does not.
+        nameless: whether the source has names of its classes, which the target's format has no
+            place for.
+    """
 
     source: str
     target: str
     tensors: int
     dropped: List[str]
+    nameless: bool
 
 
 def convert_weights(
@@ -59,7 +70,8 @@ def convert_weights(
     """Writes the weights of one file in another publisher's names and format.
 
     Numbers and their type stay as they are. What a file holds besides the network's tensors
-    (an optimizer's state, a history) is not carried over.
+    (an optimizer's state, a history) is not carried over, but for the names of the classes, which
+    ``.safetensors`` has room for.
 
     Args:
         source: see ``WeightFile`` for what is read.
@@ -97,14 +109,19 @@ def convert_weights(
         for name, array in named.items():
             with file.reading(name):
                 arrays[name] = np.ascontiguousarray(to_there(array, convention).read())
-        classes = file.metadata.get("class_names")
+        facts = {"kind": "weights", "class_names": file.metadata.get("class_names")}
+        data = data_of(file.metadata, found.publisher)
+        if data is not None:
+            facts["data"] = data
         dropped = [group for group in file.groups if group != file.key]
+    nameless = False
     if write is safetensors.write:
-        labels = _labels(naming, classes)
+        labels = _labels(naming, facts)
         _write_whole(target, lambda path: safetensors.write(path, arrays, labels))
     else:
         _write_whole(target, lambda path: write(path, arrays))
-    return Conversion(found.publisher, naming.name, len(arrays), dropped)
+        nameless = bool(facts["class_names"])
+    return Conversion(found.publisher, naming.name, len(arrays), dropped, nameless)
 
 
 def _family(
@@ -164,11 +181,13 @@ def _rename(
     return named
 
 
-def _labels(naming: Naming, class_names: Any) -> Dict[str, str]:
-    """Returns what a safetensors file says about itself: its framework, or PASSL's record."""
+def _labels(naming: Naming, facts: Dict[str, Any]) -> Dict[str, str]:
+    """Returns what a safetensors file says about itself: its framework, and PASSL's record."""
     if naming.name == OWN:
-        return own_labels({"kind": "weights", "class_names": class_names})
-    return {"format": "pt" if naming.convention == "torch" else "pd"}
+        return own_labels(facts)
+    framework = {"format": "pt" if naming.convention == "torch" else "pd"}
+    released = facts["class_names"] is None and facts.get("data") == IMAGENET
+    return framework if released else {**framework, **own_labels(facts)}
 
 
 def _write_whole(target: Path, write: Callable[[str], None]) -> None:
@@ -178,4 +197,4 @@ def _write_whole(target: Path, write: Callable[[str], None]) -> None:
     except DamagedFile as error:
         raise PasslError(f"{target}: cannot be written: {error}") from None
     except OSError as error:
-        raise PasslError(f"{target}: could not be written ({error.strerror})") from None
+        raise explain_os_error(error, target) from None

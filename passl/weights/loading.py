@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -19,6 +19,7 @@ from passl.weights.reading import WeightFile
 
 _BACKBONE, _HEAD = "backbone.", "head."
 _SHOWN = 6
+IMAGENET = "ImageNet"
 
 
 @dataclasses.dataclass
@@ -31,6 +32,9 @@ class LoadReport:
         kept: names that were not, and have their initial values.
         left_out: names of the file's tensors that were not used.
         metadata: what PASSL recorded in the file (``class_names``, ``config``, …).
+        has_head: whether the head's tensors, if the network has any, are the file's.
+        of_imagenet: whether the head, of 1,000 classes, is one of ImageNet-1k: the run's data set
+            was that, or it is a release, as which a file counts that PASSL has not written.
     """
 
     path: str
@@ -40,6 +44,14 @@ class LoadReport:
     kept: List[str]
     left_out: List[str]
     metadata: Dict[str, Any]
+
+    @property
+    def has_head(self) -> bool:
+        return not any(name.startswith(_HEAD) for name in self.kept)
+
+    @property
+    def of_imagenet(self) -> bool:
+        return self.has_head and data_of(self.metadata, self.publisher) == IMAGENET
 
 
 def load_weights(
@@ -67,8 +79,8 @@ def load_weights(
         class_names: of the network's classes, where they have names.
 
     Raises:
-        PasslError: an unreadable file, or names and shapes that do not fit. The network is then
-            unchanged, unless the file turns out to be damaged half way.
+        PasslError: an unreadable file, names and shapes that do not fit, or numbers that are none
+            (NaN, infinity). The network is then unchanged, unless that is found half way.
     """
     if isinstance(path, WeightFile):
         return _load(model, path, allow_partial, new_head, class_names)
@@ -146,6 +158,7 @@ def _load(
     for name in loaded:
         with file.reading(name):
             array = np.ascontiguousarray(tensors[name].read())
+        _check_finite(file.path, name, array)
         own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
     logger.info(
         "%s: %d tensors (%s, %s names)", file.path, len(loaded), file.format, found.publisher
@@ -160,6 +173,30 @@ def _load(
         found.left_out + left_out + unexpected + list(mismatched),
         file.metadata,
     )
+
+
+def _check_finite(path: str, name: str, array: np.ndarray) -> None:
+    floating = array.dtype == BFLOAT16 or array.dtype.kind == "f"
+    if floating and not (finite := np.isfinite(array)).all():
+        raise PasslError(
+            f"{path}: {array.size - np.count_nonzero(finite)} of the {array.size} numbers of "
+            f"'{name}' are not finite (NaN or infinity); no answer comes of it, take another file"
+        )
+
+
+def data_of(metadata: Mapping[str, Any], publisher: str) -> Optional[str]:
+    """Returns the data set that weights were trained on, as configs call it; None: unknown.
+
+    Args:
+        metadata: what PASSL recorded in the file.
+        publisher: whose names its tensors have.
+    """
+    if not metadata:
+        return None if publisher == OWN else IMAGENET
+    found: Any = metadata.get("config")
+    for key in ("dataloader", "train", "dataset", "name"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found or metadata.get("data")
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

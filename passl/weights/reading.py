@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import stat
@@ -14,6 +15,7 @@ import numpy as np
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.pickles import Unpickler
 from passl.utils.stored_array import DamagedFile, StoredArray, Window
+from passl.utils.system_errors import explain_os_error
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.contents import Contents
 
@@ -43,6 +45,8 @@ _NOT_WEIGHTS = (
     (b"\x89PNG", "is an image"),
 )
 
+# What the system says where a damaged file sends its reader to a place that no file has.
+_OF_ABSURD_PLACES = (None, errno.EINVAL, errno.EOVERFLOW)
 _LONGEST_NAME = 500
 # The list of a zip file's members, in bytes; in memory it takes fifteen times as much.
 _LONGEST_DIRECTORY = 1 << 21
@@ -62,6 +66,7 @@ class WeightFile:
             decides, not the name.
         key: which of its mappings to take as the network's weights (``state_dict_ema``); by
             default the usual one.
+        remedy: what to do where the file is damaged.
 
     Attributes:
         path: as given.
@@ -83,8 +88,14 @@ class WeightFile:
         (1000,)
     """
 
-    def __init__(self, path: PathLike, key: Optional[str] = None):
+    def __init__(
+        self,
+        path: PathLike,
+        key: Optional[str] = None,
+        remedy: str = "download it again, or take another",
+    ):
         self.path = os.fspath(path)
+        self._remedy = remedy
         self._zip: Optional[zipfile.ZipFile] = None
         self._file = _open(self.path)
         try:
@@ -141,11 +152,13 @@ class WeightFile:
         except MemoryError:
             raise PasslError(f"{self.path}: asks for more memory than there is") from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno not in _OF_ABSURD_PLACES:
+                raise explain_os_error(error, self.path, "read") from error
             where = f" at '{what}'" if what else ""
             reason = _printable(str(error).partition("\n")[0][:200]) or type(error).__name__
             raise PasslError(
                 f"{self.path}: is damaged, or is not what its name says{where} ({reason}); "
-                "download it again"
+                f"{self._remedy}"
             ) from error
 
     # ------------------------------------------------ what it is
@@ -160,7 +173,7 @@ class WeightFile:
         if int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
             self.format = "safetensors"
             return safetensors.read(self.path, self._file, size)
-        raise PasslError(f"{self.path}: {_guess(head, size)}")
+        raise PasslError(f"{self.path}: {_guess(head) if size else f'is empty; {self._remedy}'}")
 
     def _read_zip(self, size: int) -> Contents:
         end = zipfile._EndRecData(self._file)
@@ -243,9 +256,10 @@ def _open(path: str) -> BinaryIO:
         return open(path, "rb")
     except FileNotFoundError:
         raise PasslError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PasslError(f"{path}: cannot be read ({reason})") from None
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from None
+    except ValueError as error:  # of a name that no file can have
+        raise PasslError(f"{path}: cannot be read ({error})") from None
 
 
 def _check(contents: Contents, size: int) -> None:
@@ -271,9 +285,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _guess(head: bytes, size: int) -> str:
-    if not size:
-        return "is empty; download it again"
+def _guess(head: bytes) -> str:
     for start, meaning in _NOT_WEIGHTS:
         if head.lstrip().startswith(start):
             return meaning

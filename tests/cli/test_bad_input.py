@@ -186,7 +186,7 @@ def one_line(capsys):
         ("hooks=[{name: Nope}]", "unknown hook 'Nope'"),
         ("ema.decay=2", "decay"),
         ("model.freeze=backbone", "must be a list of texts, not 'backbone'"),
-        ("lr_scheduler.learning_rate=.inf", "learning_rate is a number from 0 on"),
+        ("lr_scheduler.learning_rate=.inf", "'lr_scheduler.learning_rate' is inf"),
         ("epochs=abc", "'epochs' takes a whole number"),
         ("dataloader.train.sampler.batch_size=100", "to at most 60"),
     ],

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.engine.metrics import label_ranks
+from passl.engine.metrics import NO_ANSWER, answered, label_ranks, probabilities
 
 
 @pytest.mark.smoke
@@ -21,6 +21,11 @@ def test_an_undecided_network_is_right_about_class_0_alone():
     assert ranks.numpy().tolist() == [0, 1, 2]
 
 
-def test_not_a_number_is_never_right():
-    logits = paddle.to_tensor([[float("nan")] * 4, [1.0, float("nan"), 0.0, 0.0]])
-    assert label_ranks(logits, paddle.to_tensor([0, 1])).numpy().tolist() == [4, 4]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_not_finite_is_never_right(dtype):
+    nan, inf = float("nan"), float("inf")
+    rows = [[nan] * 3, [1.0, nan, 0.0], [inf, 0.0, 0.0], [-inf] * 3, [-inf, 2.0, 1.0], [1e4, 0, 0]]
+    logits = paddle.to_tensor(rows, dtype)
+    ranks = label_ranks(logits, paddle.to_tensor([0] * 4 + [1, 1])).numpy().tolist()
+    assert ranks == [NO_ANSWER] * 4 + [0, 1]  # not in the top five of three classes either
+    assert answered(probabilities(logits)).tolist() == [False] * 4 + [True] * 2

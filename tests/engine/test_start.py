@@ -123,7 +123,7 @@ def test_a_corrected_label_of_a_list_is_refused(photos, tmp_path):
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_one_line(checkpoint, moved, told):
-    del checkpoint.file.metadata["data"], checkpoint.file.metadata["schedule_epochs"]
+    del checkpoint.file.metadata["training_set"], checkpoint.file.metadata["schedule_epochs"]
     (moved / "train" / "apple" / "000.jpg").rename(moved / "train" / "kiwi" / "000.jpg")
     checkpoint.check_data(training_set(moved))
     assert told().count("could not be compared") == 1

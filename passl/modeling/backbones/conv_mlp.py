@@ -20,6 +20,7 @@ from passl.modeling.layers import (
     BatchNorm2D,
     DropPath,
     Mlp,
+    check_images,
     check_sizes,
     drop_path_rates,
     normal_,
@@ -189,6 +190,7 @@ class ConvMlp(nn.Layer):
             mlp_ratios=mlp_ratios,
         )
         check_sizes(2, stem_channels=stem_channels)  # the tokenizer begins with half of them
+        self.in_channels = in_channels
         self.num_features = embed_dims[-1]
         self.stage_channels: List[int] = [stem_channels, *embed_dims]
         self.stage_strides: List[int] = [4 * 2**i for i in range(len(depths) + 1)]
@@ -269,6 +271,7 @@ class ConvMlp(nn.Layer):
         They come as the stage leaves them. The authors' detectors read others: what enters a stage
         instead of what leaves it at an 8th and a 16th of the image's size.
         """
+        check_images(x, self.in_channels)
         x = self.tokenizer(x)
         for block in self.conv_blocks:
             x = block(x)

@@ -19,6 +19,7 @@ from passl.modeling.layers import (
     DropPath,
     Mlp,
     WeightedBranches,
+    check_images,
     check_sizes,
     drop_path_rates,
     normal_,
@@ -205,6 +206,7 @@ class CycleMlp(nn.Layer):
         check_sizes(in_channels=in_channels, depths=depths, mlp_ratios=mlp_ratios)
         # Four, for the MLP that weights the branches is a quarter as wide.
         check_sizes(4, embed_dims=embed_dims)
+        self.in_channels = in_channels
         self.num_features = embed_dims[-1]
         self.stage_channels: List[int] = list(embed_dims)
         self.stage_strides: List[int] = [4 * 2**i for i in range(len(depths))]
@@ -255,6 +257,7 @@ class CycleMlp(nn.Layer):
 
     def _stages(self, x) -> List[paddle.Tensor]:
         """Returns what each stage gives, ``[N, H_i, W_i, C_i]``."""
+        check_images(x, self.in_channels)
         if min(x.shape[2:]) in (1, 2):  # -1 is a size that is not known yet
             raise PasslError(
                 f"an image of {x.shape[2]}×{x.shape[3]} is smaller than a patch; CycleMLP takes "

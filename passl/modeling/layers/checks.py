@@ -1,8 +1,10 @@
-"""Checks of arguments that all backbones take."""
+"""Checks of what all backbones take: arguments, and images."""
 
 from __future__ import annotations
 
-from typing import Sequence, Union
+from typing import Any, Sequence, Union
+
+import numpy as np
 
 from passl.utils.errors import PasslError
 
@@ -19,3 +21,27 @@ def check_drop_rate(drop_rate: float) -> None:
     """Raises a PasslError where a probability of dropout is none."""
     if not 0.0 <= drop_rate < 1.0:
         raise PasslError(f"drop_rate lies in [0, 1), not {drop_rate}")
+
+
+def check_images(images: Any, channels: int) -> None:
+    """Raises a PasslError where a network is given no float tensor ``[N, channels, H, W]``."""
+    wanted = f"images are one float tensor [N, {channels}, H, W], normalised"
+    if isinstance(images, (list, tuple, np.ndarray)) or not hasattr(images, "shape"):
+        raise PasslError(
+            f"{wanted}, not a {type(images).__name__}; paddle.to_tensor makes a tensor of numbers"
+        )
+    shape = list(images.shape)
+    if "int" in str(images.dtype).lower() or "bool" in str(images.dtype).lower():
+        raise PasslError(
+            f"{wanted}, not {str(images.dtype).rpartition('.')[2]} {shape}; Normalize in "
+            "batch_transforms makes floats of them, and puts the channels before height and width"
+        )
+    if len(shape) == 4 and shape[1] == channels:
+        return
+    if len(shape) == 4 and shape[3] == channels:
+        remedy = "; the channels come before height and width: images.transpose([0, 3, 1, 2])"
+    elif len(shape) == 4:
+        remedy = f"; build the network with in_channels={shape[1]}, or give it such images"
+    else:
+        remedy = "; one image is a batch of one: image.unsqueeze(0)" if len(shape) == 3 else ""
+    raise PasslError(f"{wanted}, not {shape}{remedy}")

@@ -6,6 +6,7 @@ from typing import Sequence, Tuple, Union
 
 from paddle import nn
 
+from passl.modeling.layers.checks import check_images
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -32,8 +33,8 @@ class PatchEmbed(nn.Layer):
         input: ``[N, in_channels, H, W]``; output: ``[N, S, C]`` with S patches in raster order.
 
     Raises:
-        PasslError: at construction, sizes that do not divide; in ``forward``, an image of
-            another size than the network was built for.
+        PasslError: at construction, sizes that do not divide; in ``forward``, what is no such
+            tensor, or an image of another size than the network was built for.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class PatchEmbed(nn.Layer):
             )
         self.grid = tuple(image // patch for image, patch in zip(self.img_size, self.patch_size))
         self.num_patches = self.grid[0] * self.grid[1]
+        self.in_channels = in_channels
         self.proj = nn.Conv2D(
             in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size
         )
 
     def forward(self, x):
+        check_images(x, self.in_channels)
         if tuple(x.shape[2:]) != self.img_size:
             raise PasslError(
                 f"this network was built for images of {self.img_size[0]}×{self.img_size[1]} "

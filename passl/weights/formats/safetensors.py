@@ -8,6 +8,7 @@ at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -16,8 +17,9 @@ from typing import Any, BinaryIO, Dict, Mapping, Optional
 import numpy as np
 import safetensors
 
-from passl.utils.errors import PasslError
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window
+from passl.utils.strict_json import to_json
+from passl.utils.system_errors import explain_os_error
 from passl.weights.formats.contents import Contents
 
 _METADATA_KEY = "passl"
@@ -54,8 +56,12 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
     if length > _LONGEST_HEADER:
         raise DamagedFile("its header is too long to be a description of weights")
     # Refuses tensors that overlap or leave holes.
-    with safetensors.safe_open(path, framework="numpy"):
-        pass
+    try:
+        with safetensors.safe_open(path, framework="numpy"):
+            pass
+    except FileNotFoundError:  # it says so of every file that it cannot open
+        open(path, "rb").close()
+        raise
     header = json.loads(window.read(length))
     labels = header.pop("__metadata__", None) or {}
     metadata = json.loads(labels.get(_METADATA_KEY, "{}"))
@@ -71,7 +77,7 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
         group, own = (kind, rest) if metadata.get("kind") == "training" else ("", name)
         groups.setdefault(group, {})[own] = _array(window, 8 + length, entry)
     # Without any label a file is taken for one of the torch world, where most are from.
-    foreign = _METADATA_KEY not in labels and labels.get("format", "pt") == "pt"
+    foreign = labels.get("format", "pd" if _METADATA_KEY in labels else "pt") == "pt"
     return Contents(groups, "torch" if foreign else "paddle", metadata=metadata)
 
 
@@ -119,7 +125,7 @@ def write(
 
 def own_labels(metadata: Mapping[str, Any]) -> Dict[str, str]:
     """Returns the labels that make a file one of PASSL's own."""
-    return {_METADATA_KEY: json.dumps(metadata)}
+    return {_METADATA_KEY: to_json(metadata)}
 
 
 def write_tensor_file(
@@ -133,6 +139,7 @@ def write_tensor_file(
     try:
         write(os.fspath(path), tensors, own_labels(metadata))
     except OSError as error:
-        if os.path.exists(path):
+        explained = explain_os_error(error, path)  # as long as what was written fills the disk
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        raise PasslError(f"{path}: could not be written ({error}); is the disk full?") from None
+        raise explained from None
