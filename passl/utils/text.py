@@ -1,0 +1,73 @@
+"""Names as text, whatever bytes they are on the disk.
+
+A file's name need not be UTF-8: an archive packed on a Chinese Windows holds names in GBK. Python
+keeps each odd byte of such a name as half of a surrogate pair, which opens the file and which no
+text file, console or font can take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from typing import Any
+
+
+def as_text(name: str) -> str:
+    r"""Returns a name as text that can be written everywhere; bytes that are no UTF-8 as ``\xc6``.
+
+    Text comes back as it is.
+    """
+    try:
+        data = name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair that stands for no byte
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return data.decode("utf-8", "backslashreplace")
+
+
+def visible(message: str) -> str:
+    r"""Returns a message with what cannot be seen in it written out: ``\r``, ``\ufeff``, ``\x1b``.
+
+    Line breaks stay: some messages have several lines.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1]
+        for letter in as_text(message)
+    )
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """Returns JSON in which letters of all languages stand as themselves.
+
+    Args:
+        value: what ``json.dumps`` takes; names in it are written as ``as_text`` gives them.
+        options: of ``json.dumps``.
+    """
+    return json.dumps(_in_text(value), ensure_ascii=False, **options)
+
+
+def _in_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, dict):
+        return {_in_text(key): _in_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_text(item) for item in value]
+    return value
+
+
+def accept_all_text() -> None:
+    r"""Lets the standard streams take and give every text, whatever the locale says.
+
+    What the console has no letters for is written as ``\u82f9``; paths that come in are read as
+    the file system's names are.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a program has put something else there
+            stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdin, "reconfigure"):
+        with contextlib.suppress(io.UnsupportedOperation):  # somebody has begun to read
+            sys.stdin.reconfigure(
+                encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors()
+            )
