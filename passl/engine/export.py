@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import tempfile
@@ -21,6 +20,7 @@ from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 from passl.utils.quiet import quiet
 from passl.utils.registry import Registry
+from passl.utils.text import json_text, path_in_text
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
@@ -71,8 +71,11 @@ def export(
         PasslError: a package is missing, the network cannot be written in that format, or a file
             gives other logits.
     """
-    with filling(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as aside:
-        made = Path(aside)
+    with (
+        filling(folder),
+        tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as aside,
+        path_in_text(Path(aside)) as made,
+    ):
         differences: Dict[str, float] = {}
         _write_paddle(network, made, size)
         expected = runtimes.eager(network)
@@ -93,7 +96,7 @@ def export(
             runtimes.program_file(made).unlink()
             (made / f"{runtimes.PADDLE}.pdiparams").unlink()
         description["differences"] = differences
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        text = json_text(description, indent=2) + "\n"
         (made / DESCRIPTION).write_text(text, encoding="utf-8")
         for file in sorted(made.iterdir()):
             os.replace(file, folder / file.name)
@@ -181,7 +184,7 @@ def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
         node.input[:] = ["logits" if name == old else name for name in node.input]
     model.graph.output[0].name = "logits"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(model, {"passl": json.dumps(description, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {"passl": json_text(description)})
     onnx.save(model, str(path))
 
 

@@ -16,7 +16,8 @@ from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
 from passl.utils.contact_sheet import contact_sheet, in_rows
-from passl.utils.whole_files import filling
+from passl.utils.text import as_text
+from passl.utils.whole_files import filling, replacing
 
 _WORST = 48  # mistakes that are shown
 _PAIRS = 20  # of classes that are taken for one another
@@ -113,7 +114,8 @@ def write_report(
     )
     path = folder / "report.html"
     with filling(folder):
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as aside:
+            aside.write_text(as_text(text), encoding="utf-8")
     return path
 
 

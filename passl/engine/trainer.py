@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import os
 import time
@@ -43,6 +42,8 @@ from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
+from passl.utils.text import json_text
+from passl.utils.whole_files import replacing
 from passl.weights import load_weights
 
 
@@ -459,9 +460,10 @@ def _prepare_folder(
         checkpoint_folder(folder).mkdir(exist_ok=True)  # now, not after the first epoch
         remove_partial_files(checkpoint_folder(folder))
         log_to_file(str(folder / "train.log"))
-        (folder / "config.yaml").write_text(cfg.to_yaml(), encoding="utf-8")
+        with replacing(folder / "config.yaml") as aside:
+            aside.write_text(cfg.to_yaml(), encoding="utf-8")
         # One line per process that worked on the run, so that a number can be traced.
-        line = json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
+        line = json_text({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
         with open(folder / "environment.jsonl", "a", encoding="utf-8") as file:
             file.write(line + os.linesep)
         processes.wait()

@@ -262,9 +262,7 @@ class _Loader(yaml.SafeLoader):
     no place for the half pairs of surrogates that stand for their bytes.
     """
 
-    NON_PRINTABLE = re.compile(
-        "[^\t\n\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]"
-    )
+    NON_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()
