@@ -142,6 +142,7 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
     """Writes ``predictions.json`` and contact sheets of the images with their answers."""
     # Imported late: what draws takes half a second.
     from passl.utils.contact_sheet import contact_sheet, in_rows
+    from passl.utils.fonts import installed_fonts
 
     with filling(folder):
         write_json(str(folder / "predictions.json"), [answer.as_dict() for answer in answers])
@@ -150,7 +151,8 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
             cells = []
             for answer in answers[begin : begin + _SHEET]:
                 pixels = np.asarray(dataset.read(places[answer.path]))
-                first = f"{100 * answer.probabilities[0]:.1f} % {answer.names[0]}"
+                name = installed_fonts().name_of(answer.names[0], answer.labels[0])
+                first = f"{100 * answer.probabilities[0]:.1f} % {name}"
                 cells.append((pixels, f"{first}\n{Path(answer.path).name}"))
             number = begin // _SHEET + 1
             sheet = contact_sheet(in_rows(cells))
