@@ -90,9 +90,9 @@ class Fonts:
     def _search(self, letter: str) -> Optional[Font]:
         for face in self._opened():
             if face.has(letter):
-                return face.font
-            if face is self._faces[0] and _stand_in(letter) != "?":
-                return None  # there is nothing to see of it
+                return self.base if face is self._faces[0] else face.font
+            if _stand_in(letter) != "?":
+                return None  # there is nothing to see of it: none is looked for
         if not self._told:
             self._told = True
             logger.warning(
