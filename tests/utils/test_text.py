@@ -4,6 +4,8 @@ import importlib
 import io
 import json
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from passl.cli import main as passl_main
 from passl.cli.common import FILES, FOLDERS, config_of, make_parser, run_command
+from passl.utils import environment
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
@@ -200,3 +203,13 @@ def test_every_path_of_a_config(home, tmp_path):
     assert "~" not in cfg.to_yaml()
     with pytest.raises(PasslError, match="^-o output_dir=~nobody-of-that-name/x: "):
         get_config("~/run.yaml", ["output_dir=~nobody-of-that-name/x"])
+
+
+def test_a_checkout_in_such_a_folder_knows_its_commit(tmp_path, monkeypatch):
+    root = tmp_path / GBK
+    (root / "passl" / "utils").mkdir(parents=True)
+    monkeypatch.setattr(environment, "__file__", str(root / "passl" / "utils" / "environment.py"))
+    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    assert re.fullmatch("[0-9a-f]{40}", environment.source_revision())
