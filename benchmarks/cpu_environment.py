@@ -73,7 +73,9 @@ def main() -> None:
     medians = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     print(f"median ratio of {len(rows)}: {medians['ratio']:.2f}")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"medians": medians, "rows": rows}, indent=2))
+        Path(arguments.json).write_text(
+            json.dumps({"medians": medians, "rows": rows}, indent=2), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

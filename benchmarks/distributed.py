@@ -50,7 +50,7 @@ NETWORK = {
 
 
 def loopback_bytes() -> int:
-    for line in Path("/proc/net/dev").read_text().splitlines():
+    for line in Path("/proc/net/dev").read_text(encoding="utf-8").splitlines():
         if line.strip().startswith("lo:"):
             return int(line.split(":")[1].split()[8])
     raise SystemExit("error: there is no loopback device to count bytes on")
@@ -92,7 +92,7 @@ def work(steps: int, fusion_mb: float, file: str) -> None:
             "gradients": gradients,
             "images_per_second": steps * BATCH / seconds,
         }
-        Path(file).write_text(json.dumps(result))
+        Path(file).write_text(json.dumps(result), encoding="utf-8")
 
 
 def measure(processes: int, threads: int, fusion_mb: float, steps: int) -> dict:
@@ -107,7 +107,7 @@ def measure(processes: int, threads: int, fusion_mb: float, steps: int) -> dict:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"error: {done.stdout}{done.stderr}")
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
 
 
 def main() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     )
     if arguments.json:
         result = {"traffic": traffic, "images_per_second": rates}
-        Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n")
+        Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

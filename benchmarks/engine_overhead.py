@@ -105,7 +105,7 @@ def config(steps: int, interval: int, processes: int) -> dict:
 def by_engine(cfg: dict, folder: Path) -> float:
     """Returns milliseconds a step."""
     path = folder / f"{os.getpid()}.yaml"  # each process writes its own
-    path.write_text(yaml.safe_dump(cfg))
+    path.write_text(yaml.safe_dump(cfg), encoding="utf-8")
     Clock.times = []
     train(get_config(path, [f"output_dir={folder / 'run'}"]))
     # The last step also writes the final checkpoint.
@@ -187,7 +187,9 @@ def main() -> None:
         f"({medians['engine_ms'] / medians['hand_ms']:.3f} times)"
     )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"medians": medians, "rows": rows}, indent=2))
+        Path(arguments.json).write_text(
+            json.dumps({"medians": medians, "rows": rows}, indent=2), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

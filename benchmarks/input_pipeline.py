@@ -286,7 +286,7 @@ def main():
                     + (f"{ratio:8.2f} × timm" if "timm" in rates else "")
                 )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=2))
+        Path(arguments.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

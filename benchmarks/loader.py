@@ -82,7 +82,7 @@ def two_workers(data):
 
 def mebibytes(pid):
     """Returns the memory of a process that is its own."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     return sum(int(n) for n in re.findall(r"Private_\w+:\s+(\d+)", text)) / 1024
 
 
@@ -94,7 +94,7 @@ def memory(data, epochs=20):
     for step, _ in enumerate(Loader(data, batches, num_workers=2), start=1):
         if step % steps == 0 and step < epochs * steps:
             me = os.getpid()
-            children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+            children = Path(f"/proc/{me}/task/{me}/children").read_text(encoding="utf-8").split()
             curve.append([mebibytes(me), statistics.mean(map(mebibytes, children))])
     return curve
 
@@ -138,7 +138,9 @@ def main():
     print("MiB after each epoch, main process:", " ".join(f"{m:.0f}" for m, _ in curve))
     print("MiB after each epoch, a worker:    ", " ".join(f"{w:.0f}" for _, w in curve))
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"rows": rows, "memory": curve}, indent=2))
+        Path(arguments.json).write_text(
+            json.dumps({"rows": rows, "memory": curve}, indent=2), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def main() -> None:
     top1 = 100 * float((known_label[distance.argmin(1)] == test_label).mean())
     print(f"nearest neighbour: Top-1 {top1:.2f} % of {len(test)} from {len(known)} images")
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"top1": top1, "samples": len(test)}))
+        Path(arguments.json).write_text(
+            json.dumps({"top1": top1, "samples": len(test)}), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

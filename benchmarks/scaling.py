@@ -426,7 +426,7 @@ def print_speed(name: str, shape: Shape, batch: int, epochs: int) -> dict:
 
 def kib(field: str) -> int:
     """Returns a line of the process's status, in KiB."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{field}:")[1].split()[0])
 
 
@@ -446,7 +446,7 @@ def measure(name: str, batch: int, again: bool) -> None:
 
         recompute_blocks(model)
     loss(1).backward()  # from here on there are gradients
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
     before = kib("VmRSS")
     loss(batch).backward()
     print(json.dumps({"kept": total, "growth": (kib("VmHWM") - before) * 1024}))
@@ -508,7 +508,7 @@ def main() -> None:
     if arguments.check:
         result["check"] = print_check(name, shape)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(result, indent=2))
+        Path(arguments.json).write_text(json.dumps(result, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

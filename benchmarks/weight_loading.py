@@ -121,7 +121,9 @@ def main() -> None:
             f"{median['peak_ratio']:.2f} × the file"
         )
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"medians": medians, "rows": rows}, indent=2))
+        Path(arguments.json).write_text(
+            json.dumps({"medians": medians, "rows": rows}, indent=2), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

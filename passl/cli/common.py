@@ -21,10 +21,16 @@ from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
+from passl.utils.home import expanded
 from passl.utils.logging import log_to_console, logger
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
+from passl.utils.text import accept_all_text, visible
+from passl.utils.whole_files import replacing
 from passl.weights import LoadReport, load_weights
+
+# What stands for a file and for a folder in the usage of the commands.
+FILES, FOLDERS = ("FILE", "PATH", "auto|PATH", "CONFIG", "SRC", "DST", "IMAGE"), ("DIR",)
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -217,13 +223,18 @@ def add_allow_partial(parser: argparse.ArgumentParser) -> None:
 
 
 def write_json(path: str, result: Any) -> None:
-    """Writes what ``--json FILE`` asks for.
+    """Writes what ``--json FILE`` asks for; ``-`` is the standard output.
 
     Raises:
         PasslError: the file cannot be written.
     """
+    text = to_json(result, indent=2) + "\n"
+    if path in ("-", "/dev/stdout"):
+        sys.stdout.write(text)
+        return
     try:
-        Path(path).write_text(to_json(result, indent=2) + "\n", encoding="utf-8")
+        with replacing(Path(path)) as aside:
+            aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise explain_os_error(error, path) from None
 
@@ -266,16 +277,18 @@ def run_command(
         0: done; 2: the user can put it right, one line on the error stream says how; 75: another
         process of the run was lost; 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
+    accept_all_text()
     arguments = parser.parse_args(argv)
     log_to_console(to_errors=answers)
     try:
+        _expand_home(parser, arguments)
         _check_paths(arguments)
         main(arguments)
         sys.stdout.flush()
     except PasslError as error:
         if arguments.debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         _discard_output()  # `… | head` closed the pipe
@@ -286,7 +299,7 @@ def run_command(
             known = explain_os_error(error, doing="read or written")
         if known is None or arguments.debug:
             raise
-        print(f"error: {known}", file=sys.stderr)
+        print(f"error: {visible(str(known))}", file=sys.stderr)
         if not isinstance(error, OSError) or error.filename is None:
             _discard_output()
         return known.exit_code
@@ -296,6 +309,25 @@ def run_command(
         print("stopped", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _expand_home(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Puts the home folder in the place of ``~`` in all paths among the arguments.
+
+    Raises:
+        PasslError: it is not known.
+    """
+    for action in parser._actions:
+        value = getattr(arguments, action.dest, None)
+        if action.metavar not in (*FILES, *FOLDERS) or value is None:
+            continue
+        paths = [value] if isinstance(value, str) else value
+        try:
+            found = [expanded(path) for path in paths]
+        except PasslError as error:
+            error.place = f"{action.option_strings[-1]}: " if action.option_strings else ""
+            raise
+        setattr(arguments, action.dest, found[0] if isinstance(value, str) else found)
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ import importlib
 import sys
 from typing import Dict, List, Optional
 
+from passl.utils.text import accept_all_text, visible
 from passl.utils.version import __version__
 
 # What they do, for the list of them; each is a module beside this one.
@@ -23,8 +24,6 @@ COMMANDS: Dict[str, str] = {
     "models": "the networks, configs and released weights that there are",
 }
 COMPLETION = "completion"
-_FILES = {"FILE": "FILE", "PATH": "FILE", "CONFIG": "FILE", "SRC": "FILE", "DST": "FILE"}
-_FILES.update(IMAGE="FILE", DIR="DIRECTORY")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,21 +55,25 @@ def completion(shell: str) -> str:
     """Returns a script for a shell that completes commands, options, choices and files."""
     import shtab
 
+    from passl.cli.common import FILES, FOLDERS
+
     whole = argparse.ArgumentParser(prog="passl")
     commands = whole.add_subparsers(dest="command")
     for name, what in COMMANDS.items():
         parser = _command_parser(name)
         sub = commands.add_parser(name, help=what, parents=[parser], add_help=False)
         for action in sub._actions:
-            kind = _FILES.get(str(action.metavar))
-            if kind is not None and action.choices is None:
-                action.complete = getattr(shtab, kind)
+            if action.choices is None and action.metavar in FILES:
+                action.complete = shtab.FILE
+            elif action.choices is None and action.metavar in FOLDERS:
+                action.complete = shtab.DIRECTORY
     commands.add_parser(COMPLETION).add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
     return shtab.complete(whole, shell)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Runs the command that the first argument names, and returns its exit code."""
+    accept_all_text()
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     first = parser.parse_args(argv[:1]).command if argv else None
@@ -91,7 +94,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         near = difflib.get_close_matches(first, COMMANDS, n=1)
         hint = f" (did you mean '{near[0]}'?)" if near else ""
         print(
-            f"error: there is no command '{first}'{hint}; passl --help lists them", file=sys.stderr
+            f"error: there is no command '{visible(first)}'{hint}; passl --help lists them",
+            file=sys.stderr,
         )
         return 2
     # So that usage and examples speak of what was typed; see make_parser.

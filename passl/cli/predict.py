@@ -30,7 +30,7 @@ from passl.utils.commands import command
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
-from passl.utils.whole_files import filling
+from passl.utils.whole_files import filling, replacing
 
 _SHEET = 48  # pictures of a contact sheet
 
@@ -108,12 +108,23 @@ def _given(images: List[str]) -> List[str]:
     """Returns the paths, those on the standard input in the place of ``-``."""
     given: List[str] = []
     for place in images:
-        given += (
-            [line.rstrip("\n") for line in sys.stdin if line.strip()] if place == "-" else [place]
-        )
+        given += _listed() if place == "-" else [place]
     if not given:
         raise PasslError("the standard input holds no path")
     return given
+
+
+def _listed() -> List[str]:
+    """Returns the paths on the standard input; lists made on Windows are taken as well."""
+    lines = [line.rstrip("\r\n") for line in sys.stdin]
+    if lines:
+        lines[0] = lines[0].lstrip("\ufeff")
+    if any("\0" in line for line in lines):
+        raise PasslError(
+            "the standard input holds NUL characters; give one path a line, in UTF-8 (UTF-16, or "
+            "paths that end in NUL, are not read)"
+        )
+    return [line for line in lines if line.strip()]
 
 
 def _as_text(answer: Prediction) -> str:
@@ -126,8 +137,8 @@ def _as_text(answer: Prediction) -> str:
 
 def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
     file = folder / "features.npz"
-    with filling(folder):
-        np.savez(file, paths=np.array(paths), features=rows)
+    with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
+        np.savez(target, paths=np.array(paths), features=rows)
     logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
 
 
@@ -135,6 +146,7 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
     """Writes ``predictions.json`` and contact sheets of the images with their answers."""
     # Imported late: what draws takes half a second.
     from passl.utils.contact_sheet import contact_sheet, in_rows
+    from passl.utils.fonts import installed_fonts
 
     with filling(folder):
         write_json(str(folder / "predictions.json"), [answer.as_dict() for answer in answers])
@@ -143,10 +155,13 @@ def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction])
             cells = []
             for answer in answers[begin : begin + _SHEET]:
                 pixels = np.asarray(dataset.read(places[answer.path]))
-                first = f"{100 * answer.probabilities[0]:.1f} % {answer.names[0]}"
+                name = installed_fonts().name_of(answer.names[0], answer.labels[0])
+                first = f"{100 * answer.probabilities[0]:.1f} % {name}"
                 cells.append((pixels, f"{first}\n{Path(answer.path).name}"))
             number = begin // _SHEET + 1
-            contact_sheet(in_rows(cells)).save(folder / f"contact_sheet_{number:03d}.png")
+            sheet = contact_sheet(in_rows(cells))
+            with replacing(folder / f"contact_sheet_{number:03d}.png") as aside:
+                sheet.save(aside, format="PNG")
     logger.info("%s: predictions.json and contact sheets of %d images", folder, len(answers))
 
 

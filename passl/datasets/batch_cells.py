@@ -9,11 +9,14 @@ import numpy as np
 from passl.datasets.dataset import ImageDataset
 from passl.datasets.loader import Loader
 from passl.utils.contact_sheet import Cell
+from passl.utils.fonts import installed_fonts
 
 
 def label_name(dataset: ImageDataset, label: int) -> str:
-    """Returns what a class is called, by its number where it has no name."""
-    return f"class {label}" if dataset.class_names is None else dataset.class_names[label]
+    """Returns what a class is called in a picture: its number where no name can be drawn."""
+    if dataset.class_names is None:
+        return f"class {label}"
+    return installed_fonts().name_of(dataset.class_names[label], label)
 
 
 def batch_cells(batch: Dict[str, Any], loader: Loader, most: int = 64) -> List[Cell]:

@@ -16,6 +16,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 
+from passl.utils.errors import PasslError
+from passl.utils.home import expanded
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -106,6 +108,8 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
         build: makes the catalog.
     """
     path = _index_path(root, kind)
+    if path is None:
+        return build()
     with contextlib.suppress(Exception):  # a damaged index is made anew
         catalog = _load(path, root)
         if catalog is not None:
@@ -121,12 +125,19 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
     return catalog
 
 
-def _index_path(root: str, kind: str) -> Path:
-    base = os.environ.get("PASSL_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "passl"
-    )
-    key = hashlib.sha256(f"{os.path.realpath(root)}\0{kind}".encode()).hexdigest()[:16]
-    return Path(base, "index", f"{os.path.basename(os.path.normpath(root))}-{key}.npz")
+def _index_path(root: str, kind: str) -> Optional[Path]:
+    """Returns where the index of a folder stands; None where there is no home to keep it in."""
+    base = os.environ.get("PASSL_CACHE")
+    try:
+        base = expanded(
+            base or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "passl")
+        )
+    except PasslError:
+        return None
+    key = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)}\0{kind}")).hexdigest()[:16]
+    # The name is there for people, and may be as long as names can be.
+    name = os.fsencode(os.path.basename(os.path.normpath(root)))[:200]
+    return Path(base, "index", f"{os.fsdecode(name)}-{key}.npz")
 
 
 def _states(root: str, watched: Sequence[str]) -> np.ndarray:

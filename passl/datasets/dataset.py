@@ -14,6 +14,7 @@ from passl.datasets.images import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError
 from passl.utils.seeding import sample_rng, split_order
+from passl.utils.text import as_text
 
 
 class SampleKey(NamedTuple):
@@ -52,7 +53,9 @@ class ImageDataset(Dataset, abc.ABC):
     ):
         super().__init__()
         self.labels = labels
-        self.class_names: Optional[List[str]] = None if class_names is None else list(class_names)
+        self.class_names: Optional[List[str]] = None
+        if class_names is not None:  # folders are called anything; these go into files and pictures
+            self.class_names = [as_text(name) for name in class_names]
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
 
     @abc.abstractmethod

@@ -24,7 +24,8 @@ from passl.datasets.decoding import UnreadableImage, decode_image
 from passl.datasets.files import MANIFEST, CatalogDataset
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
-from passl.utils.whole_files import sha256_of
+from passl.utils.strict_json import to_json
+from passl.utils.whole_files import replacing, sha256_of
 
 _PROGRESS = "packing.jsonl"
 
@@ -105,13 +106,12 @@ def pack(
             shard = _write_shard(folder, number, dataset, pool.imap(prepare, span, 16), bar)
             done.append(shard)
             with open(folder / _PROGRESS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(shard) + "\n")
+                file.write(to_json(shard) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
     manifest = {**options, "shards": done, "skipped": [n for s in done for n in s["skipped"]]}
-    partial = folder / f".{MANIFEST}"
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / MANIFEST)
+    with replacing(folder / MANIFEST) as aside:
+        aside.write_text(to_json(manifest, indent=1) + "\n", encoding="utf-8")
     (folder / _PROGRESS).unlink()
     return manifest
 
@@ -125,7 +125,8 @@ def _begin(folder: Path, options: Dict[str, Any]) -> List[Dict[str, Any]]:
     if not progress.exists():
         if any(folder.iterdir()):
             raise PasslError(f"{folder}: is not empty; choose a new folder for --output")
-        progress.write_text(json.dumps(options) + "\n", encoding="utf-8")
+        with replacing(progress) as aside:
+            aside.write_text(to_json(options) + "\n", encoding="utf-8")
         return []
     lines = []
     for line in progress.read_text(encoding="utf-8").splitlines():
@@ -136,6 +137,9 @@ def _begin(folder: Path, options: Dict[str, Any]) -> List[Dict[str, Any]]:
             f"{folder}: was begun from other images or with other options; finish it with those, "
             "or choose another --output"
         )
+    # Without the line that was cut short, which the next one would be glued to.
+    with replacing(progress) as aside:
+        aside.write_text("".join(to_json(line) + "\n" for line in lines), encoding="utf-8")
     logger.info("%s: going on after %d shards", folder, len(lines) - 1)
     return lines[1:]
 

@@ -15,7 +15,7 @@ from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
-from passl.utils.home import writable_home
+from passl.utils.lent_home import writable_home
 
 
 class Execution:

@@ -19,11 +19,12 @@ from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.engine import runtimes
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
-from passl.utils.home import writable_home
+from passl.utils.lent_home import writable_home
 from passl.utils.quiet import quiet
 from passl.utils.registry import Registry
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error, is_full
+from passl.utils.text import path_in_text
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
@@ -79,8 +80,8 @@ def export(
         filling(folder),
         tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as aside,
         _blaming_a_full_disk(folder),
+        path_in_text(Path(aside)) as made,
     ):
-        made = Path(aside)
         differences: Dict[str, float] = {}
         _write_paddle(network, made, size)
         if "paddle" in formats:
@@ -99,7 +100,7 @@ def export(
             runtimes.program_file(made).unlink()
             (made / f"{runtimes.PADDLE}.pdiparams").unlink()
         description["differences"] = differences
-        text = to_json(description, indent=2, ensure_ascii=False) + "\n"
+        text = to_json(description, indent=2) + "\n"
         (made / DESCRIPTION).write_text(text, encoding="utf-8")
         for file in sorted(made.iterdir()):
             os.replace(file, folder / file.name)
@@ -207,7 +208,7 @@ def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
         node.input[:] = ["logits" if name == old else name for name in node.input]
     model.graph.output[0].name = "logits"
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.helper.set_model_props(model, {"passl": to_json(description, ensure_ascii=False)})
+    onnx.helper.set_model_props(model, {"passl": to_json(description)})
     onnx.save(model, str(path))
 
 

@@ -17,6 +17,7 @@ from passl.solver import Schedule
 from passl.utils.config import Config
 from passl.utils.contact_sheet import Cell, contact_sheet
 from passl.utils.seeding import batch_rng, epoch_order
+from passl.utils.whole_files import replacing
 
 _IMAGES, _DRAWS = 6, 6  # rows and augmented columns of the grid
 
@@ -46,7 +47,8 @@ def draw_schedule(path: Path, schedule: Schedule, total_steps: int) -> None:
         f"{type(schedule).__name__}: peak {schedule.learning_rate:g} after {schedule.warmup:,} of "
         f"{total_steps:,} steps"
     )
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as aside:
+        FigureCanvasAgg(figure).print_png(str(aside))
 
 
 def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
@@ -69,7 +71,8 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
     mixed = _mixed(cfg, dataset, [int(order[i % len(order)]) for i in range(_DRAWS + 1)])
     if mixed:
         rows.append(mixed)
-    contact_sheet(rows).save(path)
+    with replacing(path) as aside:
+        contact_sheet(rows).save(aside, format="PNG")
 
 
 def first_steps(cfg: Config, dataset: ImageDataset) -> Loader:

@@ -16,7 +16,9 @@ from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
 from passl.utils.contact_sheet import contact_sheet, in_rows
-from passl.utils.whole_files import filling
+from passl.utils.fonts import installed_fonts
+from passl.utils.text import as_text
+from passl.utils.whole_files import filling, replacing
 
 _WORST = 48  # mistakes that are shown
 _PAIRS = 20  # of classes that are taken for one another
@@ -113,7 +115,8 @@ def write_report(
     )
     path = folder / "report.html"
     with filling(folder):
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as aside:
+            aside.write_text(as_text(text), encoding="utf-8")
     return path
 
 
@@ -152,11 +155,13 @@ def _mistakes(answers: Answers, dataset: ImageDataset, names: Sequence[str]) -> 
     if not len(wrong):
         return "<p>There are none.</p>"
     confidence, labels, predicted = answers.confidence, answers.labels, answers.predicted
+    name_of = installed_fonts().name_of
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST]
     cells = [
         (
             np.asarray(dataset.read(int(i))),
-            f"{100 * confidence[i]:.1f} % {names[predicted[i]]}\nis {names[labels[i]]}",
+            f"{100 * confidence[i]:.1f} % {name_of(names[predicted[i]], predicted[i])}\n"
+            f"is {name_of(names[labels[i]], labels[i])}",
         )
         for i in chosen
     ]

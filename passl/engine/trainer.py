@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import math
 import os
 import shlex
@@ -42,7 +41,9 @@ from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
+from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
+from passl.utils.whole_files import replacing
 from passl.weights import load_weights
 
 
@@ -491,9 +492,10 @@ def _prepare_folder(
         checkpoint_folder(folder).mkdir(exist_ok=True)  # now, not after the first epoch
         remove_partial_files(checkpoint_folder(folder))
         log_to_file(str(folder / "train.log"))
-        (folder / RUN_CONFIG).write_text(cfg.to_yaml(), encoding="utf-8")
+        with replacing(folder / RUN_CONFIG) as aside:
+            aside.write_text(cfg.to_yaml(), encoding="utf-8")
         # One line per process that worked on the run, so that a number can be traced.
-        line = json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
+        line = to_json({"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
         with open(folder / "environment.jsonl", "a", encoding="utf-8") as file:
             file.write(line + os.linesep)
         processes.wait()

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from passl.utils.errors import PasslError
-from passl.utils.whole_files import filling
+from passl.utils.whole_files import filling, replacing
 
 _GAP = 2  # pixels between tiles
 
@@ -143,5 +143,7 @@ def visualize(backbone: Any, folder: Path) -> List[Path]:
     with filling(folder):
         for name, (kind, kernels) in weights.items():
             written.append(folder / f"{name}.png")
-            draw[kind](kernels).save(written[-1])
+            picture = draw[kind](kernels)
+            with replacing(written[-1]) as aside:
+                picture.save(aside, format="PNG")
     return written

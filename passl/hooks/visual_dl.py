@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
 
@@ -14,8 +17,9 @@ from passl.hooks.metrics_file import open_records, read_metrics, write_record
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import Config, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
-from passl.utils.home import writable_home
+from passl.utils.lent_home import writable_home
 from passl.utils.logging import logger
+from passl.utils.text import as_text
 from passl.utils.whole_files import replacing
 
 _NO_CURVES = ("step", "epoch", "split", "samples", "seconds")
@@ -103,10 +107,17 @@ class VisualDL(Hook):
             self._histograms = None
 
     def _add_settings(self, run: Run) -> None:
+        from visualdl.component.base_component import hparam
+
         evaluated = run.cfg.dataloader.val is not None
         figures = [f"val/{name}" for name in _FINAL] if evaluated else []
         settings = {**hyper_parameters(run.cfg), "global_batch_size": run.global_batch}
-        self._writer.add_hparams(settings, [*figures, "train/loss"])
+        # add_hparams takes no folder whose name is not UTF-8.
+        name = hashlib.md5(os.fsencode(self._writer.file_name)).hexdigest()
+        metrics = [*figures, "train/loss"]
+        self._writer._get_file_writer().add_record(
+            hparam(name, settings, metrics, walltime=round(1000 * time.time()))
+        )
         self._writer.add_text("config", run.cfg.to_yaml(), 0)
 
     def _add_picture(self, path: Path) -> None:
@@ -167,6 +178,6 @@ def hyper_parameters(cfg: Config) -> Dict[str, Union[int, float, str]]:
     return {
         key: value
         if isinstance(value, (int, float)) and not isinstance(value, bool)
-        else str(value)
+        else as_text(str(value))
         for key, value in chosen.items()
     }

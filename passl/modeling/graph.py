@@ -11,7 +11,7 @@ from paddle.base import core
 from paddle.static import InputSpec
 
 from passl.modeling.network import Network
-from passl.utils.home import writable_home
+from passl.utils.lent_home import writable_home
 from passl.utils.quiet import quiet
 
 

@@ -12,9 +12,11 @@ dotted overrides and checks the types of the fixed sections.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import re
+import shlex
 import typing
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
@@ -24,6 +26,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 
 from passl.utils.errors import PasslError, listing, suggest
+from passl.utils.home import expanded
 from passl.utils.migration import renamed_keys
 from passl.utils.shipped import config_root
 from passl.utils.zoo import get_release
@@ -254,7 +257,13 @@ def _origin(path: str, origins: Mapping[str, str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, except that ``1e-3`` is a number as in YAML 1.2."""
+    """YAML's safe loader, except that ``1e-3`` is a number as in YAML 1.2.
+
+    It also takes names that are not UTF-8, as the command line gives them: PyYAML's own check has
+    no place for the half pairs of surrogates that stand for their bytes.
+    """
+
+    NON_PRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ufffd\U00010000-\U0010ffff]")
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()
@@ -279,7 +288,19 @@ for _class in (_Loader, _Dumper):
     )
 
 
+# A part of a set: YAML takes it for a list, and for a broken one where it begins with a colon.
+_SUBSET = re.compile(r"\[(?:[\d.]+%)?:(?:[\d.]+%)?\]")
+_BARE_SUBSET = re.compile(rf"[^#]*(?:^|[:,{{\[-])\s*({_SUBSET.pattern})")
+_IN_QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
+
+
 def _parse_yaml(text: str, name: str) -> Any:
+    for number, line in enumerate(text.splitlines(), start=1):
+        bare = _BARE_SUBSET.match(_IN_QUOTES.sub("''", line))
+        if bare:
+            raise PasslError(
+                f'{bare[1]} is a list in YAML; put it in quotes: "{bare[1]}"', f"{name}:{number}: "
+            )
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -353,7 +374,7 @@ def shipped_configs() -> Dict[str, Path]:
 
 def _find(path: Union[str, os.PathLike]) -> Path:
     """Returns the file that ``-c PATH`` means: a path, or the name of a shipped config."""
-    given = Path(path)
+    given = Path(expanded(os.fspath(path)))
     if given.is_file():
         return given
     if given.is_dir():
@@ -390,7 +411,7 @@ def _load(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> Dict[s
     _refuse_odd_values(values, "", own)
     merged: Dict[str, Any] = {}
     for base in bases:
-        below = _load(path.parent / base, (*seen, path.resolve()), origins)
+        below = _load(path.parent / expanded(base), (*seen, path.resolve()), origins)
         merged = _merge(merged, below)
     merged = _merge(merged, values)
     origins.update(own)
@@ -421,7 +442,7 @@ def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) ->
     place = f"-o {override}: "
     if not equals or not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+)*", key):
         raise PasslError("an override has the form key.key=value, a list item key.0=value", place)
-    value = _parse_yaml(text, f"-o {override}")
+    value = _override_value(key, text, f"-o {override}")
     _refuse_odd_values(value, key, {key: f"-o {override}"})
     node: Any = values
     parts = key.split(".")
@@ -448,6 +469,25 @@ def _override(values: Dict[str, Any], override: str, origins: Dict[str, str]) ->
         origins.setdefault(".".join(parts[:end]), f"-o {override}")
     origins[key] = f"-o {override}"
     return OmegaConf.to_container(cfg, resolve=False)
+
+
+def _override_value(key: str, text: str, place: str) -> Any:
+    """Returns what stands behind the ``=`` of an override: YAML, or what can only be text."""
+    bare = text.strip()
+    if _SUBSET.fullmatch(bare):
+        return bare
+    quotes = f"if it is text: -o {shlex.quote(f'{key}={json.dumps(bare, ensure_ascii=False)}')}"
+    try:
+        value = _parse_yaml(text, place)
+    except PasslError as error:
+        if bare[:1] not in ("[", "{"):
+            error.args = (f"{error.args[0]}; {quotes}",)
+        raise
+    if isinstance(value, str) and bare[0] not in "'\"" and re.search(r"\s#", text):
+        raise PasslError(f"a # after a space begins a comment; {quotes}", f"{place}: ")
+    if isinstance(value, (bool, int, float)) and _wanted(key).startswith("takes text"):
+        return bare  # a folder that is called 007, or 1e5
+    return value
 
 
 def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]] = None) -> Config:
@@ -485,10 +525,29 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
             f"{file}: is written for PASSL v1; change these keys:\n"
             + "\n".join(f"  {_origin(key, origins)}{old}  →  {new}" for key, old, new in renames)
         )
-    checked = _check(values, file, origins)
+    checked = _check(_expand_home(values, "", origins), file, origins)
     if checked["output_dir"] is None:
         checked["output_dir"] = os.path.join("output", file.stem)
     return Config(checked, "", origins)
+
+
+def _expand_home(value: Any, path: str, origins: Mapping[str, str]) -> Any:
+    """Returns values with the home folder in the place of ``~`` where a text begins with it.
+
+    Raises:
+        PasslError: it is not known.
+    """
+    if isinstance(value, dict):
+        return {key: _expand_home(item, _join(path, key), origins) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand_home(item, _join(path, i), origins) for i, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return expanded(value)
+    except PasslError as error:
+        error.place = _origin(path, origins)
+        raise
 
 
 def _fill_preprocessing(

@@ -145,9 +145,10 @@ def source_revision() -> str:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ("git", "-C", root) + arguments, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        done = subprocess.run(
+            ("git", "-C", root) + arguments, capture_output=True, timeout=10, check=True
+        )
+        return os.fsdecode(done.stdout).strip()  # a folder's name need not be text
 
     try:
         # An installed package may lie inside some other project's repository.

@@ -1,41 +1,30 @@
-"""A home for libraries that write to the user's, where that is missing, read-only or full."""
+"""``~`` at the beginning of a path, which a shell expands in some places and YAML nowhere."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import tempfile
-from typing import Iterator
+import re
 
-from passl.utils.system_errors import is_full
+from passl.utils.errors import PasslError
+
+_HOME = re.compile(r"~([\w.-]*)(?=/|$)")
 
 
-@contextlib.contextmanager
-def writable_home() -> Iterator[None]:
-    """Lends the process a temporary home meanwhile, unless its own can be written to.
+def expanded(path: str) -> str:
+    """Returns a path with ``~`` or ``~user`` at its beginning replaced by that home folder.
 
-    VisualDL makes a folder in it when it is imported, and Paddle writes there what it translates
-    into a static program. A container may have none, and a cluster's may be read-only.
+    Raises:
+        PasslError: nobody knows that folder. Left as it is, the path would make a folder called
+            ``~``, and whoever then removes it in a shell removes a home.
     """
-    before = os.environ.get("HOME")
-    if before is None or _can_be_written(before):
-        yield
-        return
-    os.environ["HOME"] = _lent_home().name
-    try:
-        yield
-    finally:
-        os.environ["HOME"] = before
-
-
-@functools.cache
-def _can_be_written(home: str) -> bool:
-    places = [place for place in (home, os.path.join(home, ".cache")) if os.path.exists(place)]
-    usable = all(os.access(place, os.W_OK | os.X_OK) for place in places)
-    return bool(places) and usable and not is_full(home)
-
-
-@functools.cache
-def _lent_home() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="passl-home-")  # removed when the process ends
+    begin = _HOME.match(path)
+    if begin is None:
+        return path
+    whole = os.path.expanduser(path)
+    if whole != path or (begin[1] and os.path.lexists(path)):
+        return whole
+    why = f"there is no user '{begin[1]}'" if begin[1] else "HOME is not set"
+    raise PasslError(
+        f"{path}: begins with {begin[0]}, and {why}; write the folder out, or ./{path} if that is "
+        "its name"
+    )

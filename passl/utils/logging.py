@@ -8,7 +8,16 @@ import sys
 
 from tqdm import tqdm
 
+from passl.utils.text import as_text
+
 logger = logging.getLogger("passl")
+
+
+class _Lines(logging.Formatter):
+    """Messages whose names are text, whatever the files they name are called."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_text(super().format(record))
 
 
 class _ConsoleHandler(logging.Handler):
@@ -27,6 +36,7 @@ def log_to_console(to_errors: bool = False) -> None:
     handlers = [handler for handler in logger.handlers if isinstance(handler, _ConsoleHandler)]
     if not handlers:
         handlers = [_ConsoleHandler()]
+        handlers[0].setFormatter(_Lines())
         logger.addHandler(handlers[0])
     handlers[0].to_errors = to_errors
     logger.setLevel(logging.INFO)
@@ -45,7 +55,7 @@ def log_to_file(path: str) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     # On a full disk the log goes without; what cannot do without the space reports it.
     handler.handleError = lambda record: None
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
 
 

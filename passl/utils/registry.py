@@ -150,9 +150,12 @@ class Registry:
         hints = _type_hints(factory)
         for key in cfg:
             if key in hints and not _has_type(arguments[key], hints[key]):
+                value = arguments[key]
+                # YAML takes 2024 and no for something else, and they may be a folder's name.
+                text = isinstance(value, (bool, int, float)) and _mentions(hints[key], (str,))
                 raise PasslError(
-                    f"'{key}' of {self.kind} '{name}' must be "
-                    f"{_readable(hints[key])}, not {arguments[key]!r}",
+                    f"'{key}' of {self.kind} '{name}' must be {_readable(hints[key])}, not "
+                    f"{value!r}{'; in quotes it is text' if text else ''}",
                     place=origin_of(cfg, key),
                 )
         try:

@@ -1,4 +1,4 @@
-"""JSON that every program reads: numbers that are none (NaN, infinity) are null."""
+"""JSON that every program reads: text is Unicode, and numbers that are none are null."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import json
 import math
 from typing import Any, Mapping
 
-
-def jsonable(value: Any) -> Any:
-    """Returns mappings, lists and scalars with None in the place of numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+from passl.utils.text import as_text
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """Returns JSON text; ``options`` are those of ``json.dumps``."""
-    return json.dumps(jsonable(value), allow_nan=False, **options)
+    """Returns JSON in which letters of all languages stand as themselves.
+
+    Args:
+        value: mappings, lists and scalars. Names in it are written as ``as_text`` gives them, and
+            numbers that are not finite, which JSON does not have, as null.
+        options: of ``json.dumps``.
+    """
+    return json.dumps(_strict(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, str):
+        return as_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {_strict(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value

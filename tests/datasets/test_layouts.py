@@ -271,6 +271,27 @@ def test_a_damaged_index_and_a_cache_that_cannot_be_written(indexed, tmp_path, m
     assert len(read()) == 15 and len(listed) == 3
 
 
+def test_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PASSL_CACHE", "~/mine")
+    assert catalog._index_path("data", "folders").parent == tmp_path / "mine" / "index"
+    monkeypatch.delenv("PASSL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/c")
+    assert catalog._index_path("data", "folders").parent == tmp_path / "c" / "passl" / "index"
+    odd = catalog._index_path(os.fsdecode(b"d\xca"), "folders")
+    assert os.fsencode(odd.name).startswith(b"d\xca-")
+
+
+def test_without_a_home_there_is_no_index(indexed, monkeypatch, tmp_path):
+    root, listed, read = indexed
+    for variable in ("PASSL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # neither HOME nor an account
+    assert len(read()) == len(read()) == 15 and len(listed) == 2
+    assert not (tmp_path / "~").exists()
+
+
 def test_an_archive_that_became_shorter_is_an_unreadable_image(tmp_path, warnings):
     archives(tmp_path)
     cfg = {"name": "ImageNet", "dataroot": str(tmp_path), "split": "train"}

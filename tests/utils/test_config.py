@@ -1,4 +1,6 @@
 import copy
+import os
+import shlex
 
 import pytest
 import yaml
@@ -280,6 +282,61 @@ def test_a_bad_override_is_named_in_its_message(write, override, parts):
     assert f"-o {override}" in text
     for part in parts:
         assert part in text
+
+
+@pytest.mark.parametrize("subset", ["[:90%]", "[90%:]", "[12.5%:90%]", " [:90%] "])
+def test_a_part_of_a_set_needs_no_quotes_in_an_override(write, subset):
+    for given in (subset, f"'{subset.strip()}'"):
+        cfg = get_config(write(MINIMAL), [f"dataloader.train.dataset.subset={given}"])
+        assert cfg.dataloader.train.dataset.subset == subset.strip()
+        assert get_config(write(cfg.to_yaml())) == cfg
+
+
+@pytest.mark.parametrize("subset", ["[:90%]", "[90%:]", "[10%:90%]"])
+def test_a_part_of_a_set_without_quotes_in_yaml_says_what_to_write(write, subset):
+    line = MINIMAL.splitlines().index("      dataroot: somewhere") + 2
+    block = MINIMAL.replace("somewhere\n", f"somewhere\n      subset: {subset}  # a part\n")
+    text = message(path := write(block))
+    assert f"{path}:{line}: {subset} " in text and f'in quotes: "{subset}"' in text
+    flow = "dataloader.train.dataset={name: ImageFolder, dataroot: 'a', subset: %s}"
+    assert f'in quotes: "{subset}"' in message(write(MINIMAL), [flow % subset])
+    for good in (f'"{subset}"', f"'{subset}'"):
+        cfg = get_config(write(MINIMAL), [flow % good])
+        assert cfg.dataloader.train.dataset.subset == subset
+        block = MINIMAL.replace("somewhere\n", f"somewhere\n      subset: {good}\n")
+        assert get_config(write(block + f"# {subset}\n")).dataloader.train.dataset.subset == subset
+
+
+@pytest.mark.parametrize(
+    "value", ["*.tar", "@x", "%x", "`x`", "'open", "my #1", "a: b: c", "&", "!x y: ["]
+)
+def test_text_that_yaml_takes_for_something_else_gets_a_line_to_paste(write, value):
+    """And what is to be pasted gives that text."""
+    text = message(write(MINIMAL), [f"model.head.note={value}"])
+    command = text[text.index("if it is text: ") + len("if it is text: ") :]
+    option, override = shlex.split(command)
+    assert option == "-o"
+    assert get_config(write(MINIMAL), [override]).model.head.note == value
+
+
+def test_a_comment_behind_a_value_that_is_no_text(write):
+    assert get_config(write(MINIMAL), ["epochs=3 # few"]).epochs == 3
+    assert get_config(write(MINIMAL), ["model.head.note='a' # b"]).model.head.note == "a"
+
+
+@pytest.mark.parametrize("name", ["007", "1e5", "2024", "yes", "0x1f", "1_000"])
+def test_a_folder_whose_name_looks_like_a_number(write, name):
+    assert get_config(write(MINIMAL), [f"output_dir={name}"]).output_dir == name
+    assert get_config(write(MINIMAL), ["output_dir=null"]).output_dir == "output/config"
+
+
+def test_names_that_are_not_utf8_on_the_command_line(write, tmp_path):
+    name = os.fsdecode(b"\xca\xfd\xbe\xdd")
+    cfg = get_config(write(MINIMAL), [f"dataloader.train.dataset.dataroot={name}"])
+    assert cfg.dataloader.train.dataset.dataroot == name
+    text = cfg.to_yaml()
+    text.encode("utf-8")  # escapes, which are read back
+    assert get_config(write(text)) == cfg
 
 
 def test_an_overridden_value_remembers_its_override(write):

@@ -20,6 +20,7 @@ import safetensors
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
+from passl.utils.text import as_text
 from passl.weights.formats.contents import Contents
 
 _METADATA_KEY = "passl"
@@ -70,6 +71,8 @@ def read(path: str, file: BinaryIO, size: int) -> Contents:
     classes = metadata.get("class_names") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DamagedFile("its class names are no names")
+    if classes:  # a file of before they were made text when the data is read
+        metadata["class_names"] = [as_text(name) for name in classes]
     groups: Dict[str, Dict[str, StoredArray]] = {}
     for name, entry in header.items():
         # A checkpoint holds tensors of several kinds: model/…, optimizer/….
