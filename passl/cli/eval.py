@@ -90,7 +90,9 @@ def _main(arguments: argparse.Namespace) -> None:
         answers = Answers()
         result = evaluate(architecture, loader, arguments.split, look=answers.add)
         names = readable_names(
-            architecture.num_classes, dataset.class_names or report.metadata.get("class_names")
+            architecture.num_classes,
+            dataset.class_names or report.metadata.get("class_names"),
+            section.dataset.name == "ImageNet",
         )
         facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
         path = write_report(Path(arguments.report), answers, dataset, names, result, facts)

@@ -71,7 +71,11 @@ def _main(arguments: argparse.Namespace) -> None:
         network.head = None
         facts["output"] = {"features": network.num_features}
     else:
-        names = readable_names(network.num_classes, report.metadata.get("class_names"))
+        names = readable_names(
+            network.num_classes,
+            report.metadata.get("class_names"),
+            section.dataset.name == "ImageNet",
+        )
         facts["output"] = {"logits": network.num_classes}
         facts["class_names"] = names
     folder = Path(arguments.output)

@@ -86,7 +86,7 @@ def _main(arguments: argparse.Namespace) -> None:
         _write_features(Path(output), found, rows)
         return
     recorded = report.metadata.get("class_names")
-    names = readable_names(architecture.num_classes, recorded)
+    names = readable_names(architecture.num_classes, recorded, section.dataset.name == "ImageNet")
     answers: List[Prediction] = []
     for answer in tqdm(
         predict(architecture, loader, names, arguments.topk),
