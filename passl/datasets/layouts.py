@@ -9,7 +9,16 @@ import re
 import tarfile
 from pathlib import Path
 from typing import (
-    BinaryIO, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple,
+    BinaryIO,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
 )  # fmt: skip
 
 import numpy as np

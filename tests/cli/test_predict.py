@@ -126,8 +126,11 @@ def test_names_of_classes():
     # Well-known labels of ImageNet-1k.
     for label, word in ((0, "tench"), (1, "goldfish"), (207, "golden retriever"), (281, "tabby"),
                         (463, "bucket"), (954, "banana"), (999, "toilet tissue")):  # fmt: skip
-        assert readable_names(1000, None)[label].startswith(word), label
+        assert readable_names(1000, None, True)[label].startswith(word), label
     wnids = [wnid for wnid, _ in classes]
-    assert readable_names(1000, wnids) == readable_names(1000, None)
-    assert readable_names(2, ["n02123045", "mine"]) == ["tabby, tabby cat", "mine"]
-    assert readable_names(3, None) == ["class 0", "class 1", "class 2"]
+    assert readable_names(1000, wnids, False) == readable_names(1000, None, True)
+    assert readable_names(2, ["n02123045", "mine"], False) == ["tabby, tabby cat", "mine"]
+    for imagenet in (True, False):
+        assert readable_names(3, None, imagenet) == ["class 0", "class 1", "class 2"]
+    # A thousand classes of one's own are not ImageNet's.
+    assert readable_names(1000, None, False)[2] == "class 2"
