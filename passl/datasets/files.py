@@ -380,7 +380,7 @@ def _name_classes(catalog: Catalog, file: Path) -> None:
     if times > 1:
         lines = [str(number) for number, name in enumerate(names, 1) if name == twice]
         raise PasslError(
-            f"{file}: the lines {' and '.join(lines)} are the same, '{shown(twice)}', so that it "
+            f"{file}: the lines {' and '.join(lines)} are the same, {shown(twice)}, so that it "
             "could not be told which class is meant; give each a name of its own"
         )
     catalog.class_names = names

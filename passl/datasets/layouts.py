@@ -151,7 +151,7 @@ def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
             labels.append(int(match[2]))
             numbers.append(number)
         elif line.strip():
-            raise PasslError(f"{file}:{number}: {_wrong_line(line.strip(), not paths)}")
+            raise PasslError(f"{file}:{number}: {_wrong_line(line, not paths)}")
     if not paths:
         raise PasslError(f"{file}: is empty; a line is 'path label'")
     # One look catches a wrong dataroot now; a look at every file would take minutes.
@@ -163,15 +163,15 @@ def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
 
 def _wrong_line(line: str, first: bool) -> str:
     """Returns what is wrong with a line that is not ``path label``."""
+    line = line.strip(" \t")[:80]
+    given = f"'{line}'" if line.isprintable() else repr(line)
     if first and _HEADER.fullmatch(line):
-        return f"is a header, '{shown(line[:80])}'; remove the line: a list begins with an image"
+        return f"is a header, {given}; remove the line: a list begins with an image"
     if re.fullmatch(r".*[,;][ \t]*[0-9]+", line):
-        return (
-            f"has a comma before the label; write 'path label' with a space: '{shown(line[:80])}'"
-        )
+        return f"has a comma before the label; write 'path label' with a space: {given}"
     if re.fullmatch(r"[0-9]+[ \t,;]+.*\D.*", line):
-        return f"has the label first; write 'path label': '{shown(line[:80])}'"
-    return f"a line is 'path label' with a label from 0 (a number), not '{shown(line[:80])}'"
+        return f"has the label first; write 'path label': {given}"
+    return f"a line is 'path label' with a label from 0 (a number), not {given}"
 
 
 def _wrong_path(root: str, file: Path, path: str) -> str:
