@@ -51,7 +51,7 @@ def check_images(
         if not paddle.is_floating_point(batch["image"]):
             raise PasslError(
                 f"batch_transforms has no Normalize, so that images reach the network as pixels, "
-                f"uint8 {batch['image'].shape}; add {{name: Normalize, mean: [0.5, 0.5, 0.5], std: "
+                f"uint8 {list(batch['image'].shape)}; add {{name: Normalize, mean: [0.5, 0.5, 0.5], std: "
                 "[0.5, 0.5, 0.5]} or the numbers of the weights"
             )
         architecture.eval()
