@@ -50,9 +50,9 @@ def check_images(
         batch = loader.transform(batch)
         if not paddle.is_floating_point(batch["image"]):
             raise PasslError(
-                f"batch_transforms has no Normalize, so that images reach the network as pixels, "
-                f"uint8 {list(batch['image'].shape)}; add {{name: Normalize, mean: [0.5, 0.5, 0.5], std: "
-                "[0.5, 0.5, 0.5]} or the numbers of the weights"
+                "batch_transforms has no Normalize, so that images reach the network as pixels "
+                f"({list(batch['image'].shape)} of uint8); add {{name: Normalize, mean: [0.5, 0.5, "
+                "0.5], std: [0.5, 0.5, 0.5]}, or with the numbers of the weights"
             )
         architecture.eval()
         with paddle.no_grad():
