@@ -189,7 +189,7 @@ def names_of_classes(
         PasslError: the file cannot be read, or has more or fewer names.
     """
     if arguments.class_names is not None:
-        given = read_class_names(arguments.class_names)
+        given = read_class_names(Path(arguments.class_names))
         if len(given) != num_classes:
             raise PasslError(
                 f"{arguments.class_names}: holds {len(given)} names, but the network has "

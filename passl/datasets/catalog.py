@@ -12,7 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from passl.utils.whole_files import replacing
 _SMALLEST_INDEX = 20_000
 # A file that changed this shortly before it was looked at may have changed again unnoticed.
 _TOO_RECENT_NS = 2_000_000_000
-_VERSION = 1
+_VERSION = 2
 
 
 class Names:
@@ -66,6 +66,7 @@ class Catalog:
         archive: int32 ``[n]``, which archive each stands in.
         offsets, sizes: int64 ``[n]``, where in its archive, in bytes.
         watched: paths below ``root`` whose change makes the catalog out of date.
+        passed_over: how many files, by kind, stand there and are not in the catalog.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class Catalog:
         offsets: Optional[np.ndarray] = None,
         sizes: Optional[np.ndarray] = None,
         watched: Sequence[str] = (),
+        passed_over: Optional[Mapping[str, int]] = None,
     ):
         self.root, self.names, self.labels, self.class_names = root, names, labels, class_names
         self.archives, self.archive = list(archives), archive
         self.offsets, self.sizes = offsets, sizes
         self.watched = list(watched)
+        self.passed_over = dict(passed_over or {})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,11 +103,13 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
     """Returns what ``build`` makes, from the index of an earlier start where that still holds.
 
     The index stands in ``$PASSL_CACHE`` or else in the user's cache folder. It holds as long as
-    every folder or archive that it was made from has the size and the time that it had then.
+    every folder or archive that it was made from has the size and the time that it had then. A
+    catalog that watches a broken link has none: what the link leads to may come back at any time.
 
     Args:
         root: the data folder.
-        kind: what tells apart two readings of the same folder.
+        kind: what tells apart two readings of the same folder: all that the catalog depends on
+            beside what it watches.
         build: makes the catalog.
     """
     path = _index_path(root, kind)
@@ -118,7 +123,8 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
     catalog = build()
     if len(catalog) >= _SMALLEST_INDEX or catalog.archives:
         seconds = (time.time_ns() - started) / 1e9
-        with contextlib.suppress(OSError):  # a read-only home: the next start lists again
+        # A read-only home, or something watched that is not there: the next start lists again.
+        with contextlib.suppress(OSError):
             _save(path, catalog, started)
             logger.info("%s: %d images listed in %.1f s; index: %s", root, len(catalog), seconds,
                         path)  # fmt: skip
@@ -158,6 +164,7 @@ def _save(path: Path, catalog: Catalog, started: int) -> None:
         "class_names": catalog.class_names,
         "archives": catalog.archives,
         "watched": catalog.watched,
+        "passed_over": catalog.passed_over,
     }
     arrays = {
         "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8),
@@ -192,4 +199,5 @@ def _load(path: Path, root: str) -> Optional[Catalog]:
         arrays.get("offsets"),
         arrays.get("sizes"),
         facts["watched"],
+        facts["passed_over"],
     )

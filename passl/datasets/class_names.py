@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence
 
 from passl.utils.errors import PasslError
-from passl.utils.system_errors import explain_os_error
+from passl.utils.text_files import is_utf8, not_utf8, read_lines
 
 _IMAGENET = Path(__file__).with_name("imagenet_1k.txt")
 
@@ -19,22 +19,29 @@ def imagenet_classes() -> List[List[str]]:
     return [line.split("\t") for line in lines if not line.startswith("#")]
 
 
-def read_class_names(path: str) -> List[str]:
-    """Returns the names in a text file, one a line, in the order of the labels.
+def read_class_names(file: Path) -> List[str]:
+    """Returns the names in a text file, one a line, the first that of label 0.
+
+    A name is the whole line, without spaces at its ends: of a line ``n01440764 tench, Tinca tinca``
+    all of it. The file is UTF-8; empty lines at its end do not count.
 
     Raises:
-        PasslError: it cannot be read, is not UTF-8, is empty, or has an empty line between names.
+        PasslError: no such file, no names, an empty line among them, or another encoding.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise explain_os_error(error, path, "read") from None
-    except UnicodeDecodeError as error:
-        raise PasslError(f"{path}: is not UTF-8 text ({error.reason}); save it as such") from None
-    names = [line.strip() for line in text.rstrip().split("\n")]
+    names: List[str] = []
+    for number, line in read_lines(file):
+        if not is_utf8(line):
+            raise not_utf8(file, number)
+        names.append(line.strip())
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise PasslError(f"{file}: is empty; a line is the name of a class")
     if "" in names:
-        place = names.index("") + 1
-        raise PasslError(f"{path}:{place}: is empty; a file of class names has one a line")
+        raise PasslError(
+            f"{file}:{names.index('') + 1}: is empty; a line is the name of a class, and the one "
+            "after it would have the label of another"
+        )
     return names
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
 import os
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -12,14 +15,18 @@ import numpy as np
 
 from passl.datasets import layouts
 from passl.datasets.catalog import Catalog, cached
+from passl.datasets.class_names import read_class_names
 from passl.datasets.dataset import ImageDataset, subset_indices
 from passl.datasets.decoding import UnreadableImage, decode_image
+from passl.datasets.image_files import entries_of, image_extensions, kind_of, passed_over_text
 from passl.datasets.images import RgbImage
 from passl.datasets.registry import DATASETS
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, shown
 from passl.utils.logging import logger
 
+# What `passl pack` leaves beside its shards, at the end and until then.
 MANIFEST = "manifest.json"
+PACKING = "packing.jsonl"
 
 
 class CatalogDataset(ImageDataset):
@@ -42,6 +49,8 @@ class CatalogDataset(ImageDataset):
         self.indices = subset_indices(catalog.labels, subset)
         super().__init__(catalog.labels[self.indices], catalog.class_names, transforms)
         self._descriptors: Dict[int, int] = {}
+        if catalog.passed_over:
+            logger.info("%s: passed over: %s", catalog.root, passed_over_text(catalog.passed_over))
 
     def _identity(self) -> Sequence[np.ndarray]:
         return self.catalog.names.blob, self.catalog.names.ends, self.indices
@@ -100,7 +109,8 @@ class ImageFolder(CatalogDataset):
     """One folder per class below ``dataroot``; ImageNet's ``train/<wnid>/*.JPEG`` is one.
 
     The label of a class is the place of its folder's name in sorted order. Images may lie in
-    folders below the class folder. Names that start with a dot are passed over.
+    folders below the class folder, or in folders that links lead to. Names that start with a dot
+    are passed over.
 
     Args:
         dataroot: the folder that holds the class folders.
@@ -109,7 +119,8 @@ class ImageFolder(CatalogDataset):
         transforms: configs of the sample transforms.
 
     Raises:
-        PasslError: the folder is missing or empty, or a class has no image.
+        PasslError: the folder is missing or empty, holds the parts of a set, or a class has no
+            image.
     """
 
     def __init__(
@@ -119,8 +130,7 @@ class ImageFolder(CatalogDataset):
         transforms: Sequence[Mapping[str, Any]] = (),
     ):
         root = _existing_folder(dataroot)
-        catalog = cached(root, "folders", lambda: layouts.read_folders(root))
-        super().__init__(catalog, subset, transforms)
+        super().__init__(_folders(root), subset, transforms)
 
 
 @DATASETS.register
@@ -131,10 +141,12 @@ class ImageList(CatalogDataset):
 
     Args:
         dataroot: the folder that the paths start from.
-        list_file: the list; relative to the working folder, or else to ``dataroot``.
+        list_file: the list, in UTF-8; relative to the working folder, or else to ``dataroot``.
         subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
             class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
+        class_names: a file with the names of the classes, one a line in the order of the labels;
+            found as the list is.
 
     Raises:
         PasslError: a missing file, or a bad line, with its number.
@@ -146,13 +158,14 @@ class ImageList(CatalogDataset):
         list_file: str,
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
+        class_names: Optional[str] = None,
     ):
         root = _existing_folder(dataroot)
-        file = Path(list_file) if Path(list_file).is_file() else Path(root, list_file)
-        if not file.is_file():
-            raise PasslError(f"{list_file}: there is no such list file, nor in {dataroot}")
+        file = _existing_file(root, list_file)
         self.list_file = str(file)
         catalog, self.lines = layouts.read_list(root, file)
+        if class_names is not None:
+            _name_classes(catalog, _existing_file(root, class_names))
         super().__init__(catalog, subset, transforms)
 
     def where(self, index: int) -> str:
@@ -163,15 +176,22 @@ class ImageList(CatalogDataset):
 class ImageShards(CatalogDataset):
     """Tar files of ``key.jpg`` and ``key.cls`` pairs: WebDataset's naming, or ``passl pack``'s.
 
+    A key ends at the first dot of a file's name. The image of a sample is the file with an
+    extension of images that has no dot in it: ``0001.seg.png`` beside ``0001.jpg`` is not.
+
     Args:
         dataroot: the folder of the shards.
         pattern: which of its files are shards of this set.
         subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
             class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
+        image: the extension of the files to take, where a sample has several images (``seg.png``).
+        class_names: a file with the names of the classes, one a line in the order of the labels;
+            relative to the working folder, or else to ``dataroot``. Default: those that
+            ``tools/pack.py`` has written beside the shards.
 
     Raises:
-        PasslError: no shards, or a damaged one.
+        PasslError: no shards, a damaged one, or a packed set that is not whole.
     """
 
     def __init__(
@@ -180,9 +200,14 @@ class ImageShards(CatalogDataset):
         pattern: str = "*.tar",
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
+        image: Optional[str] = None,
+        class_names: Optional[str] = None,
     ):
         root = _existing_folder(dataroot)
-        super().__init__(_shards(root, pattern), subset, transforms)
+        catalog = _shards(root, pattern, image)
+        if class_names is not None:
+            _name_classes(catalog, _existing_file(root, class_names))
+        super().__init__(catalog, subset, transforms)
 
 
 # Images and classes of ImageNet-1k (Russakovsky et al., arXiv 1409.0575, table 2).
@@ -238,41 +263,137 @@ class ImageNet(CatalogDataset):
 def _imagenet(root: str, split: str) -> Catalog:
     folder, archive = os.path.join(root, split), f"ILSVRC2012_img_{split}.tar"
     lists = Path(root, f"{split}_list.txt")
-    if os.path.isdir(folder) and any(entry.is_dir() for entry in os.scandir(folder)):
-        return cached(folder, "folders", lambda: layouts.read_folders(folder))
-    if glob.glob(os.path.join(glob.escape(folder), "*.tar")):
+    if os.path.isdir(folder) and layouts.class_folders(folder):
+        return _folders(folder)
+    if _matches(folder, "*.tar"):
         return _shards(folder, "*.tar")
-    if glob.glob(os.path.join(glob.escape(root), f"{split}-*.tar")):
+    if _matches(root, f"{split}-*.tar"):
         return _shards(root, f"{split}-*.tar")
     if lists.is_file():
         return layouts.read_list(root, lists)[0]
     if os.path.isfile(os.path.join(root, archive)):
         read = layouts.read_train_archive if split == "train" else layouts.read_validation_archive
-        return cached(root, archive, lambda: read(root, archive))
+        return cached(root, _kind(archive), lambda: read(root, archive))
+    devkit = f" with {layouts.DEVKIT}" if split == "val" else ""
+    if os.path.isdir(folder):
+        images = sum(kind_of(entry) == "image" for entry in entries_of(folder))
+        if images:
+            raise PasslError(
+                f"{folder}: holds {images:,} images in no class folders, so that nothing says what "
+                f"they show; put {lists.name} (lines of '{split}/<image> label') or "
+                f"{archive}{devkit} into {root}, or sort them into {split}/<wnid>/"
+            )
+    above = [os.path.dirname(path) for depth in ("*", "*/*")
+             for path in glob.glob(os.path.join(glob.escape(root), depth, split))]  # fmt: skip
     raise PasslError(
         f"{root}: holds no ImageNet for '{split}'; expected one of {split}/<wnid>/*.JPEG, "
-        f"{lists.name}, {archive}, {split}/*.tar or {split}-*.tar in it"
+        f"{lists.name}, {archive}{devkit}, {split}/*.tar or {split}-*.tar in it"
+        + (f"; or is it dataroot: {above[0]}?" if above else "")
     )
 
 
-def _shards(root: str, pattern: str) -> Catalog:
+def _kind(*facts: object) -> str:
+    """Returns what a catalog depends on beside its files: which of them are images, and more."""
+    return "\0".join(str(fact) for fact in (*facts, *image_extensions()))
+
+
+def _folders(root: str) -> Catalog:
+    return cached(root, _kind("folders"), lambda: layouts.read_folders(root))
+
+
+def _matches(root: str, pattern: str) -> List[str]:
     found = glob.glob(os.path.join(glob.escape(root), pattern))
-    shards = sorted(os.path.basename(path) for path in found)
+    return sorted(os.path.basename(path) for path in found)
+
+
+def _shards(root: str, pattern: str, image: Optional[str] = None) -> Catalog:
+    shards = _matches(root, pattern)
     if not shards:
         raise PasslError(f"{root}: has no shards called {pattern}")
-    manifest = Path(root, MANIFEST)
-    names: Optional[List[str]] = None
-    watched: List[str] = []
-    if manifest.is_file():
-        try:
-            names = json.loads(manifest.read_text(encoding="utf-8"))["class_names"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PasslError(f"{manifest}: is damaged ({error}); pack the data again") from None
-        watched = [MANIFEST]
-    return cached(
-        root, f"shards {pattern} {len(shards)}",
-        lambda: layouts.read_shards(root, shards, names, watched),
-    )  # fmt: skip
+    if all(re.fullmatch(r"n[0-9]{8}\.tar", shard) for shard in shards):
+        raise PasslError(
+            f"{root}: {shards[0]} and the others are ImageNet's archives of one class each, not "
+            f"shards; unpack each into a folder of its name ({shards[0][:-4]}/), or keep "
+            "ILSVRC2012_img_train.tar, which is read as it is"
+        )
+    manifest = _manifest(root, pattern, shards)
+    catalog = cached(
+        root, _kind("shards", image, *shards), lambda: layouts.read_shards(root, shards, image)
+    )
+    if manifest is not None:
+        found = np.bincount(catalog.archive, minlength=len(shards))
+        for shard, images in zip(shards, found):
+            if images != manifest["images"].get(shard, images):
+                raise PasslError(
+                    f"{root}/{shard}: holds {images} images, where {MANIFEST} has "
+                    f"{manifest['images'][shard]}; pack the data again"
+                )
+        catalog.class_names = manifest["class_names"]
+    return catalog
+
+
+def _manifest(root: str, pattern: str, shards: Sequence[str]) -> Optional[Dict[str, Any]]:
+    """Returns what ``passl pack`` has noted of shards: ``class_names`` and ``images`` of each.
+
+    Raises:
+        PasslError: it has not come to its end, or the shards are not those that it wrote.
+    """
+    path = Path(root, MANIFEST)
+    if not path.is_file():
+        if Path(root, PACKING).exists():
+            raise PasslError(
+                f"{root}: is a set that is not packed to its end ({PACKING}); run the same "
+                "passl pack again, it goes on"
+            )
+        return None
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        names = noted["class_names"]
+        sizes = {shard["name"]: int(shard["size"]) for shard in noted["shards"]}
+        images = {shard["name"]: int(shard["images"]) for shard in noted["shards"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PasslError(f"{path}: is damaged ({error}); pack the data again") from None
+    chosen = set(fnmatch.filter(sizes, pattern))
+    # Where all have other names, they were renamed, and it cannot be said which is which.
+    if not chosen.isdisjoint(shards):
+        again = "copy it again from where it was packed, or pack the data again"
+        for shard in sorted(chosen.symmetric_difference(shards)):
+            what = "is missing" if shard in chosen else "is not one of those"
+            raise PasslError(f"{path}: lists the shards of a set, but {shard} {what}; {again}")
+        for shard in shards:
+            size = os.path.getsize(os.path.join(root, shard))
+            if size != sizes[shard]:
+                raise PasslError(
+                    f"{os.path.join(root, shard)}: has {size:,} bytes, where {MANIFEST} has "
+                    f"{sizes[shard]:,}; {again}"
+                )
+    return {"class_names": names, "images": images}
+
+
+def _name_classes(catalog: Catalog, file: Path) -> None:
+    """Gives the classes of a set the names in a file."""
+    names = read_class_names(file)
+    highest = int(catalog.labels.max())
+    if highest >= len(names):
+        raise PasslError(
+            f"{file}: has {len(names)} names, but the labels of the set go up to {highest}, which "
+            f"are {highest + 1} classes; a line is the name of a class, the first that of label 0"
+        )
+    twice, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        lines = [str(number) for number, name in enumerate(names, 1) if name == twice]
+        raise PasslError(
+            f"{file}: the lines {' and '.join(lines)} are the same, {shown(twice)}, so that it "
+            "could not be told which class is meant; give each a name of its own"
+        )
+    catalog.class_names = names
+
+
+def _existing_file(root: str, name: str) -> Path:
+    for file in (Path(name), Path(root, name)):
+        if file.is_file():
+            return file
+    raise PasslError(f"{shown(name)}: there is no such file, nor in {shown(root)}")
 
 
 def _existing_folder(dataroot: str) -> str:
@@ -280,7 +401,7 @@ def _existing_folder(dataroot: str) -> str:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "there is no such data folder"
         raise PasslError(
-            f"{dataroot}: {what}; put the data there, or name its place with "
+            f"{shown(dataroot)}: {what}; put the data there, or name its place with "
             "-o dataloader.<split>.dataset.dataroot=…"
         )
     return str(root)

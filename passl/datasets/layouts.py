@@ -8,70 +8,122 @@ import os
 import re
 import tarfile
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import (
+    BinaryIO,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)  # fmt: skip
 
 import numpy as np
 from tqdm import tqdm
 
 from passl.datasets.catalog import Catalog, Names
-from passl.utils.errors import PasslError
+from passl.datasets.image_files import (
+    BROKEN_LINK,
+    count,
+    entries_of,
+    image_extensions,
+    images_below,
+    is_image_name,
+    kind_of,
+    passed_over_text,
+)
+from passl.utils.errors import PasslError, shown
 from passl.utils.logging import interactive
+from passl.utils.text_files import is_utf8, not_utf8, read_lines
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm")
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+# Folders of these names hold the parts of a set, or what belongs to its images.
+_PARTS = {
+    "train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev",
+    "images", "imgs", "labels", "annotations", "masks",
+}  # fmt: skip
 
 
 # ---------------------------------------------------------------- plain files
+
+
+def class_folders(root: str) -> List[str]:
+    """Returns the names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(entry.name for entry in entries_of(root) if kind_of(entry) == "folder")
+
+
+def called_like_parts(names: Sequence[str]) -> bool:
+    """Tells whether names of classes are all those of a set's parts: ``train`` and ``val``."""
+    return bool(names) and all(name.lower() in _PARTS for name in names)
 
 
 def read_folders(root: str) -> Catalog:
     """Reads ``root/<class>/…``; the label of a class is the place of its name in sorted order.
 
     Raises:
-        PasslError: no class folders, or one without images.
+        PasslError: no class folders, one without images, one that cannot be read, or folders that
+            hold the parts of a set.
     """
-    with os.scandir(root) as entries:
-        classes = sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
+    kinds = {entry.name: kind_of(entry) for entry in entries_of(root)}
+    classes = sorted(name for name, kind in kinds.items() if kind == "folder")
+    images = sum(kind == "image" for kind in kinds.values())
     if not classes:
-        raise PasslError(f"{root}: has no class folders; expected {root}/<class>/<image>.jpg")
+        raise PasslError(
+            f"{shown(root)}: has no class folders; expected {shown(root)}/<class>/<image>.jpg"
+            + (f", and {_pictures(images)} in the folder itself" if images else "")
+        )
+    if called_like_parts(classes):
+        parts = [name for name in classes if class_folders(os.path.join(root, name))]
+        if parts:
+            raise PasslError(
+                f"{shown(root)}: its folders {', '.join(classes)} are parts of a set and not "
+                f"classes; set dataroot to {' or '.join(os.path.join(root, p) for p in parts)}"
+            )
+    passed_over: Dict[str, int] = {}
+    watched = ["."]
+    for name, kind in kinds.items():
+        if kind == "image":
+            count(passed_over, "image{s} beside the class folders")
+        elif kind != "folder":
+            count(passed_over, kind)
+            watched += [name] if kind == BROKEN_LINK else []
     paths: List[str] = []
     counts: List[int] = []
-    watched = ["."]
+    empty: Dict[str, str] = {}
     for name in tqdm(classes, desc=f"listing {root}", unit="class", leave=False,
                      disable=not interactive()):  # fmt: skip
-        found = _images_below(root, name, watched)
+        beside: Dict[str, int] = {}
+        found = images_below(root, name, beside, watched)
         paths.extend(found)
         counts.append(len(found))
-    empty = [name for name, count in zip(classes, counts) if not count]
+        if not found:
+            empty[name] = f" ({passed_over_text(beside)})" if beside else ""
+        for kind, number in beside.items():
+            count(passed_over, kind, number)
     if empty:
+        named = ", ".join(shown(name) + what for name, what in list(empty.items())[:3])
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         raise PasslError(
-            f"{root}: no images in the class folder {', '.join(empty[:3])}{more}; "
-            f"add some ({', '.join(EXTENSIONS)}) or remove the folder"
+            f"{shown(root)}: no images in the class folder {named}{more}; "
+            f"add some ({', '.join(image_extensions())}) or remove the folder"
         )
     labels = np.repeat(np.arange(len(classes)), counts)
-    return Catalog(root, Names.of(paths), labels, classes, watched=watched)
+    return Catalog(
+        root, Names.of(paths), labels, classes, watched=watched, passed_over=passed_over
+    )  # fmt: skip
 
 
-def _images_below(root: str, folder: str, watched: List[str]) -> List[str]:
-    """Returns the image files below ``root/folder``, relative to ``root``, sorted."""
-    found: List[str] = []
-    watched.append(folder)
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            if entry.name[0] == ".":
-                continue
-            if entry.name.lower().endswith(EXTENSIONS):
-                # A link, and a folder that is called like an image, are rare: they cost a look.
-                if entry.is_file():
-                    found.append(f"{folder}/{entry.name}")
-                    continue
-            if entry.is_dir():
-                found.extend(_images_below(root, f"{folder}/{entry.name}", watched))
-    return sorted(found)
+def _pictures(number: int) -> str:
+    return f"there {'are' if number > 1 else 'is'} {number:,} image{'s' if number > 1 else ''}"
 
 
 _LINE = re.compile(r"[ \t]*(.*\S)[ \t]+([0-9]{1,9})[ \t]*")
+_HEADER = re.compile(
+    r"\W*\w*(path|file|image|img|name)\w*[\s,;]+\w*(label|class|target|category|id)\w*\W*", re.I
+)
 
 
 def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
@@ -86,30 +138,55 @@ def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
     paths: List[str] = []
     labels: List[int] = []
     numbers: List[int] = []
-    try:
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                match = _LINE.fullmatch(line.rstrip("\r\n"))
-                if match:
-                    paths.append(match[1])
-                    labels.append(int(match[2]))
-                    numbers.append(number)
-                elif line.strip():
-                    raise PasslError(
-                        f"{file}:{number}: a line is 'path label' with a label from 0, "
-                        f"not '{line.strip():.80}'"
-                    )
-    except (OSError, UnicodeDecodeError) as error:
-        raise PasslError(f"{file}: cannot be read as text: {error}") from None
+    foreign = False
+    for number, line in read_lines(file):
+        match = _LINE.fullmatch(line)
+        if match:
+            # The name of a file may be no UTF-8, and then the list has the very bytes of it.
+            if not foreign and not is_utf8(line):
+                foreign = os.path.lexists(os.path.join(root, match[1]))
+                if not foreign:
+                    raise not_utf8(file, number)
+            paths.append(match[1])
+            labels.append(int(match[2]))
+            numbers.append(number)
+        elif line.strip():
+            raise PasslError(f"{file}:{number}: {_wrong_line(line, not paths)}")
     if not paths:
         raise PasslError(f"{file}: is empty; a line is 'path label'")
     # One look catches a wrong dataroot now; a look at every file would take minutes.
     if not os.path.isfile(os.path.join(root, paths[0])):
-        raise PasslError(
-            f"{file}:{numbers[0]}: there is no image {os.path.join(root, paths[0])}; check dataroot"
-        )
+        raise PasslError(f"{file}:{numbers[0]}: {_wrong_path(root, file, paths[0])}")
     catalog = Catalog(root, Names.of(paths), np.array(labels, np.int64))
     return catalog, np.array(numbers, np.int64)
+
+
+def _wrong_line(line: str, first: bool) -> str:
+    """Returns what is wrong with a line that is not ``path label``."""
+    line = line.strip(" \t")[:80]
+    given = f"'{line}'" if line.isprintable() else repr(line)
+    if first and _HEADER.fullmatch(line):
+        return f"is a header, {given}; remove the line: a list begins with an image"
+    if re.fullmatch(r".*[,;][ \t]*[0-9]+", line):
+        return f"has a comma before the label; write 'path label' with a space: {given}"
+    if re.fullmatch(r"[0-9]+[ \t,;]+.*\D.*", line):
+        return f"has the label first; write 'path label': {given}"
+    return f"a line is 'path label' with a label from 0 (a number), not {given}"
+
+
+def _wrong_path(root: str, file: Path, path: str) -> str:
+    """Returns why there is no image where the first line of a list says."""
+    missing = f"there is no image {shown(os.path.join(root, path))}"
+    if "\\" in path or re.match("[A-Za-z]:", path):
+        return f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
+    if path[-1] in ",;":
+        return f"{missing}; write 'path label' with a space and without '{path[-1]}'"
+    if path[0] in "'\"":
+        return f"{missing}; write paths without quotation marks, also those with spaces"
+    for folder in (os.path.dirname(os.path.abspath(root)), os.path.dirname(file)):
+        if os.path.isfile(os.path.join(folder, path)):
+            return f"{missing}, but one in {shown(folder)}; set dataroot to that"
+    return f"{missing}; check dataroot"
 
 
 # ---------------------------------------------------------------- archives
@@ -134,7 +211,7 @@ class _Entries:
 
     def catalog(
         self, root: str, archives: Sequence[str], class_names: Optional[List[str]],
-        watched: Sequence[str],
+        watched: Sequence[str], passed_over: Optional[Dict[str, int]] = None,
     ) -> Catalog:  # fmt: skip
         return Catalog(
             root,
@@ -146,19 +223,69 @@ class _Entries:
             np.array(self.offsets, np.int64),
             np.array(self.sizes, np.int64),
             watched,
+            passed_over,
         )
 
 
 @contextlib.contextmanager
-def _archive(path: str) -> Iterator[tarfile.TarFile]:
-    """Opens a tar file; what is wrong with it becomes one line."""
+def _archive(name: str, file: Optional[BinaryIO] = None) -> Iterator[tarfile.TarFile]:
+    """Opens a tar file that is read to its end; what is wrong with it becomes one line.
+
+    Args:
+        name: the file, or what to call it.
+        file: its content, where it is a part of another file.
+
+    Raises:
+        PasslError: it cannot be read, is none, is damaged, or does not end as a whole one does.
+    """
+    problem: Optional[str] = None
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(name, "r:", file) as archive:
             yield archive
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise PasslError(
-            f"{path}: is damaged, cut short, or no tar archive ({error}); download it again"
-        ) from None
+            problem = _wrong_end(archive)
+            if problem == _NO_MARK and file is None:
+                problem += " (if it is known to be whole: head -c 1024 /dev/zero >> FILE adds one)"
+    except (tarfile.TarError, EOFError) as error:
+        problem = f"is damaged, cut short, or no tar archive ({error}); fetch or write it again"
+        with contextlib.suppress(OSError), open(name, "rb") as content:
+            if content.read(2) == b"\x1f\x8b":
+                problem = "is compressed, so nothing can be read in place; unpack it with gunzip"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+    if problem is not None:
+        raise PasslError(f"{name}: {problem}")
+
+
+_NO_MARK = (
+    "lacks the mark at the end of a tar archive: it was cut short, or its writer was stopped; "
+    "fetch or write it again"
+)
+
+
+def _wrong_end(archive: tarfile.TarFile) -> Optional[str]:
+    """Returns what is wrong where the members of an archive end, None where nothing is.
+
+    ``tarfile`` takes whatever is no header for the end: also a damaged header, and the end of a
+    file that was cut between two members. A whole archive goes on with blocks of zeros, two by the
+    standard. One is enough: some writers leave it at that, and no member is missing.
+    """
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        return _NO_MARK
+    if mark.strip(b"\0"):
+        return f"is damaged at byte {archive.offset:,}; fetch or write it again"
+    # What was joined by `cat` goes on behind the padding, which is 10 KiB as a rule.
+    rest = file.read(1 << 20)
+    zeros = len(rest) - len(rest.lstrip(b"\0"))
+    begin = zeros - zeros % tarfile.BLOCKSIZE
+    with contextlib.suppress(tarfile.TarError):  # something else may stand there
+        block = rest[begin : begin + tarfile.BLOCKSIZE]
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return "is several archives one after the other; unpack them (tar -i) and make one of them"
+    return None
 
 
 def read_train_archive(root: str, name: str) -> Catalog:
@@ -191,17 +318,14 @@ def read_train_archive(root: str, name: str) -> Catalog:
     return entries.catalog(root, [name], [wnid for wnid, _ in found], [name])
 
 
-def _members(file: io.BufferedReader, path: str, name: str) -> List[Tuple[str, int, int]]:
+def _members(file: BinaryIO, path: str, name: str) -> List[Tuple[str, int, int]]:
     """Returns name, offset and size of the images of a tar file within another."""
     members = []
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                if member.isfile() and member.name.lower().endswith(EXTENSIONS):
-                    members.append((member.name, member.offset_data, member.size))
-                archive.members = []  # a list of all headers, which nobody needs
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise PasslError(f"{path}: {name}: is damaged or cut short ({error})") from None
+    with _archive(f"{path}: {name}", file) as archive:
+        for member in archive:
+            if member.isfile() and is_image_name(member.name):
+                members.append((member.name, member.offset_data, member.size))
+            archive.members = []  # a list of all headers, which nobody needs
     if not members:
         raise PasslError(f"{path}: {name}: holds no images")
     return members
@@ -247,7 +371,7 @@ def read_validation_archive(root: str, name: str) -> Catalog:
         members = sorted(
             (os.path.basename(m.name), m.offset_data, m.size)
             for m in archive
-            if m.isfile() and m.name.lower().endswith(EXTENSIONS)
+            if m.isfile() and is_image_name(m.name)
         )
     if len(members) != len(labels):
         raise PasslError(
@@ -292,44 +416,130 @@ def read_devkit(path: str) -> Tuple[List[str], List[int]]:
 # ---------------------------------------------------------------- shards
 
 
-def read_shards(
-    root: str, shards: Sequence[str], class_names: Optional[List[str]] = None,
-    watched: Sequence[str] = (),
-) -> Catalog:  # fmt: skip
+_TWICE = "stands there twice, so that one sample would be two; give every sample a key of its own"
+_DOTS = (
+    "has a dot within its name, and a sample's key ends at the first dot (WebDataset's rule), so "
+    "that its label is not found; write the shards with names that have no other dot"
+)
+
+
+class _Field(NamedTuple):
+    """A file of a sample: its extension, everything behind the first dot, and where it stands."""
+
+    extension: str
+    name: str
+    offset: int
+    size: int
+
+
+class _Shard:
+    """What one shard holds, by the keys of its samples."""
+
+    def __init__(self) -> None:
+        self.images: Dict[str, List[_Field]] = {}
+        self.labels: Dict[str, int] = {}
+        self.others: Dict[str, Set[str]] = {}  # extensions
+
+
+def read_shards(root: str, shards: Sequence[str], image: Optional[str] = None) -> Catalog:
     """Reads tar files of ``key.jpg`` and ``key.cls`` pairs, the naming of WebDataset.
+
+    A key ends at the first dot of a file's name. The image of a sample is the file whose extension
+    is one of an image and has no dot in it: ``0001.seg.png`` beside ``0001.jpg`` is not it.
 
     Args:
         root: the folder of the shards.
         shards: their names, in order.
-        class_names: of the labels, where they are known.
-        watched: other files that the catalog depends on.
+        image: the extension of the files to take (``seg.png``), where that leaves a choice.
 
     Raises:
-        PasslError: a damaged shard, or an image without a label.
+        PasslError: a damaged shard, an image without a label, or a sample with several images.
     """
+    wanted = None if image is None else image.lower().lstrip(".")
     entries = _Entries()
-    for number, shard in enumerate(tqdm(shards, desc=f"indexing {root}", unit="shard",
-                                        leave=False, disable=not interactive())):  # fmt: skip
-        path = os.path.join(root, shard)
-        images: Dict[str, Tuple[str, int, int]] = {}
-        labels: Dict[str, int] = {}
-        with _archive(path) as archive:
-            for member in archive:
-                folder, base = os.path.split(member.name)
-                key, _, extension = base.partition(".")
-                key = f"{folder}/{key}"
-                if extension == "cls":
-                    labels[key] = _label(archive, member, path)
-                elif f".{extension.lower()}".endswith(EXTENSIONS):
-                    images[key] = (member.name, member.offset_data, member.size)
-                archive.members = []
-        for key, (name, offset, size) in images.items():
-            if key not in labels:
-                raise PasslError(f"{path}: '{name}' has no label beside it ({key.lstrip('/')}.cls)")
-            entries.add(name, labels[key], number, offset, size)
+    passed_over: Dict[str, int] = {}
+    extensions: Set[str] = set()
+    # An image of a plain extension, and one of another: side by side one of them is no photo.
+    examples: Dict[bool, str] = {}
+    for number, name in enumerate(tqdm(shards, desc=f"indexing {root}", unit="shard",
+                                       leave=False, disable=not interactive())):  # fmt: skip
+        path = os.path.join(root, name)
+        shard = _read_shard(path, wanted)
+        for key, fields in shard.images.items():
+            field = _image_of(fields, shard.others.get(key, ()), path)
+            if key not in shard.labels:
+                if _has_dotted_label(shard.others.get(key, ())):
+                    raise PasslError(f"{path}: '{field.name}' {_DOTS}")
+                raise PasslError(
+                    f"{path}: '{field.name}' has no label beside it ({key.lstrip('/')}.cls)"
+                )
+            entries.add(field.name, shard.labels[key], number, field.offset, field.size)
+            examples.setdefault("." in field.extension, f"{path}: '{field.name}'")
+        if wanted is None and len(examples) == 2:
+            raise PasslError(
+                f"{examples[True]} has no plain extension of an image, other samples have; name "
+                "the extension to take with the set's argument 'image', or repack the set"
+            )
+        for key in shard.labels:
+            if key not in shard.images:
+                beside = ", ".join(sorted(shard.others.get(key, ()))[:4])
+                beside = f" (but {beside})" if beside else ""
+                count(passed_over, f"sample{{s}} without an image{beside}")
+        if len(extensions) < 8:  # for a message
+            extensions.update(*shard.others.values())
     if not entries.names:
-        raise PasslError(f"{root}: its shards hold no images")
-    return entries.catalog(root, shards, class_names, [*shards, *watched])
+        what = "images" if wanted is None else f"files with the extension {wanted}"
+        found = f", but {', '.join(sorted(extensions)[:8])}" if extensions else ""
+        raise PasslError(f"{root}: its shards hold no {what}{found}")
+    return entries.catalog(root, shards, None, shards, passed_over)
+
+
+def _read_shard(path: str, wanted: Optional[str]) -> _Shard:
+    """Reads the names and places of the images of a shard, and the labels."""
+    shard = _Shard()
+    with _archive(path) as archive:
+        for member in archive:
+            folder, base = os.path.split(member.name)
+            stem, _, extension = base.partition(".")
+            extension = extension.lower()
+            archive.members = []
+            if not stem or member.isdir():  # a name that starts with a dot is hidden
+                continue
+            key = f"{folder}/{stem}"
+            if not member.isfile():
+                extension += " as a link"
+            field = _Field(extension, member.name, member.offset_data, member.size)
+            if extension == "cls":
+                if key in shard.labels:
+                    raise PasslError(f"{path}: '{member.name}' {_TWICE}")
+                shard.labels[key] = _label(archive, member, path)
+            elif (extension == wanted) if wanted else is_image_name(f".{extension}"):
+                fields = shard.images.setdefault(key, [])
+                if any(other.extension == extension for other in fields):
+                    raise PasslError(f"{path}: '{member.name}' {_TWICE}")
+                fields.append(field)
+            else:
+                shard.others.setdefault(key, set()).add(extension)
+    return shard
+
+
+def _image_of(fields: Sequence[_Field], others: Iterable[str], path: str) -> _Field:
+    """Returns the image of a sample."""
+    plain = [field for field in fields if "." not in field.extension] or fields
+    if len(plain) > 1:
+        one, other = plain[:2]
+        if _has_dotted_label(others):
+            raise PasslError(f"{path}: '{one.name}' {_DOTS}")
+        raise PasslError(
+            f"{path}: '{one.name}' and '{other.name}' are two images of one sample; name the "
+            f"extension to take with the set's argument 'image', {one.extension} or "
+            f"{other.extension}"
+        )
+    return plain[0]
+
+
+def _has_dotted_label(extensions: Iterable[str]) -> bool:
+    return any(extension.endswith(".cls") for extension in extensions)
 
 
 def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:

@@ -21,13 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from passl.datasets.decoding import UnreadableImage, decode_image
-from passl.datasets.files import MANIFEST, CatalogDataset
+from passl.datasets.files import MANIFEST, PACKING, CatalogDataset
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 from passl.utils.strict_json import to_json
 from passl.utils.whole_files import replacing, sha256_of
-
-_PROGRESS = "packing.jsonl"
 
 
 def _prepare(
@@ -105,21 +103,21 @@ def pack(
             span = range(number * per_shard, min((number + 1) * per_shard, len(dataset)))
             shard = _write_shard(folder, number, dataset, pool.imap(prepare, span, 16), bar)
             done.append(shard)
-            with open(folder / _PROGRESS, "a", encoding="utf-8") as file:
+            with open(folder / PACKING, "a", encoding="utf-8") as file:
                 file.write(to_json(shard) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
     manifest = {**options, "shards": done, "skipped": [n for s in done for n in s["skipped"]]}
     with replacing(folder / MANIFEST) as aside:
         aside.write_text(to_json(manifest, indent=1) + "\n", encoding="utf-8")
-    (folder / _PROGRESS).unlink()
+    (folder / PACKING).unlink()
     return manifest
 
 
 def _begin(folder: Path, options: Dict[str, Any]) -> List[Dict[str, Any]]:
     """Returns the shards that are done; refuses a folder that something else stands in."""
     folder.mkdir(parents=True, exist_ok=True)
-    progress = folder / _PROGRESS
+    progress = folder / PACKING
     if (folder / MANIFEST).exists():
         raise PasslError(f"{folder}: holds a packed set already; choose another --output")
     if not progress.exists():

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset
 from passl.datasets.decoding import UnreadableImage, decode_image
+from passl.datasets.image_files import count, image_extensions, images_below, passed_over_text
 from passl.datasets.images import RgbImage
-from passl.datasets.layouts import EXTENSIONS
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, shown
+from passl.utils.logging import logger
 
 
 def find_images(places: Sequence[str]) -> List[str]:
     """Returns the image files that paths mean: files as they are, folders with all below them.
 
+    What is below a folder is found as in training, and what is passed over there is logged.
+
     Args:
         places: paths.
 
     Raises:
-        PasslError: a path that does not exist, a folder without images, an address.
+        PasslError: a path that does not exist, a folder without images or one that
+            cannot be read, an address.
     """
     found: List[str] = []
+    passed_over: Dict[str, int] = {}
     for place in places:
         if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", place):
             raise PasslError(
@@ -33,23 +38,23 @@ def find_images(places: Sequence[str]) -> List[str]:
             )
         path = Path(place)
         if path.is_dir():
-            inside = sorted(
-                str(file)
-                for file in path.rglob("*")
-                if file.suffix.lower() in EXTENSIONS
-                and file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            own: Dict[str, int] = {}
+            inside = [str(path / name) for name in images_below(str(path), "", own)]
             if not inside:
                 raise PasslError(
-                    f"{place}: holds no image file ({', '.join(sorted(EXTENSIONS))}), also not in "
-                    "the folders below it"
+                    f"{shown(place)}: holds no image file ({', '.join(image_extensions())}), also "
+                    "not in the folders below it"
+                    + (f"; it holds {passed_over_text(own)}" if own else "")
                 )
             found += inside
+            for kind, number in own.items():
+                count(passed_over, kind, number)
         elif path.exists():
             found.append(place)
         else:
-            raise PasslError(f"{place}: there is no such file or folder")
+            raise PasslError(f"{shown(place)}: there is no such file or folder")
+    if passed_over:
+        logger.info("passed over: %s", passed_over_text(passed_over))
     return found
 
 

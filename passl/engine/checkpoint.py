@@ -47,6 +47,7 @@ _FREE = (
     "dataloader.train.loader.",
     "dataloader.train.dataset.dataroot",
     "dataloader.train.dataset.list_file",
+    "dataloader.train.dataset.class_names",
 )
 
 

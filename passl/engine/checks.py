@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Optional, Sequence
 
 import numpy as np
 import paddle
 
-from passl.datasets import ImageDataset, Loader, UnreadableImage
+from passl.datasets import ImageDataset, Loader, UnreadableImage, layouts
+from passl.datasets.files import ImageFolder
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, listing, shown
 from passl.utils.logging import logger
 
 
@@ -45,9 +47,16 @@ def check_images(
             "image": paddle.to_tensor(rng.integers(0, 256, (2, *shape), np.uint8)),
             "label": paddle.to_tensor(np.zeros(2, np.int64)),
         }
+        batch = loader.transform(batch)
+        if not paddle.is_floating_point(batch["image"]):
+            raise PasslError(
+                "batch_transforms has no Normalize, so that images reach the network as pixels "
+                f"({list(batch['image'].shape)} of uint8); add {{name: Normalize, mean: [0.5, 0.5, "
+                "0.5], std: [0.5, 0.5, 0.5]}, or with the numbers of the weights"
+            )
         architecture.eval()
         with paddle.no_grad():
-            architecture(loader.transform(batch))
+            architecture(batch)
     except UnreadableImage:
         return  # what is to be done about it is decided where it is read in earnest
     except PasslError as error:
@@ -57,7 +66,7 @@ def check_images(
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise PasslError(
             f"dataloader.{name}: the network cannot take what the transforms give (uint8 {shape} "
-            f"an image); look at the sizes, and whether batch_transforms has Normalize: {last}",
+            f"an image); look at the sizes and the channels: {last}",
             place=origin_of(section, "dataset"),
         ) from error
     finally:
@@ -89,27 +98,51 @@ def check_classes(
     if num_classes is None:
         return
     place = origin_of(section, "dataset")
-    own = dataset.class_names
+    own, root = dataset.class_names, section.dataset.get("dataroot", section.dataset.name)
+    if own is not None and layouts.called_like_parts(own) and len(own) > 1:
+        logger.warning(
+            "%s: its classes are called %s, as the parts of a set are; is it one level too high?",
+            root, listing(own),
+        )  # fmt: skip
     if own is not None and class_names is not None:
         missing = len(class_names) - len(own)
         try:
             dataset.use_classes(class_names)
         except PasslError as error:
+            error.args = (error.args[0] + _level_below(dataset, own, len(class_names)),)
             error.place = place
             raise
         if missing:
-            logger.info("%s: has no image of %d classes", section.dataset.dataroot, missing)
+            logger.info("%s: has no image of %d classes", root, missing)
     if dataset.class_names is not None and len(dataset.class_names) != num_classes:
+        count = len(dataset.class_names)
+        named = ", ".join(shown(name) for name in dataset.class_names[:5])
+        more = f" and {count - 5} more" if count > 5 else ""
+        remedy = (
+            _level_below(dataset, dataset.class_names, num_classes)
+            or f"; set -o model.head.num_classes={count}"
+        )
         raise PasslError(
-            f"{section.dataset.dataroot}: has {len(dataset.class_names)} classes, but "
-            f"model.head.num_classes is {num_classes}; "
-            f"set -o model.head.num_classes={len(dataset.class_names)}",
+            f"{root}: has {count} class{'es' if count > 1 else ''} ({named}{more}), but "
+            f"model.head.num_classes is {num_classes}{remedy}",
             place,
         )
     highest = int(dataset.labels.argmax())
     if dataset.labels[highest] >= num_classes:
+        one_based = dataset.labels.min() == 1 and dataset.labels[highest] == num_classes
         raise PasslError(
             f"{dataset.where(highest)}: label {int(dataset.labels[highest])}, but the config's "
-            f"model.head.num_classes is {num_classes}, so labels go from 0 to {num_classes - 1}",
+            f"model.head.num_classes is {num_classes}, so labels go from 0 to {num_classes - 1}"
+            + ("; these begin at 1: take 1 from each" if one_based else ""),
             place,
         )
+
+
+def _level_below(dataset: ImageDataset, names: Sequence[str], wanted: int) -> str:
+    """Says which folder to take where a class folder holds as many folders as there are classes."""
+    if isinstance(dataset, ImageFolder):
+        for name in names:
+            below = os.path.join(dataset.catalog.root, name)
+            if wanted > 1 and len(layouts.class_folders(below)) == wanted:
+                return f"; {shown(below)} holds {wanted} folders: set dataroot to it"
+    return ""

@@ -40,3 +40,8 @@ def suggest(word: object, known: Iterable[object]) -> str:
 def listing(names: Iterable[object]) -> str:
     """Returns the names sorted and joined with commas."""
     return ", ".join(sorted(str(name) for name in names))
+
+
+def shown(text: str) -> str:
+    """Returns a text as a message shows it: with escapes where it holds what cannot be seen."""
+    return text if text.isprintable() else repr(text)

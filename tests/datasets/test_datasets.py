@@ -76,8 +76,31 @@ def test_a_missing_folder_a_file_and_no_classes_are_told_apart(tmp_path, save_im
     with pytest.raises(PasslError, match="file: is not a folder"):
         folder(tmp_path / "file")
     save_image(tmp_path / "flat" / "a.png")
-    with pytest.raises(PasslError, match="has no class folders"):
+    with pytest.raises(PasslError, match="has no class folders.* there is 1 image in the folder"):
         folder(tmp_path / "flat")
+
+
+def test_the_parts_of_a_set_are_no_classes(tmp_path, save_image):
+    for name in ("train/apple/1.png", "train/kiwi/1.png", "Val/apple/1.png", "Val/kiwi/1.png"):
+        save_image(tmp_path / "mine" / name)
+    (tmp_path / "mine" / "names.txt").write_text("apple")
+    with pytest.raises(PasslError, match="its folders Val, train are parts of a set.* dataroot to "
+                       ".*mine/Val or .*mine/train"):  # fmt: skip
+        folder(tmp_path / "mine")
+    # One part alone, and what else stands beside images.
+    save_image(tmp_path / "one" / "images" / "apple" / "1.png")
+    (tmp_path / "one" / "labels").mkdir()
+    with pytest.raises(PasslError, match="set dataroot to .*one/images$"):
+        folder(tmp_path / "one")
+    # Folders that merely have such names are classes, and so is one among others.
+    (
+        save_image(tmp_path / "flat" / "train" / "1.png"),
+        save_image(tmp_path / "flat" / "test" / "1.png"),
+    )
+    assert folder(tmp_path / "flat").class_names == ["test", "train"]
+    save_image(tmp_path / "vehicles" / "train" / "ice" / "1.png")
+    save_image(tmp_path / "vehicles" / "bus" / "1.png")
+    assert folder(tmp_path / "vehicles").class_names == ["bus", "train"]
 
 
 def test_negative_indices_and_the_end(image_folder):
@@ -133,6 +156,107 @@ def test_a_missing_or_empty_or_binary_list_is_an_error(tmp_path):
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe 0\n")
     with pytest.raises(PasslError, match="list.txt"):
         image_list(tmp_path, "list.txt")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa.png 0\nb c.png 1\n",
+        b"a.png 0\r\nb c.png 1\r\n",
+        b"\xef\xbb\xbfa.png\t0\r\n\r\n./b c.png\t1",
+        "\ufeffa.png 0\nb c.png 1\n\n".encode(),
+    ],
+)
+def test_what_editors_of_windows_add_is_no_part_of_a_name(tmp_path, save_image, content):
+    save_image(tmp_path / "a.png"), save_image(tmp_path / "b c.png")
+    (tmp_path / "list.txt").write_bytes(content)
+    dataset = image_list(tmp_path, "list.txt")
+    assert dataset.labels.tolist() == [0, 1]
+    assert len(dataset.read_bytes(0)) and len(dataset.read_bytes(1))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a.png 0\n".encode("utf-16"), "list.txt: is UTF-16; save it as UTF-8"),
+        ("a.png 0\n".encode("utf-16-le"), "list.txt:1: is no text in UTF-8; save it as UTF-8"),
+        ("a.png 0\n苹果.png 1\n".encode("gbk"), "list.txt:2: is not UTF-8 .*save it as UTF-8"),
+        (b"train\\a.png 0\n", r"list.txt:1: .*train\\a.png; this is a path of Windows.* with /"),
+        (b"D:/x/a.png 0\n", "list.txt:1: .*this is a path of Windows"),
+        (b"path,label\na.png,0\n", "list.txt:1: is a header, 'path,label'; remove the line"),
+        (b"\nfilename label\na.png 0\n", "list.txt:2: is a header"),
+        (b"a.png,0\n", "list.txt:1: has a comma before the label"),
+        (b"a.png, 0\n", "list.txt:1: .* write 'path label' with a space and without ','"),
+        (b'"a.png" 0\n', "list.txt:1: .* without quotation marks"),
+        (b"0 a.png\n", "list.txt:1: has the label first"),
+        (b"0,a.png\n", "list.txt:1: has the label first"),
+        (b"a.png apple\n", r"list.txt:1: a line is 'path label' with a label from 0 \(a number\)"),
+        (b"in/a.png 0\n", "there is no image .*set/in/a.png, but one in .*; set dataroot to that"),
+        ("\u200ba.png 0\n".encode(), r"there is no image '.*\\u200ba.png'; check dataroot"),
+        ("a.png \u00a00x\n".encode(), r"not 'a.png \\xa00x'$"),
+        ("a.png 0\u3000\n".encode(), r"not 'a.png 0\\u3000'$"),
+    ],
+)
+def test_a_list_that_is_none_is_told_what_it_is(tmp_path, save_image, content, said):
+    save_image(tmp_path / "set" / "a.png"), save_image(tmp_path / "in" / "a.png")
+    (tmp_path / "set" / "list.txt").write_bytes(content)
+    with pytest.raises(PasslError, match=said) as caught:
+        image_list(tmp_path / "set", "list.txt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_may_hold_the_bytes_of_names_that_are_no_utf8(tmp_path, save_image):
+    name = os.fsencode(tmp_path) + "/苹果.png".encode("gbk")
+    os.rename(save_image(tmp_path / "a.png"), name)
+    (tmp_path / "list.txt").write_bytes("苹果.png 0\n".encode("gbk"))
+    dataset = image_list(tmp_path, "list.txt")
+    with open(name, "rb") as file:
+        assert dataset.read_bytes(0) == file.read()
+
+
+def test_absolute_paths_in_a_list_stand_for_themselves(tmp_path, save_image):
+    path = save_image(tmp_path / "elsewhere" / "a.png")
+    (tmp_path / "list.txt").write_text(f"{path} 0\n")
+    assert image_list(tmp_path, "list.txt").read_bytes(0) == path.read_bytes()
+
+
+# ---------------------------------------------------------------- names of classes
+
+
+def test_names_of_classes_from_a_file(tmp_path, save_image):
+    save_image(tmp_path / "a.png"), save_image(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("a.png 1\nb.png 0\n")
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffn01440764 tench, Tinca tinca\r\n  苹果 \r\n\r\n".encode())
+    for named in (str(names), "names.txt"):
+        dataset = image_list(tmp_path, "list.txt", class_names=named)
+        assert dataset.class_names == ["n01440764 tench, Tinca tinca", "苹果"]
+        assert dataset.labels.tolist() == [1, 0]
+    # A set need not have an image of every class.
+    names.write_text("x\ny\nz\n")
+    assert image_list(tmp_path, "list.txt", class_names="names.txt").class_names == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"x\n", "names.txt: has 1 names, but the labels of the set go up to 1"),
+        (b"x\n\ny\n", "names.txt:2: is empty"),
+        (b"\n \n", "names.txt: is empty"),
+        (b"x\ny\nx\n", "names.txt: the lines 1 and 3 are the same, x,"),
+        ("x\n苹果\n".encode("gbk"), "names.txt:2: is not UTF-8"),
+        ("x\ny\n".encode("utf-16"), "names.txt: is UTF-16"),
+        (None, "names.txt: there is no such file, nor in"),
+    ],
+)
+def test_a_file_of_names_that_does_not_fit(tmp_path, save_image, content, said):
+    save_image(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text("a.png 1\n")
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(PasslError, match=said):
+        image_list(tmp_path, "list.txt", class_names="names.txt")
 
 
 def test_a_subset_of_a_list_keeps_paths_labels_and_lines_together(tmp_path, save_image):

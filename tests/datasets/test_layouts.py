@@ -1,5 +1,6 @@
 """Every layout in which ImageNet stands, made small, read in place and told apart."""
 
+import gzip
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.datasets import build_dataset, catalog
+from passl.datasets import build_dataset, catalog, files, image_files
 from passl.datasets.catalog import Names
 from passl.datasets.layouts import read_folders
 from passl.utils.errors import PasslError
@@ -186,9 +187,52 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     with pytest.raises(PasslError, match="img_val.tar: .*(damaged|cut short)"):
         build_dataset(cfg)
     path = tmp_path / "ILSVRC2012_img_train.tar"
-    path.write_bytes(path.read_bytes()[:20000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20000])
     with pytest.raises(PasslError, match="img_train.tar: .*cut short"):
         build_dataset({**cfg, "split": "train"})
+    # Cut between two classes.
+    path.write_bytes(whole[: whole.index(f"{WNIDS[0]}.tar".encode())])
+    with pytest.raises(PasslError, match="img_train.tar: lacks the mark .*cut short"):
+        build_dataset({**cfg, "split": "train"})
+
+
+def test_a_class_that_is_cut_within_the_training_archive(tmp_path):
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as archive:
+        add(archive, "a.JPEG", jpeg(0))
+        end = archive.offset
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
+        add(outer, f"{WNIDS[0]}.tar", inner.getvalue()[:end])
+    cfg = {"name": "ImageNet", "dataroot": str(tmp_path), "split": "train"}
+    with pytest.raises(PasslError, match=f"train.tar: {WNIDS[0]}.tar: lacks the mark .* again$"):
+        build_dataset(cfg)
+
+
+def test_imagenet_as_it_stands_elsewhere_is_told_what_it_is(tmp_path):
+    cfg = {"name": "ImageNet", "dataroot": str(tmp_path), "split": "val"}
+    for name, (_, content) in val_files().items():
+        (tmp_path / "val").mkdir(exist_ok=True)
+        (tmp_path / "val" / name).write_bytes(content)
+    (tmp_path / "val" / ".cache").mkdir()
+    with pytest.raises(PasslError, match="val: holds 7 images in no class folders.*val_list.txt.*"
+                       "ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12.tar.gz"):  # fmt: skip
+        build_dataset(cfg)
+    (tmp_path / "train").mkdir()
+    for wnid in WNIDS:
+        with tarfile.open(tmp_path / "train" / f"{wnid}.tar", "w") as archive:
+            add(archive, f"{wnid}_1.JPEG", jpeg(0))
+    for given in (
+        {**cfg, "split": "train"},
+        {"name": "ImageShards", "dataroot": f"{tmp_path}/train"},
+    ):
+        said = "n01440764.tar and the others are ImageNet's archives of one class each.*unpack"
+        with pytest.raises(PasslError, match=f"{said}.*ILSVRC2012_img_train.tar"):
+            build_dataset(given)
+    (tmp_path / "Data" / "CLS-LOC" / "val").mkdir(parents=True)
+    with pytest.raises(PasslError, match="or is it dataroot: .*/Data/CLS-LOC"):
+        (tmp_path / "val").rename(tmp_path / "flat")
+        build_dataset(cfg)
 
 
 def test_shards_without_labels_and_with_odd_ones(tmp_path):
@@ -206,7 +250,226 @@ def test_shards_without_labels_and_with_odd_ones(tmp_path):
         build_dataset(cfg)
 
 
+def write_shard(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            add(archive, name, content)
+
+
+def image_shards(root, **arguments):
+    return build_dataset({"name": "ImageShards", "dataroot": str(root), **arguments})
+
+
+def names_of(dataset):
+    return [dataset.where(i).rpartition(":")[2] for i in range(len(dataset))]
+
+
+def pairs(*stems, extensions=("jpg",)):
+    """The members of a shard: for every stem its images, then its label."""
+    for label, stem in enumerate(stems):
+        for extension in extensions:
+            yield f"{stem}.{extension}", b"0" if extension == "cls" else jpeg(label)
+        yield f"{stem}.cls", b"%d" % label
+
+
+@pytest.mark.smoke
+def test_what_lies_beside_the_image_of_a_sample_is_not_it(tmp_path):
+    write_shard(
+        tmp_path / "a.tar",
+        [
+            *pairs("x/0", "x/1", extensions=("seg.png", "JPG", "depth.tiff", "json")),
+            ("._0.jpg", b"what macOS adds"),
+            ("x/._1.jpg", b"what macOS adds"),
+        ],
+    )
+    dataset = image_shards(tmp_path)
+    assert names_of(dataset) == ["x/0.JPG", "x/1.JPG"] and dataset.labels.tolist() == [0, 1]
+    for image in ("seg.png", ".SEG.png", "depth.tiff"):
+        chosen = image_shards(tmp_path, image=image)
+        assert [name.partition(".")[2] for name in names_of(chosen)] == [
+            image.lower().strip(".")
+        ] * 2
+    # The index of one choice is not that of another.
+    assert names_of(image_shards(tmp_path)) == names_of(dataset)
+    with pytest.raises(PasslError, match="its shards hold no files with the extension webp, but "
+                       "depth.tiff, jpg, json, seg.png"):  # fmt: skip
+        image_shards(tmp_path, image="webp")
+
+
+@pytest.mark.parametrize(
+    ("extensions", "said"),
+    [
+        (
+            ("jpg", "png"),
+            "'x/0.jpg' and 'x/0.png' are two images of one sample; .*'image', jpg or png",
+        ),
+        (
+            ("left.jpg", "right.jpg"),
+            "'x/0.left.jpg' and 'x/0.right.jpg' are two images of one sample",
+        ),
+        (("jpg", "jpg"), "'x/0.jpg' stands there twice"),
+        (("jpg", "JPG"), "'x/0.JPG' stands there twice"),
+        (("cls",), "'x/0.cls' stands there twice"),
+    ],
+)
+def test_samples_that_leave_a_choice_are_refused(tmp_path, extensions, said):
+    write_shard(tmp_path / "a.tar", pairs("x/0", extensions=extensions))
+    with pytest.raises(PasslError, match=f"a.tar: {said}"):
+        image_shards(tmp_path)
+
+
+def test_a_mask_does_not_stand_in_for_an_image_that_is_missing(tmp_path):
+    write_shard(tmp_path / "a.tar", pairs("0", "1", extensions=("rgb.png",)))
+    assert names_of(image_shards(tmp_path)) == ["0.rgb.png", "1.rgb.png"]
+    write_shard(tmp_path / "b.tar", pairs("2", extensions=("rgb.png", "jpg")))
+    with pytest.raises(PasslError, match="'0.rgb.png' has no plain extension of an image, other"):
+        image_shards(tmp_path)
+    assert len(image_shards(tmp_path, image="rgb.png")) == 3
+
+
+def test_a_key_ends_at_the_first_dot(tmp_path):
+    for stems in (["S.01.0011"], ["S.01.0011", "S.01.0012"]):
+        write_shard(tmp_path / "a.tar", pairs(*stems))
+        said = "a.tar: 'S.01.0011.jpg' has a dot within its name, .* ends at the first dot"
+        with pytest.raises(PasslError, match=said):
+            image_shards(tmp_path)
+
+
+def test_a_key_may_come_again_in_another_folder_or_shard(tmp_path):
+    write_shard(tmp_path / "a.tar", [*pairs("x/0"), *pairs("y/0")])
+    write_shard(tmp_path / "b.tar", pairs("x/0"))
+    assert len(image_shards(tmp_path)) == 3
+
+
+def test_samples_without_an_image_are_counted(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(logger, "info", lambda text, *args: told.append(text % args))
+    alone = [("3.cls", b"1"), ("4.CLS", b"4"), ("4.jpg", jpeg(4))]
+    write_shard(tmp_path / "a.tar", [*pairs("0"), *pairs("1", "2", extensions=("heic",)), *alone])
+    for _ in range(2):  # read, and from its index
+        assert image_shards(tmp_path).labels.tolist() == [0, 4]
+        assert told[-1].endswith(
+            "passed over: 2 samples without an image (but heic), 1 sample without an image"
+        )
+
+
+def test_links_of_shards_are_no_images(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in pairs("0"):
+            add(archive, name, content)
+        link = tarfile.TarInfo("1.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "0.jpg"
+        archive.addfile(link)
+        add(archive, "1.cls", b"1")
+    assert names_of(image_shards(tmp_path)) == ["0.jpg"]
+
+
+# ---------------------------------------------------------------- the end of an archive
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A shard of six samples of about a block, and where each of its members begins."""
+    members = [(f"{i}.{e}", c) for i in range(6) for e, c in (("jpg", b"x" * 500), ("cls", b"0"))]
+    path = tmp_path / "set" / "a.tar"
+    path.parent.mkdir()
+    write_shard(path, members)
+    with tarfile.open(path) as archive:
+        return path, [member.offset for member in archive] + [archive.offset]
+
+
+@pytest.mark.smoke
+def test_a_shard_is_refused_wherever_it_is_cut(shard):
+    path, begins = shard
+    whole = path.read_bytes()
+    assert begins[-1] == 12 * 1024
+    for size in sorted({*range(0, begins[-1], 256), *begins, begins[-1] + 511}):
+        path.write_bytes(whole[:size])
+        with pytest.raises(PasslError, match="set/a.tar: (lacks the mark|is damaged, cut short)"):
+            image_shards(path.parent)
+    # From one block of zeros on nothing is missing.
+    for size in (begins[-1] + 512, begins[-1] + 1024, len(whole)):
+        path.write_bytes(whole[:size])
+        assert len(image_shards(path.parent)) == 6
+
+
+def test_a_header_that_is_damaged_is_not_the_end(shard):
+    path, begins = shard
+    data = bytearray(path.read_bytes())
+    data[begins[4] + 150] ^= 1  # its checksum
+    path.write_bytes(bytes(data))
+    with pytest.raises(PasslError, match="a.tar: is damaged at byte 4,096"):
+        image_shards(path.parent)
+
+
+def test_what_stands_behind_the_end(shard):
+    path, begins = shard
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole)
+    with pytest.raises(PasslError, match="a.tar: is several archives one after the other"):
+        image_shards(path.parent)
+    path.write_bytes(whole + b"a signature")
+    assert len(image_shards(path.parent)) == 6
+
+
+def test_shards_that_cannot_be_read_in_place(shard):
+    path, begins = shard
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(PasslError, match="a.tar: is compressed, .* gunzip"):
+        image_shards(path.parent)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(PasslError, match=r"a.tar: cannot be read \(Is a directory\)"):
+        image_shards(path.parent)
+
+
 # ---------------------------------------------------------------- the index
+
+
+def test_a_broken_link_is_looked_at_again(indexed, tmp_path):
+    """What it leads to comes back without a change of the folder."""
+    root, listed, read = indexed
+    gone = tmp_path / "drive"
+    os.symlink(gone, root / WNIDS[0] / "more.JPEG")
+    assert len(read()) == 15
+    gone.write_bytes(jpeg(1))
+    assert len(read()) == 16 and len(listed) == 2
+
+
+def test_the_index_keeps_what_was_passed_over(indexed):
+    root, listed, read = indexed
+    (root / WNIDS[0] / "x.heic").write_bytes(b"")
+    assert read().passed_over == read().passed_over == {".heic": 1} and len(listed) == 1
+
+
+def test_an_index_of_other_extensions_or_an_older_version_is_not_used(indexed, monkeypatch):
+    root, listed, read = indexed
+    cfg = {"name": "ImageFolder", "dataroot": str(root)}
+    (root / WNIDS[0] / "x.avif").write_bytes(jpeg(1))
+    assert len(build_dataset(cfg)) == 16
+    older = tuple(e for e in image_files.image_extensions() if e != ".avif")
+    monkeypatch.setattr(image_files, "image_extensions", lambda: older)
+    monkeypatch.setattr(files, "image_extensions", lambda: older)
+    assert len(build_dataset(cfg)) == 15
+    monkeypatch.setattr(catalog, "_VERSION", 1)
+    read()
+    monkeypatch.setattr(catalog, "_VERSION", 2)
+    read()
+    assert len(listed) == 2
+
+
+def test_names_of_classes_are_not_those_of_the_index(shard):
+    """A manifest that appears, or changes, names the classes of a set that has an index."""
+    path, _ = shard
+    assert image_shards(path.parent).class_names is None
+    size = path.stat().st_size
+    for names in (["apple"], ["pear"]):
+        shards = [{"name": "a.tar", "size": size, "images": 6}]
+        manifest = {"class_names": names, "shards": shards}
+        (path.parent / "manifest.json").write_text(json.dumps(manifest))
+        assert image_shards(path.parent).class_names == names
+    (path.parent / "own.txt").write_text("kiwi")
+    assert image_shards(path.parent, class_names="own.txt").class_names == ["kiwi"]
 
 
 @pytest.fixture

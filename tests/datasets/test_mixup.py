@@ -218,3 +218,9 @@ def test_it_needs_floats_and_training(photos):
     dataset = build_dataset({"name": "ImageFolder", "dataroot": str(photos / "val")})
     with pytest.raises(PasslError, match="Mixup is for training; leave it out"):
         Loader(dataset, [], [{"name": "Mixup"}])
+
+
+@pytest.mark.parametrize("alpha", [float("inf"), float("nan")])
+def test_an_alpha_that_is_no_number_is_refused(alpha):
+    with pytest.raises(PasslError, match="mixup_alpha and cutmix_alpha are finite"):
+        BATCH_TRANSFORMS.build({"name": "Mixup", "mixup_alpha": alpha})

@@ -81,6 +81,64 @@ def test_a_changed_shard_is_found(dataset, tmp_path):
         verify(str(tmp_path / "p"))
 
 
+@pytest.mark.smoke
+def test_a_packed_set_that_is_not_whole_is_refused(dataset, tmp_path):
+    folder = tmp_path / "p"
+    manifest = pack(dataset, str(folder), None, per_shard=20)
+    shard, last = folder / "shard-00001.tar", folder / "shard-00002.tar"
+    content = shard.read_bytes()
+    packed(folder)  # leaves an index
+
+    shard.unlink()
+    with pytest.raises(PasslError, match="manifest.json: .*shard-00001.tar is missing; copy it"):
+        packed(folder)
+    shard.write_bytes(content[:-512])
+    with pytest.raises(PasslError, match="shard-00001.tar: has .* bytes, where manifest.json has"):
+        packed(folder)
+    shard.write_bytes(content)
+    (folder / "shard-00003.tar").write_bytes(content)
+    with pytest.raises(PasslError, match="shard-00003.tar is not one of those"):
+        packed(folder)
+    (folder / "shard-00003.tar").unlink()
+    assert len(packed(folder)) == 60
+
+    # A part that the pattern names is compared as a part.
+    cfg = {"name": "ImageShards", "dataroot": str(folder), "pattern": "shard-0000[01].tar"}
+    assert len(build_dataset(cfg)) == 40
+    manifest["shards"][2]["images"] = 21
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert len(build_dataset(cfg)) == 40
+    with pytest.raises(PasslError, match="shard-00002.tar: holds 20 images, where manifest.json"):
+        packed(folder)
+    # Shards with other names cannot be compared one by one; they are read as before.
+    for number in range(3):
+        (folder / f"shard-0000{number}.tar").rename(folder / f"train-{number}.tar")
+    assert len(packed(folder)) == 60 and packed(folder).class_names == dataset.class_names
+    assert not last.exists()
+
+
+def test_a_set_that_is_not_packed_to_its_end_is_refused(dataset, tmp_path, monkeypatch):
+    write, folder = packing._write_shard, tmp_path / "p"
+
+    def interrupted(folder, number, *arguments):
+        if number == 2:
+            raise KeyboardInterrupt
+        return write(folder, number, *arguments)
+
+    monkeypatch.setattr(packing, "_write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(dataset, str(folder), None, per_shard=20)
+    with pytest.raises(PasslError, match="p: is a set that is not packed to its end .*run the same "
+                       "passl pack again"):  # fmt: skip
+        packed(folder)
+    monkeypatch.undo()
+    pack(dataset, str(folder), None, per_shard=20)
+    assert len(packed(folder)) == 60
+    # Killed between the manifest and the removal of the other file, it is whole.
+    (folder / "packing.jsonl").write_text("{}")
+    assert len(packed(folder)) == 60
+
+
 def test_what_stands_there_is_not_overwritten(dataset, tmp_path):
     pack(dataset, str(tmp_path / "p"), None)
     with pytest.raises(PasslError, match="holds a packed set already"):

@@ -262,3 +262,37 @@ def test_normalize():
 def test_normalize_names_impossible_values(mean, std):
     with pytest.raises(PasslError, match="mean and std"):
         BATCH_TRANSFORMS.build({"name": "Normalize", "mean": mean, "std": std})
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "name"),
+    [
+        ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], "mean"),
+        ([0.485, 0.456, 0.406], [58.395, 57.12, 57.375], "std"),
+        ([0.5, 0.5, 127.5], [0.5, 0.5, 0.5], "mean"),
+        ([0.5, -0.5, 0.5], [0.5, 0.5, 0.5], "mean"),
+        ([0.5, float("nan"), 0.5], [0.5, 0.5, 0.5], "mean"),
+        ([0.5, 0.5, 0.5], [0.5, float("nan"), 0.5], "std"),
+    ],
+)
+def test_normalize_refuses_values_on_another_scale(mean, std, name):
+    with pytest.raises(PasslError, match=f"^{name} is on the scale of 0 to 1, .*divided by 255"):
+        BATCH_TRANSFORMS.build({"name": "Normalize", "mean": mean, "std": std})
+
+
+def test_normalize_at_the_ends_of_the_scale_and_of_one_value_for_all_channels():
+    pixels = paddle.to_tensor(np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3))
+    for mean, std in (([0.0] * 3, [1.0] * 3), ([1.0] * 3, [1.0] * 3), ([0.0], [1.0])):
+        normalize = BATCH_TRANSFORMS.build({"name": "Normalize", "mean": mean, "std": std})
+        expected = (pixels.numpy() / 255 - mean[0]).transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(normalize({"image": pixels})["image"], expected, atol=1e-6)
+
+
+def test_normalize_of_other_channels_and_twice():
+    pixels = {"image": paddle.zeros([2, 5, 4, 3], "uint8")}
+    four = BATCH_TRANSFORMS.build({"name": "Normalize", "mean": [0.5] * 4, "std": [0.5] * 4})
+    with pytest.raises(PasslError, match=r"has 4 values .* \[2, 5, 4, 3\]"):
+        four(pixels)
+    three = BATCH_TRANSFORMS.build({"name": "Normalize", "mean": [0.5] * 3, "std": [0.5] * 3})
+    with pytest.raises(PasslError, match="Normalize once"):
+        three(three(pixels))

@@ -422,6 +422,7 @@ def test_a_batch_without_labels_has_no_loss():
         ({"num_classes": 0}, "num_classes"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"label_smoothing": -0.1}, "label_smoothing"),
+        ({"bias_init": float("inf")}, "bias_init"),
     ],
 )
 def test_impossible_head_arguments_are_named(arguments, words):

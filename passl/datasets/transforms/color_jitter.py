@@ -17,6 +17,7 @@ _ENHANCERS = {
     "contrast": ImageEnhance.Contrast,
     "saturation": ImageEnhance.Color,
 }
+_LARGEST = 10.0  # factor; with more, nothing is left of a picture
 
 
 def shift_hue(image: Image.Image, turns: float) -> Image.Image:
@@ -33,7 +34,7 @@ class ColorJitter:
 
     Args:
         brightness, contrast, saturation: x draws a factor from [max(0, 1 - x), 1 + x]; [low, high]
-            says so directly; 0 leaves it alone.
+            says so directly; 0 leaves it alone. Factors are at most 10.
         hue: x, at most 0.5, turns the hue by up to x of the circle either way; [low, high] as well.
         probability: that the image is changed at all (SimCLR, arXiv 2002.05709: 0.8).
 
@@ -50,9 +51,9 @@ class ColorJitter:
         probability: float = 1.0,
     ):
         self.bounds = {
-            "brightness": _bounds("brightness", brightness, 1.0, 0.0, np.inf),
-            "contrast": _bounds("contrast", contrast, 1.0, 0.0, np.inf),
-            "saturation": _bounds("saturation", saturation, 1.0, 0.0, np.inf),
+            "brightness": _bounds("brightness", brightness, 1.0, 0.0, _LARGEST),
+            "contrast": _bounds("contrast", contrast, 1.0, 0.0, _LARGEST),
+            "saturation": _bounds("saturation", saturation, 1.0, 0.0, _LARGEST),
             "hue": _bounds("hue", hue, 0.0, -0.5, 0.5),
         }
         if not 0 <= probability <= 1:
@@ -87,9 +88,8 @@ def _bounds(
     else:
         low, high = strength if len(strength) == 2 else (1.0, 0.0)
     if not least <= low <= high <= most:
-        limit = f" of at most {most:g}" if most < np.inf else " of at least 0"
         raise PasslError(
-            f"{name} is a number{limit}, or [low, high] within [{least:g}, {most:g}]; "
-            f"not {strength!r}"
+            f"{name} is a number in [0, {most - centre:g}], or [low, high] within [{least:g}, "
+            f"{most:g}]; not {strength!r}"
         )
     return None if low == high == centre else (float(low), float(high))

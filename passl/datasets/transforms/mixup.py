@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
@@ -49,9 +50,10 @@ class Mixup:
         probability: float = 1.0,
         mode: str = "batch",
     ):
-        if min(mixup_alpha, cutmix_alpha) < 0 or max(mixup_alpha, cutmix_alpha) == 0:
+        alphas = (mixup_alpha, cutmix_alpha)
+        if not all(0 <= alpha < math.inf for alpha in alphas) or max(alphas) == 0:
             raise PasslError(
-                "mixup_alpha and cutmix_alpha are at least 0, one of them above it; not "
+                "mixup_alpha and cutmix_alpha are finite and at least 0, one of them above it; not "
                 f"{mixup_alpha} and {cutmix_alpha}"
             )
         for name, value in (

@@ -18,10 +18,13 @@ class Normalize:
     It runs on the device, so that one byte a value crosses to it instead of four.
 
     Args:
-        mean, std: one value a channel, on the scale of 0 to 1.
+        mean, std: one value a channel, or a single one for all, on the scale of 0 to 1.
 
     Shape:
         ``image``: uint8 ``[N, H, W, C]`` becomes float32 ``[N, C, H, W]``.
+
+    Raises:
+        PasslError: values on another scale, or, when called, not as many as channels.
     """
 
     random = False
@@ -31,6 +34,12 @@ class Normalize:
             raise PasslError(
                 f"mean and std have one value a channel, std above 0; not {mean!r} and {std!r}"
             )
+        for name, values in (("mean", mean), ("std", std)):
+            if not all(0 <= value <= 1 for value in values):
+                raise PasslError(
+                    f"{name} is on the scale of 0 to 1, not {list(values)}; values on the scale of "
+                    "0 to 255 are to be divided by 255"
+                )
         self.mean, self.std = list(mean), list(std)
         scale = 1.0 / (255.0 * np.asarray(std, np.float64))
         shift = -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
@@ -40,5 +49,12 @@ class Normalize:
     def __call__(
         self, batch: Dict[str, Any], rng: Optional[np.random.Generator] = None
     ) -> Dict[str, Any]:
+        shape = batch["image"].shape
+        if len(self.mean) not in (1, shape[-1]):
+            raise PasslError(
+                f"Normalize has {len(self.mean)} values of mean and std, but gets images of the "
+                f"shape {list(shape)}, the channels at the end; give a value for each, and "
+                "Normalize once and first"
+            )
         pixels = batch["image"].astype("float32") * self._scale + self._shift
         return {**batch, "image": pixels.transpose([0, 3, 1, 2])}

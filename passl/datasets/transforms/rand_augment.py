@@ -137,7 +137,7 @@ class RandAugment:
             raise PasslError(
                 f"magnitude lies in [0, {most}] for operations: {operations}, not {magnitude}"
             )
-        if magnitude_std < 0:
+        if not magnitude_std >= 0:
             raise PasslError(f"magnitude_std is at least 0, not {magnitude_std}")
         self.probability = default_probability if probability is None else probability
         if not 0 <= self.probability <= 1:

@@ -39,7 +39,10 @@ class RandomErasing:
             raise PasslError(f"probability lies in [0, 1], not {probability}")
         for name, bounds, most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
-                raise PasslError(f"{name} is [low, high] with 0 < low ≤ high, not {bounds!r}")
+                limit = f" ≤ {most:g}" if most < math.inf else ""
+                raise PasslError(
+                    f"{name} is [low, high] with 0 < low ≤ high{limit}, not {bounds!r}"
+                )
         if fill != "random" and (
             isinstance(fill, str) or len(fill) != 3 or not 0 <= min(fill) <= max(fill) <= 255
         ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import paddle.nn.functional as F
 from paddle import nn
 
@@ -47,6 +49,8 @@ class ClassificationHead(nn.Layer):
             raise PasslError(f"the head's loss is 'softmax' or 'sigmoid', not '{loss}'")
         if not 0.0 <= label_smoothing < 1.0:
             raise PasslError(f"label_smoothing lies in [0, 1), not {label_smoothing}")
+        if not math.isfinite(bias_init):
+            raise PasslError(f"bias_init is a finite number, not {bias_init}")
         self.num_classes = num_classes
         self.loss_name = loss
         self.label_smoothing = label_smoothing

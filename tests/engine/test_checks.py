@@ -1,0 +1,110 @@
+"""Data that does not fit the network is told what it is, in one line."""
+
+from types import SimpleNamespace
+
+import paddle
+import pytest
+from helpers import NETWORK
+from PIL import Image
+
+from passl.datasets import build_dataset
+from passl.engine.checks import check_classes, check_images
+from passl.modeling.architectures import build_architecture
+from passl.utils.config import Config
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+
+
+def checked(dataset, num_classes, class_names=None):
+    cfg = Config({"dataset": dataset}, "", {})
+    architecture = SimpleNamespace(num_classes=num_classes)
+    check_classes(architecture, build_dataset(dataset), class_names, cfg)
+
+
+def folder(root):
+    return {"name": "ImageFolder", "dataroot": str(root)}
+
+
+def save_image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 18), "green").save(path)
+
+
+@pytest.fixture
+def fruit(tmp_path):
+    for name in ("apple", "kiwi", "pear"):
+        save_image(tmp_path / "mine" / name / "1.png")
+    return tmp_path / "mine"
+
+
+def test_the_classes_of_a_set_are_named(fruit):
+    checked(folder(fruit), 3)
+    with pytest.raises(PasslError) as caught:
+        checked(folder(fruit), 5)
+    assert str(caught.value) == (
+        f"{fruit}: has 3 classes (apple, kiwi, pear), but model.head.num_classes is 5; "
+        "set -o model.head.num_classes=3"
+    )
+    for number in range(4):
+        save_image(fruit / f"x{number}" / "1.png")
+    with pytest.raises(PasslError, match=r"has 7 classes \(apple, kiwi, pear, x0, x1 and 2 more\)"):
+        checked(folder(fruit), 5)
+
+
+@pytest.mark.parametrize("class_names", [None, ["apple", "kiwi", "pear"]])
+def test_an_archive_that_was_unpacked_twice(fruit, class_names):
+    with pytest.raises(PasslError, match="mine holds 3 folders: set dataroot to it") as caught:
+        checked(folder(fruit.parent), 3, class_names)
+    assert "num_classes=1" not in str(caught.value)
+
+
+def test_classes_called_like_the_parts_of_a_set_bring_a_warning(tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logger, "warning", lambda text, *args: warnings.append(text % args))
+    for name in ("train", "test"):
+        save_image(tmp_path / "flat" / name / "1.png")
+    checked(folder(tmp_path / "flat"), 2)
+    (warning,) = warnings
+    assert "called test, train, as the parts of a set are" in warning
+    save_image(tmp_path / "vehicles" / "train" / "1.png")
+    save_image(tmp_path / "vehicles" / "bus" / "1.png")
+    checked(folder(tmp_path / "vehicles"), 2)
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ((1, 2, 3), "labels go from 0 to 2; these begin at 1: take 1 from each"),
+        ((0, 2, 3), "labels go from 0 to 2$"),
+        ((1, 2, 4), "labels go from 0 to 2$"),
+    ],
+)
+def test_labels_that_begin_at_one(fruit, labels, said):
+    names = ("apple", "kiwi", "pear")
+    lines = [f"{name}/1.png {label}" for name, label in zip(names, labels)]
+    (fruit / "list.txt").write_text("\n".join(lines))
+    with pytest.raises(PasslError, match=said):
+        checked({"name": "ImageList", "dataroot": str(fruit), "list_file": "list.txt"}, 3)
+
+
+@pytest.mark.parametrize("backbone", [{"name": "MlpMixer", **NETWORK}, {"name": "convmlp_s"}])
+def test_a_missing_normalize_is_called_that(fruit, backbone):
+    dataset = {**folder(fruit), "transforms": [{"name": "ResizeCenterCrop", "size": 16}]}
+    head = {"name": "ClassificationHead", "num_classes": 3}
+    section = Config({"dataset": dataset, "batch_transforms": []}, "", {})
+    architecture = build_architecture({"architecture": backbone, "head": head})
+    with pytest.raises(PasslError, match="^dataloader.val: batch_transforms has no Normalize") as e:
+        check_images(architecture, build_dataset(dataset), section, "val", 0)
+    assert "img_size" not in str(e.value)
+
+
+def test_images_with_channels_at_the_end_are_told_from_a_wrong_size():
+    network = build_architecture(
+        {"architecture": {"name": "MlpMixer", **NETWORK},
+         "head": {"name": "ClassificationHead", "num_classes": 3}}
+    )  # fmt: skip
+    with pytest.raises(PasslError, match=r"\[2, 16, 16, 3\], the channels at the end.*Normalize"):
+        network({"image": paddle.zeros([2, 16, 16, 3])})
+    with pytest.raises(PasslError, match="built for images of 16×16 .* but got 12×3"):
+        network({"image": paddle.zeros([2, 3, 12, 3])})
