@@ -12,6 +12,7 @@ from paddle.nn import functional as F
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
+from passl.utils.errors import PasslError
 
 _FEW = 32  # images for which starting workers takes longer than they save
 
@@ -83,8 +84,19 @@ def features(architecture: Architecture, loader: Loader) -> Tuple[List[str], np.
 def _batches(
     architecture: Architecture, loader: Loader
 ) -> Iterator[Tuple[List[int], Dict[str, Any]]]:
-    """Yields the places of the images in the list, and a batch without labels."""
+    """Yields the places of the images in the list, and a batch without labels.
+
+    Raises:
+        PasslError: none of the images can be read.
+    """
     architecture.eval()
+    found = False
     with paddle.no_grad():
         for batch in loader:
+            found = True
             yield batch.pop("label").tolist(), batch
+    if not found:
+        raise PasslError(
+            f"there is no answer: none of the {len(loader.dataset)} images can be read, for the "
+            "reasons above"
+        )
