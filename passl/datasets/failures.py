@@ -7,6 +7,11 @@ from typing import Dict
 
 from passl.utils.errors import PasslError
 
+try:
+    import resource  # now: importing takes a descriptor, and later there may be none
+except ImportError:  # Windows
+    resource = None
+
 
 class UnreadableImage(PasslError):
     """An image file that is missing, truncated, too large or not an image; others may be good."""
@@ -65,10 +70,11 @@ def reading_failed(error: OSError, path: str) -> PasslError:
 
 def most_files() -> str:
     """Returns what to do about too many open files."""
-    import resource  # Unix alone has it
-
+    if resource is None:
+        return "close what else is open"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return f"this process may have {soft} files open; raise that with ulimit -n (up to {hard})"
+    most = f"up to {hard}" if soft < hard else "the administrator may: it is the most there is"
+    return f"this process may have {soft} files open; raise that with ulimit -n ({most})"
 
 
 def starting_failed(error: BaseException, workers: int) -> PasslError:

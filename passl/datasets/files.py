@@ -121,7 +121,7 @@ def _open_archives(wanted: int) -> int:
 
     Where all would be too many, it raises this process's limit of open files as far as it may.
     """
-    import resource  # Unix alone has it
+    import resource  # which Windows has not
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted * _SHARE:
