@@ -18,7 +18,6 @@ from typing import (
     Mapping,
     Optional,
     Sequence,
-    Set,
     Tuple,
 )
 
@@ -75,6 +74,9 @@ class Loader:
         stand_ins: for training, whose batches are counted: yield a ``StandIn`` for a batch of
             which no image could be read. Otherwise it is passed over.
 
+    Attributes:
+        unreadable: what was said of images that cannot be read, in the order in which they came.
+
     Yields:
         dicts of Paddle tensors, the first axis counting samples. A batch from which unreadable
         images were left out is shorter.
@@ -113,7 +115,7 @@ class Loader:
         self.max_unreadable = max_unreadable
         self.timeout = timeout
         self.stand_ins = stand_ins
-        self._unreadable: Set[str] = set()
+        self.unreadable: Dict[str, None] = {}
         self._blank: Dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -219,12 +221,12 @@ class Loader:
     def _note_unreadable(self, messages: str, others: bool) -> None:
         """Reports unreadable images; ``others`` says whether their batch had readable ones."""
         for message in filter(None, messages.split("\n")):
-            if message in self._unreadable:
+            if message in self.unreadable:
                 continue
-            self._unreadable.add(message)
+            self.unreadable[message] = None
             if not self.max_unreadable:
                 raise UnreadableImage(message)
-            if len(self._unreadable) > self.max_unreadable:
+            if len(self.unreadable) > self.max_unreadable:
                 raise UnreadableImage(
                     f"more than {self.max_unreadable} unreadable images (loader.max_unreadable)"
                     f"{'' if others else '; is the data folder still there?'}; the last: {message}"

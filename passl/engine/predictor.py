@@ -97,6 +97,6 @@ def _batches(
             yield batch.pop("label").tolist(), batch
     if not found:
         raise PasslError(
-            f"there is no answer: none of the {len(loader.dataset)} images can be read, for the "
-            "reasons above"
+            f"none of the {len(loader.dataset)} images can be read; the last: "
+            f"{[*loader.unreadable][-1]}"
         )

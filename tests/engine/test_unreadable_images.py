@@ -146,6 +146,7 @@ def test_predict_says_where_nothing_can_be_read(trained, tmp_path, features, cap
     more = ["--features", "--output", str(tmp_path / "out")] if features else []
     code, said = predict(trained, folder, tmp_path / "answers.json", capsys, *more)
     assert code == 2 and "none of the 3 images can be read" in said.splitlines()[-1]
+    assert str(folder / "2.jpg") in said.splitlines()[-1]
     assert "data folder" not in said and not (tmp_path / "answers.json").exists()
 
 
