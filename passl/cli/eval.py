@@ -77,7 +77,7 @@ def _main(arguments: argparse.Namespace) -> None:
     select_device(cfg.device, cfg.tf32)
     processes = join_processes()
     with processes.one_by_host():
-        dataset = build_dataset(section.dataset)
+        dataset = build_dataset(section.dataset, section.loader.max_pixels)
     architecture = build_architecture(cfg.model)
     report = load_named_weights(architecture, arguments, cfg)
     compare_with_zoo(Path(report.path), section)

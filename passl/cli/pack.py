@@ -55,7 +55,7 @@ def _main(arguments: argparse.Namespace) -> None:
         raise PasslError("--workers and --per-shard are at least 1")
     cfg = get_config(arguments.config, overrides_of(arguments))
     section = split_section(cfg, arguments.split)
-    dataset = build_dataset(section.dataset)
+    dataset = build_dataset(section.dataset, section.loader.max_pixels)
     if not isinstance(dataset, CatalogDataset):
         raise PasslError(f"{section.dataset.name} does not read image files; there is no need")
     manifest = pack(

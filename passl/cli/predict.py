@@ -84,6 +84,7 @@ def _main(arguments: argparse.Namespace) -> None:
     report = load_named_weights(architecture, arguments, cfg)
     compare_with_zoo(Path(report.path), section)
     dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
+    dataset.max_pixels = section.loader.max_pixels
     batch_size = arguments.batch_size or section.sampler.batch_size
     loader = prediction_loader(dataset, section, batch_size)
     if arguments.features:

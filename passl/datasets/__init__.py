@@ -6,11 +6,12 @@ whole sample; a batch keeps the names. A new file here registers itself.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from passl.datasets.dataset import ImageDataset, SampleKey
-from passl.datasets.decoding import UnreadableImage
-from passl.datasets.loader import Loader, dead_worker
+from passl.datasets.decoding import MAX_PIXELS
+from passl.datasets.failures import UnreadableImage
+from passl.datasets.loader import Loader, StandIn, dead_worker
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
 from passl.datasets.sampler import EvaluationBatches, TrainingBatches
 from passl.datasets.synthetic import with_synthetic_data
@@ -19,9 +20,16 @@ from passl.utils.discovery import import_modules
 import_modules(__name__, __path__)
 
 
-def build_dataset(cfg: Mapping[str, Any]) -> ImageDataset:
-    """Builds the dataset that ``cfg`` (``name``, arguments, ``transforms``) describes."""
-    return DATASETS.build(cfg)
+def build_dataset(cfg: Mapping[str, Any], max_pixels: Optional[int] = MAX_PIXELS) -> ImageDataset:
+    """Builds the dataset that ``cfg`` (``name``, arguments, ``transforms``) describes.
+
+    Args:
+        cfg: the section ``dataset`` of a split.
+        max_pixels: the most pixels of an image that is decoded; None for any number.
+    """
+    dataset = DATASETS.build(cfg)
+    dataset.max_pixels = max_pixels
+    return dataset
 
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "ImageDataset",
     "Loader",
     "SampleKey",
+    "StandIn",
     "TrainingBatches",
     "UnreadableImage",
     "build_dataset",

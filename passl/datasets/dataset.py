@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 from paddle.io import Dataset
 
+from passl.datasets.decoding import MAX_PIXELS
 from passl.datasets.images import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError
@@ -43,7 +44,10 @@ class ImageDataset(Dataset, abc.ABC):
     Attributes:
         labels, class_names: as given.
         transforms: the built transforms.
+        max_pixels: the most pixels of an image that ``read`` decodes; None for any number.
     """
+
+    max_pixels: Optional[int] = MAX_PIXELS
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class ImageDataset(Dataset, abc.ABC):
 
         Raises:
             UnreadableImage: with the file's path.
+            PasslError: the machine refuses to read it, which says nothing of the image.
         """
 
     @abc.abstractmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
+import functools
 import glob
 import json
 import os
@@ -17,7 +19,8 @@ from passl.datasets import layouts
 from passl.datasets.catalog import Catalog, cached
 from passl.datasets.class_names import read_class_names
 from passl.datasets.dataset import ImageDataset, subset_indices
-from passl.datasets.decoding import UnreadableImage, decode_image
+from passl.datasets.decoding import decode_image
+from passl.datasets.failures import UnreadableImage, reading_failed
 from passl.datasets.image_files import entries_of, image_extensions, kind_of, passed_over_text
 from passl.datasets.images import RgbImage
 from passl.datasets.registry import DATASETS
@@ -27,6 +30,8 @@ from passl.utils.logging import logger
 # What `passl pack` leaves beside its shards, at the end and until then.
 MANIFEST = "manifest.json"
 PACKING = "packing.jsonl"
+# One part in so many of the files that a process may have open is for a data set's archives.
+_SHARE = 8
 
 
 class CatalogDataset(ImageDataset):
@@ -48,7 +53,9 @@ class CatalogDataset(ImageDataset):
         self.catalog = catalog
         self.indices = subset_indices(catalog.labels, subset)
         super().__init__(catalog.labels[self.indices], catalog.class_names, transforms)
-        self._descriptors: Dict[int, int] = {}
+        # A descriptor that leaves the cache is closed when its last reader is done with it.
+        most = _open_archives(len(catalog.archives)) if catalog.archives else 0
+        self._opened = functools.lru_cache(most)(_Archive)
         if catalog.passed_over:
             logger.info("%s: passed over: %s", catalog.root, passed_over_text(catalog.passed_over))
 
@@ -67,41 +74,74 @@ class CatalogDataset(ImageDataset):
 
         Raises:
             UnreadableImage: with the file's path.
+            PasslError: it is not the file's fault: see ``reading_failed``; or the data folder, or
+                the archive of the image, is gone.
         """
         entry, catalog = self.indices[index], self.catalog
+        path = os.path.join(
+            catalog.root,
+            catalog.archives[catalog.archive[entry]] if catalog.archives else catalog.names[entry],
+        )
         try:
             if not catalog.archives:
-                with open(os.path.join(catalog.root, catalog.names[entry]), "rb") as file:
+                with open(path, "rb") as file:
                     return file.read()
             size = int(catalog.sizes[entry])
-            data = os.pread(
-                self._descriptor(int(catalog.archive[entry])), size, int(catalog.offsets[entry])
-            )
-        except FileNotFoundError:
-            reason = "there is no such file"
+            data = self._opened(path).read(size, int(catalog.offsets[entry]))
         except OSError as error:
-            reason = error.strerror or str(error)
-        else:
-            if len(data) == size:
-                return data
-            reason = "its archive has become shorter"
+            known = reading_failed(error, path)
+            if not isinstance(known, UnreadableImage):
+                raise known from None
+            if not os.path.isdir(catalog.root):
+                known = PasslError(
+                    f"{catalog.root}: the data folder is gone; put it back, or mount its drive"
+                )
+            elif catalog.archives:
+                known = PasslError(f"{path}: was there at the start and is gone; put it back")
+            raise known from None
+        if len(data) == size:
+            return data
         raise UnreadableImage(
-            f"{self.path(index)}: cannot be read as an image ({reason}); repair or remove it"
+            f"{self.path(index)}: cannot be read as an image (its archive has become shorter); "
+            "repair or remove it"
         )
 
-    def _descriptor(self, archive: int) -> int:
-        # Opened once; a forked worker may share it, because reading at an offset moves nothing.
-        if archive not in self._descriptors:
-            path = os.path.join(self.catalog.root, self.catalog.archives[archive])
-            self._descriptors[archive] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._descriptors[archive]
+    def read(self, index: int) -> RgbImage:
+        return decode_image(self.read_bytes(index), self.path(index), self.max_pixels)
+
+
+class _Archive:
+    """An archive that is open as long as somebody has this object.
+
+    A forked worker may share it, because reading at an offset moves nothing.
+    """
+
+    def __init__(self, path: str):
+        self._descriptor: Optional[int] = None
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, size: int, offset: int) -> bytes:
+        return os.pread(self._descriptor, size, offset)
 
     def __del__(self) -> None:
-        for descriptor in getattr(self, "_descriptors", {}).values():
-            os.close(descriptor)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
-    def read(self, index: int) -> RgbImage:
-        return decode_image(self.read_bytes(index), self.path(index))
+
+def _open_archives(wanted: int) -> int:
+    """Returns how many of a data set's archives may be open at a time.
+
+    Where all would be too many, it raises this process's limit of open files as far as it may.
+    """
+    import resource  # which Windows has not
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted * _SHARE:
+        most = wanted * _SHARE if hard == resource.RLIM_INFINITY else min(hard, wanted * _SHARE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft // _SHARE))
 
 
 @DATASETS.register

@@ -46,17 +46,17 @@ class Handover:
 
         Args:
             worker: its number.
-            samples: with the same fields, of the same shapes.
+            samples: with the same fields, of the same shapes; types are promoted.
 
         Returns:
             the note for ``take``; None where the batch does not fit.
         """
         fields, size = [], 0
         for name, value in samples[0].items():
-            array = np.asarray(value)
-            shape = (len(samples), *array.shape)
-            fields.append((name, array.dtype.str, shape, size))
-            size += -(-math.prod(shape) * array.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+            dtype = np.result_type(*{np.asarray(sample[name]).dtype for sample in samples})
+            shape = (len(samples), *np.shape(value))
+            fields.append((name, dtype.str, shape, size))
+            size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         if size > self._slot_bytes:
             return None
         slot = self._free_slot(worker)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
-import itertools
+import re
 import traceback
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
+import warnings
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
+from paddle.io.dataloader import dataloader_iter
 
 from passl.datasets.dataset import ImageDataset, SampleKey
-from passl.datasets.decoding import UnreadableImage
+from passl.datasets.failures import UnreadableImage, starting_failed
 from passl.datasets.handover import Handover
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.datasets.watch import Watch
@@ -29,6 +43,16 @@ _NOTE = "__note__"  # where the arrays of the batch are, see Handover
 # How long the end of an iteration waits for each worker to leave.
 _JOIN_SECONDS = 5.0
 
+# Said in our words by ``_say_no_workers``.
+warnings.filterwarnings("ignore", message="DataLoader with multi-process mode is not supported")
+
+
+class StandIn(Dict[str, Any]):
+    """A batch in the place of one of which no image could be read: one black image, of class 0.
+
+    It is to weigh nothing. It is there because every process must take part in every step.
+    """
+
 
 class Loader:
     """Iterates over the batches of a dataset, ready for the network.
@@ -37,7 +61,8 @@ class Loader:
         dataset: where samples come from.
         batches: lists of SampleKeys (TrainingBatches or EvaluationBatches).
         batch_transforms: configs of the transforms applied to a whole batch on the device.
-        num_workers: processes that read; 0 reads in this process.
+        num_workers: processes that read; 0 reads in this process, as it always does where Paddle
+            has no workers (macOS).
         use_shared_memory: hand batches over through shared memory (not that of /dev/shm), see
             ``Handover``; otherwise through pipes.
         max_unreadable: how many different unreadable images are passed over before it is an
@@ -46,14 +71,20 @@ class Loader:
             that says what the workers are at. Without workers nobody watches.
         batch_rng: gives the generator that batch transforms draw from, by the place of a batch in
             ``batches``; None, for evaluation, where nothing may be drawn.
+        stand_ins: for training, whose batches are counted: yield a ``StandIn`` for a batch of
+            which no image could be read. Otherwise it is passed over.
+
+    Attributes:
+        unreadable: what was said of images that cannot be read, in the order in which they came.
 
     Yields:
         dicts of Paddle tensors, the first axis counting samples. A batch from which unreadable
         images were left out is shorter.
 
     Raises:
-        PasslError: too many unreadable images, or a worker that died; at construction, a batch
-            transform that draws something without ``batch_rng``.
+        PasslError: too many unreadable images, samples that do not fit into one batch, workers that
+            cannot be started or have died; at construction, a batch transform that draws something
+            without ``batch_rng``.
     """
 
     def __init__(
@@ -66,6 +97,7 @@ class Loader:
         max_unreadable: int = 0,
         timeout: int = 600,
         batch_rng: Optional[Callable[[int], np.random.Generator]] = None,
+        stand_ins: bool = False,
     ):
         self.dataset = dataset
         self.batches = batches
@@ -82,36 +114,65 @@ class Loader:
         self.use_shared_memory = use_shared_memory
         self.max_unreadable = max_unreadable
         self.timeout = timeout
-        self._unreadable: Set[str] = set()
-        self._last_unreadable = ""
+        self.stand_ins = stand_ins
+        self.unreadable: Dict[str, None] = {}
+        self._blank: Dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
-        watch = Watch(self.dataset, self.num_workers, self.timeout)
-        handover = self._handover()
-        loader = DataLoader(
-            _Reader(self.dataset, watch),
-            batch_sampler=self.batches,
-            collate_fn=functools.partial(collate, handover=handover, watch=watch),
-            num_workers=self.num_workers,
-            use_shared_memory=False,
-            worker_init_fn=watch.prepare_worker,
-        )
+        with contextlib.closing(self._collated()) as stream:
+            for position, (batch, unreadable) in enumerate(stream):
+                self._note_unreadable(unreadable, bool(batch))
+                if batch:
+                    yield self.transform(batch, position)
+                elif self.stand_ins:
+                    yield StandIn(self.transform(self._stand_in(), position))
+
+    def _collated(self) -> Iterator[Tuple[Dict[str, Any], str]]:
+        """Yields every batch as tensors, and what was said of unreadable images in it."""
+        if self.num_workers:
+            watch = Watch(self.dataset, self.num_workers, self.timeout)
+            handover = self._handover()
+            loader = DataLoader(
+                _Reader(self.dataset, watch),
+                batch_sampler=self.batches,
+                collate_fn=functools.partial(collate, handover=handover, watch=watch),
+                num_workers=self.num_workers,
+                use_shared_memory=False,
+                worker_init_fn=watch.prepare_worker,
+            )
+            if loader.num_workers:
+                yield from self._from_workers(loader, watch, handover)
+                return
+            _say_no_workers()
+        # Not by Paddle's DataLoader, whose thread waits for ever after an error, and with it the
+        # main one, which then hears no signal.
+        reader = _Reader(self.dataset, Watch(self.dataset, 0, self.timeout))
+        for keys in self.batches:
+            yield _opened(collate([reader[key] for key in keys]), None)
+
+    def _from_workers(
+        self, loader: DataLoader, watch: Watch, handover: Optional[Handover]
+    ) -> Iterator[Tuple[Dict[str, Any], str]]:
         iterator = _start(loader)
-        watch.start(getattr(iterator, "_workers", []))
         try:
-            for position in itertools.count():
-                batch = self._next(iterator, watch, handover)
-                if batch is None:
+            watch.start(iterator._workers)
+            while True:
+                try:
+                    with watch.waiting():
+                        batch = next(iterator)
+                except StopIteration:
                     return
-                yield self.transform(batch, position)
+                except (RuntimeError, SystemError) as error:
+                    raise (watch.verdict or dead_worker(error, watch.casualties())) from error
+                yield _opened(batch, handover)
         finally:
             watch.stop()
             # At once: a stream of training batches is rarely read to its very end, and Python
             # waits for left-over workers before it exits.
-            iterator._try_shutdown_all(*([_JOIN_SECONDS] if self.num_workers else []))
+            iterator._try_shutdown_all(_JOIN_SECONDS)
 
     def transform(self, batch: Dict[str, Any], position: int = 0) -> Dict[str, Any]:
         """Applies the batch transforms to the batch at ``position``, tensors on the device."""
@@ -128,62 +189,98 @@ class Loader:
             return None
         height, width = sizes[-1]
         # Beside an image there are small fields, a label at least.
-        return Handover(self.num_workers, batch * (height * width * 3 + 1024))
-
-    def _next(
-        self, iterator: Any, watch: Watch, handover: Optional[Handover]
-    ) -> Optional[Dict[str, Any]]:
-        """Returns the next batch that has images, or None after the last."""
+        slot = batch * (height * width * 3 + 1024)
         try:
-            with watch.waiting():
-                batch = next(iterator)
-        except StopIteration:
-            return None
-        except (RuntimeError, SystemError) as error:
-            raise (watch.verdict or dead_worker(error)) from error
-        if _ERROR in batch:
-            raise PasslError(batch[_ERROR])
-        self._note_unreadable(batch.pop(_UNREADABLE, ""))
-        batch.pop(_NOTHING, None)
-        if handover is not None and _NOTE in batch:
-            arrays = handover.take(batch.pop(_NOTE))
-            batch = {name: paddle.to_tensor(array) for name, array in arrays.items()}
-        if not batch:
+            return Handover(self.num_workers, slot)
+        except OSError as error:
             raise PasslError(
-                "not one image of a batch could be read; is the data folder still there?"
-                + (f" The last: {self._last_unreadable}" if self._last_unreadable else "")
-            )
-        return batch
+                f"the memory that {self.num_workers} data workers share cannot be had "
+                f"({error.strerror}); lower loader.num_workers or the batch size, or set "
+                "loader.use_shared_memory=false"
+            ) from error
 
-    def _note_unreadable(self, messages: str) -> None:
+    def _stand_in(self) -> Dict[str, Any]:
+        """Returns a batch of one black image, with the fields of those that can be read."""
+        if not self._blank:
+            for index in range(len(self.dataset)):
+                try:
+                    sample = self.dataset[index]
+                except UnreadableImage as error:
+                    if index < min(self.max_unreadable, len(self.dataset) - 1):
+                        continue
+                    raise PasslError(
+                        f"not one of the first {index + 1} images can be read; is the data folder "
+                        f"still there? The last: {error}"
+                    ) from None
+                self._blank = {
+                    field: np.zeros_like(np.asarray(value))[None] for field, value in sample.items()
+                }
+                break
+        return {field: paddle.to_tensor(array) for field, array in self._blank.items()}
+
+    def _note_unreadable(self, messages: str, others: bool) -> None:
+        """Reports unreadable images; ``others`` says whether their batch had readable ones."""
         for message in filter(None, messages.split("\n")):
-            if message in self._unreadable:
+            if message in self.unreadable:
                 continue
-            self._unreadable.add(message)
-            self._last_unreadable = message
+            self.unreadable[message] = None
             if not self.max_unreadable:
                 raise UnreadableImage(message)
-            if len(self._unreadable) > self.max_unreadable:
+            if len(self.unreadable) > self.max_unreadable:
                 raise UnreadableImage(
-                    f"more than {self.max_unreadable} unreadable images (loader.max_unreadable); "
-                    f"the last: {message}"
+                    f"more than {self.max_unreadable} unreadable images (loader.max_unreadable)"
+                    f"{'' if others else '; is the data folder still there?'}; the last: {message}"
                 )
             logger.warning("skipped an image: %s", message)
 
 
-def dead_worker(error: BaseException) -> PasslError:
-    """Returns what to tell the user when Paddle reports that a worker process died."""
+def _opened(batch: Dict[str, Any], handover: Optional[Handover]) -> Tuple[Dict[str, Any], str]:
+    """Takes what ``collate`` has made apart: the batch as tensors, and of unreadable images.
+
+    Raises:
+        PasslError: it could not make a batch.
+    """
+    if _ERROR in batch:
+        raise PasslError(batch[_ERROR])
+    unreadable = batch.pop(_UNREADABLE, "")
+    batch.pop(_NOTHING, None)
+    if handover is not None and _NOTE in batch:
+        batch = handover.take(batch[_NOTE])
+    tensors = {
+        name: value if isinstance(value, paddle.Tensor) else paddle.to_tensor(value)
+        for name, value in batch.items()
+    }
+    return tensors, unreadable
+
+
+@functools.cache
+def _say_no_workers() -> None:
+    logger.warning("Paddle has no data workers on this system: images are read in one process")
+
+
+def dead_worker(error: BaseException, casualties: str = "") -> PasslError:
+    """Returns what to tell the user when Paddle reports that a worker process died.
+
+    Args:
+        error: Paddle's.
+        casualties: what is known of the dead, see ``Watch.casualties``.
+    """
     text = str(error).strip()
-    if "bus error" in text.lower():  # a page of shared memory that the machine could not give
+    said = casualties or (text.splitlines()[-1] if text else type(error).__name__)
+    if re.search("bus error|SIGBUS", f"{text} {casualties}", re.IGNORECASE):
+        # A page of shared memory that the machine could not give.
         return PasslError(
             "a data worker ran out of memory for its batches; lower loader.num_workers or the "
             "batch size, or set loader.use_shared_memory=false, then --resume auto"
         )
-    return PasslError(
-        "a data worker died (killed, or out of memory?): "
-        f"{text.splitlines()[-1] if text else type(error).__name__}; "
-        "lower loader.num_workers or the batch size, then --resume auto"
-    )
+    if re.search("signal: killed|SIGKILL", f"{text} {casualties}", re.IGNORECASE):
+        remedy = (
+            "was it ended by hand, or by the system, whose memory was full (see dmesg)? Then lower "
+            "loader.num_workers or the batch size; --resume auto"
+        )
+    else:
+        remedy = "loader.num_workers=0 shows more where it happens again; --resume auto"
+    return PasslError(f"a data worker died: {said}; {remedy}")
 
 
 class _Reader(Dataset):
@@ -201,7 +298,12 @@ class _Reader(Dataset):
                 return self.dataset[key]
         except PasslError as error:
             return error
-        except Exception:  # a mistake of ours, or of a user's own transform: in full
+        except MemoryError:
+            return PasslError(
+                f"{self.dataset.where(key.index)}: the memory is full; lower loader.num_workers or "
+                "the batch size"
+            )
+        except (Exception, SystemExit):  # a mistake of ours, or of a user's transform: in full
             return PasslError(
                 f"{self.dataset.where(key.index)}: reading this sample failed:\n"
                 f"{traceback.format_exc().rstrip()}"
@@ -211,35 +313,76 @@ class _Reader(Dataset):
 def collate(
     samples: List[Any], handover: Optional[Handover] = None, watch: Optional[Watch] = None
 ) -> Dict[str, Any]:
-    """Stacks samples field by field; sets the fields that report trouble.
+    """Stacks samples field by field; sets the fields that report trouble, and raises nothing.
 
     Args:
         samples: dicts, and the errors of what could not be read.
         handover: where a worker stacks them, if they fit.
         watch: knows which worker this is.
     """
-    batch: Dict[str, Any] = {}
     good = [sample for sample in samples if isinstance(sample, dict)]
     bad = [sample for sample in samples if not isinstance(sample, dict)]
-    for error in bad:
-        if not isinstance(error, UnreadableImage):
-            return _failure(str(error))
-    if bad:
-        batch[_UNREADABLE] = "\n".join(str(error).replace("\n", " ") for error in bad)
-        batch[_NOTHING] = np.zeros(1, np.uint8)
-    if good:
-        shapes = sorted({np.shape(sample["image"]) for sample in good})
-        if len(shapes) > 1:
-            return _failure(
-                f"images of one batch differ in shape ({', '.join(map(str, shapes))}); "
-                "add a transform that gives all of them one size, such as ResizeCenterCrop"
-            )
-        note = handover.put(watch.worker, good) if handover is not None else None
-        if note is not None:
-            return {**batch, _NOTE: note, _NOTHING: np.zeros(1, np.uint8)}
-        for field in good[0]:
-            batch[field] = np.stack([np.asarray(sample[field]) for sample in good])
+    batch: Dict[str, Any] = {}
+    try:
+        for error in bad:
+            if not isinstance(error, UnreadableImage):
+                raise error
+        if bad:
+            batch[_UNREADABLE] = "\n".join(str(error).replace("\n", " ") for error in bad)
+            batch[_NOTHING] = np.zeros(1, np.uint8)
+        if good:
+            _check_fields(good)
+            note = handover.put(watch.worker, good) if handover is not None else None
+            if note is not None:
+                return {**batch, _NOTE: note, _NOTHING: np.zeros(1, np.uint8)}
+            for field in good[0]:
+                batch[field] = np.stack([np.asarray(sample[field]) for sample in good])
+    except PasslError as error:
+        return _failure(str(error))
+    except MemoryError:
+        return _failure(
+            f"the memory is full where {len(good)} samples become a batch; lower "
+            "loader.num_workers or the batch size"
+        )
+    except Exception:  # a mistake of ours, or values of a user's own that NumPy cannot take
+        return _failure(
+            f"making a batch of {len(good)} samples failed:\n{traceback.format_exc().rstrip()}"
+        )
     return batch
+
+
+# What becomes a tensor as it is. Paddle would take uint16 for bfloat16.
+_KINDS = frozenset("bool uint8 int8 int16 int32 int64 float16 float32 float64".split())
+
+
+def _check_fields(samples: List[Dict[str, Any]]) -> None:
+    """Makes sure that samples can be stacked.
+
+    Raises:
+        PasslError: what differs between them, or cannot be a tensor.
+    """
+    fields = list(samples[0])
+    for sample in samples:
+        if sample.keys() != samples[0].keys():
+            raise PasslError(
+                f"samples of one batch have differing fields ({', '.join(map(str, fields))}; "
+                f"{', '.join(map(str, sample))}); transforms must give all of them the same ones"
+            )
+    for field in fields:
+        arrays = [np.asarray(sample[field]) for sample in samples]
+        shapes = sorted({array.shape for array in arrays})
+        if len(shapes) > 1:
+            raise PasslError(
+                f"{'images' if field == 'image' else field} of one batch differ in shape "
+                f"({', '.join(map(str, shapes))}); add a transform that gives all of them one "
+                f"{'size, such as ResizeCenterCrop' if field == 'image' else 'shape'}"
+            )
+        for array in arrays:
+            if array.dtype.name not in _KINDS:
+                raise PasslError(
+                    f"the field {field} of a sample holds {array.dtype}, which no tensor can "
+                    f"hold; let the transforms leave it out, or give {', '.join(sorted(_KINDS))}"
+                )
 
 
 def _failure(message: str) -> Dict[str, Any]:
@@ -251,11 +394,33 @@ def _start(loader: DataLoader) -> Any:
 
     A worker inherits the readers of earlier iterations that Python has not collected yet. Should
     it collect one, Paddle's destructor waits for threads that only the main process has: for ever.
+
+    Raises:
+        PasslError: the machine refuses what it takes.
     """
     collecting = gc.isenabled()
     gc.disable()
     try:
         return iter(loader)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "start new thread" not in str(error):
+            raise
+        _abandon(error)
+        raise starting_failed(error, loader.num_workers) from None
     finally:
         if collecting:
             gc.enable()
+
+
+def _abandon(error: BaseException) -> None:
+    """Ends the workers of an iterator whose start failed, which Paddle leaves half made."""
+    place = error.__traceback__
+    while place is not None:
+        iterator = place.tb_frame.f_locals.get("self")
+        if isinstance(iterator, dataloader_iter._DataLoaderIterMultiProcess):
+            iterator._shutdown = True  # its destructor would stumble over what is not there
+            for worker in iterator._workers:
+                worker.kill()
+                worker.join()
+            return
+        place = place.tb_next

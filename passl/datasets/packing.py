@@ -34,7 +34,7 @@ def _prepare(
     """Returns index, the bytes to store (None: unreadable), and why not."""
     try:
         data = dataset.read_bytes(index)
-        image = decode_image(data, dataset.path(index))
+        image = decode_image(data, dataset.path(index), dataset.max_pixels)
     except UnreadableImage as error:
         return index, None, str(error)
     if short_side is None:

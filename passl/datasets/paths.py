@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset
-from passl.datasets.decoding import UnreadableImage, decode_image
+from passl.datasets.decoding import decode_image
+from passl.datasets.failures import reading_failed
 from passl.datasets.image_files import count, image_extensions, images_below, passed_over_text
 from passl.datasets.images import RgbImage
 from passl.utils.errors import PasslError, shown
@@ -75,8 +76,8 @@ class ImagePaths(ImageDataset):
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise UnreadableImage(f"{path}: cannot be read ({error.strerror})") from None
-        return decode_image(data, path)
+            raise reading_failed(error, path) from None
+        return decode_image(data, path, self.max_pixels)
 
     def where(self, index: int) -> str:
         return self.paths[index]

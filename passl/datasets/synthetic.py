@@ -76,7 +76,7 @@ class Synthetic(ImageDataset):
         return self._drawn[picture]
 
     def read(self, index: int) -> RgbImage:
-        return decode_image(self.read_bytes(index), self.path(index))
+        return decode_image(self.read_bytes(index), self.path(index), self.max_pixels)
 
     def _draw(self, picture: int, label: int) -> bytes:
         own = np.random.default_rng([1, picture, *self._split])

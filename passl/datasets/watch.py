@@ -123,6 +123,19 @@ class Watch:
             print(f"error: {self.verdict}", file=sys.stderr, flush=True)
             os._exit(2)
 
+    def casualties(self) -> str:
+        """Says which workers have died, of what, and at what; an empty text where none has."""
+        said: List[str] = []
+        for worker, process in enumerate(self._processes):
+            process.join(0.1)  # it may be about to
+            code = process.exitcode
+            if code:
+                index, _ = _SLOT.unpack_from(self._memory, worker * _SLOT.size)
+                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                at = f", reading {self._dataset.where(index)}" if index >= 0 else ""
+                said.append(f"worker {worker} ({how}{at})")
+        return "; ".join(said[:4])
+
     def _account(self) -> str:
         """Says what each worker is at."""
         said: List[str] = []

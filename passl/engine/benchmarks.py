@@ -43,7 +43,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
         PasslError: the split is missing, or does not read files.
     """
     section = split_section(cfg, split)
-    dataset = build_dataset(section.dataset)
+    dataset = build_dataset(section.dataset, section.loader.max_pixels)
     if not hasattr(dataset, "read_bytes"):
         raise PasslError(f"{section.dataset.name} does not read image files; nothing to take apart")
     batches = TrainingBatches(len(dataset), 1, 1, cfg.seed, 0, 1)
@@ -59,7 +59,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
                 with _timed(spent, "read"):
                     data = dataset.read_bytes(index)
                 with _timed(spent, "decode"):
-                    image = decode_image(data, dataset.path(index))
+                    image = decode_image(data, dataset.path(index), dataset.max_pixels)
                 sample = {"image": image, "label": int(dataset.labels[index])}
                 rng = sample_rng(cfg.seed, repeat, index)
                 with _timed(spent, "transform"):
@@ -232,11 +232,18 @@ def _timed(spent: Dict[str, float], stage: str) -> Iterator[None]:
 
 def _batches(cfg: Config, split: str, count: int) -> Iterator[Dict[str, Any]]:
     section = split_section(cfg, split)
-    dataset = build_dataset(section.dataset)
+    dataset = build_dataset(section.dataset, section.loader.max_pixels)
     size = min(section.sampler.batch_size, len(dataset))
     batches = TrainingBatches(len(dataset), size, size, cfg.seed, 0, count)
     yield from Loader(
-        dataset, batches, section.batch_transforms, batch_rng=batches.rng, **section.loader
+        dataset,
+        batches,
+        section.batch_transforms,
+        num_workers=section.loader.num_workers,
+        use_shared_memory=section.loader.use_shared_memory,
+        max_unreadable=section.loader.max_unreadable,
+        timeout=section.loader.timeout,
+        batch_rng=batches.rng,
     )
 
 

@@ -42,6 +42,7 @@ class Execution:
         precision: Precision,
         processes: Processes,
     ):
+        self._architecture = architecture
         self._optimizer, self._precision = optimizer, precision
         if cfg.recompute and cfg.to_static:
             raise PasslError(
@@ -72,13 +73,15 @@ class Execution:
 
         Args:
             batch: as the architecture takes it.
-            weight: factor of the loss in the gradients.
+            weight: factor of the loss in the gradients. A batch that weighs nothing changes no
+                buffer either: the statistics of a batch normalisation stay as they are.
             exchange: whether the processes exchange their gradients, those of the calls before
                 included.
 
         Returns:
             The loss, a scalar on the device, unscaled.
         """
+        kept = [] if weight else [(b, b.clone()) for b in self._architecture.buffers()]
         with contextlib.nullcontext() if exchange else self._local():
             with self.autocast():
                 loss = self._network(batch)["loss"]
@@ -86,6 +89,8 @@ class Execution:
             if self._optimizer.loss_scaling.moves:
                 scaled = scaled * self._optimizer.loss_scaling.scale
             scaled.backward()
+        for buffer, value in kept:
+            buffer.set_value(value)
         return loss.detach()
 
     def autocast(self) -> ContextManager[None]:

@@ -76,7 +76,10 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     architecture = build_architecture(cfg.model)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
     with processes.one_by_host():  # the first one leaves an index of the files to the others
-        datasets = {name: build_dataset(section.dataset) for name, section in sections.items()}
+        datasets = {
+            name: build_dataset(section.dataset, section.loader.max_pixels)
+            for name, section in sections.items()
+        }
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
     samples = len(datasets["train"])

@@ -103,8 +103,19 @@ def _check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what
 def _batches(
     architecture: Architecture, loader: Loader
 ) -> Iterator[Tuple[List[int], Dict[str, Any]]]:
-    """Yields the places of the images in the list, and a batch without labels."""
+    """Yields the places of the images in the list, and a batch without labels.
+
+    Raises:
+        PasslError: none of the images can be read.
+    """
     architecture.eval()
+    found = False
     with paddle.no_grad():
         for batch in loader:
+            found = True
             yield batch.pop("label").tolist(), batch
+    if not found:
+        raise PasslError(
+            f"none of the {len(loader.dataset)} images can be read; the last: "
+            f"{[*loader.unreadable][-1]}"
+        )

@@ -13,7 +13,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 
 import paddle
 
-from passl.datasets import ImageDataset, Loader, TrainingBatches, dead_worker
+from passl.datasets import ImageDataset, Loader, StandIn, TrainingBatches, dead_worker
 from passl.engine.background import Background
 from passl.engine.checkpoint import remove_partial_files, training_state, write_checkpoint
 from passl.engine.checks import check_images
@@ -137,8 +137,12 @@ def _train(
         datasets["train"],
         training_batches,
         cfg.dataloader.train.batch_transforms,
+        num_workers=cfg.dataloader.train.loader.num_workers,
+        use_shared_memory=cfg.dataloader.train.loader.use_shared_memory,
+        max_unreadable=cfg.dataloader.train.loader.max_unreadable,
+        timeout=cfg.dataloader.train.loader.timeout,
         batch_rng=training_batches.rng,
-        **cfg.dataloader.train.loader,
+        stand_ins=True,
     )
     evaluation_loaders = {
         name: evaluation_loader(datasets[name], cfg.dataloader[name], processes)
@@ -337,7 +341,9 @@ def _loop(
             return
 
         if first:
-            first, batch = False, next(batches)
+            batch = next(batches)
+            first = isinstance(batch, StandIn)
+        if batch is not None and not first:
             paused = time.perf_counter()
             _call(hooks, "on_first_batch", run, batch)
             clock += time.perf_counter() - paused
@@ -347,7 +353,7 @@ def _loop(
         architecture.before_step(step, run.total_steps)
         for micro in range(accumulation):
             batch = next(batches) if batch is None else batch
-            count = next(iter(batch.values())).shape[0]
+            count = 0 if isinstance(batch, StandIn) else next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.
             loss = execution.backward(batch, count / share, micro == accumulation - 1)
             tally.add_loss(loss, count)

@@ -49,6 +49,7 @@ class LoaderSection:
     num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
     use_shared_memory: bool = True  # hand batches over through it, rather than through pipes
     max_unreadable: int = 10  # different unreadable images that training skips before it stops
+    max_pixels: Optional[int] = 178956970  # largest image that is decoded; null for any size
     timeout: int = 600  # seconds without a batch before the run stops; a tenth brings a warning
 
 
@@ -168,6 +169,7 @@ _LEAST = {
     **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.loader.max_pixels": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.sampler.repeats": 1 for split in ("train", "val", "test")},
     **{f"dataloader.{split}.loader.timeout": 1 for split in ("train", "val", "test")},
 }

@@ -1,22 +1,29 @@
+import errno
+import gc
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import time
 
 import numpy as np
+import paddle
 import pytest
+from paddle.io.dataloader import dataloader_iter
 from PIL import Image
 
 from passl.datasets import (
     EvaluationBatches,
     Loader,
     SampleKey,
+    StandIn,
     TrainingBatches,
     UnreadableImage,
     build_dataset,
     dead_worker,
 )
+from passl.datasets import loader as loader_module
 from passl.datasets.handover import Handover
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -34,39 +41,24 @@ def folder(root, transforms=()):
     return build_dataset(cfg)
 
 
-def error_of_reading(root, transforms, num_workers, first=""):
-    """Returns the error of reading a folder as one batch.
+@pytest.fixture
+def quick_look(monkeypatch):
+    """Paddle looks every 5 seconds whether a worker has died."""
+    monkeypatch.setattr(dataloader_iter, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
-    It happens in another process, so that a batch that never arrives from the workers is a
-    failure instead of a test that never ends.
+
+def error_of_reading(root, num_workers, transforms=(), own=(), **arguments):
+    """Returns the error of reading a folder as one batch; ``own`` are transforms of a user's own.
+
+    Without workers, reading is an ordinary loop; with them, the watch ends one that never comes.
     """
-    code = (
-        "import ast, sys\n"
-        "import passl.datasets as d\n"
-        f"{first}\n"
-        "root, transforms, workers = ast.literal_eval(sys.argv[1])\n"
-        "cfg = {'name': 'ImageFolder', 'dataroot': root, 'transforms': transforms}\n"
-        "data = d.build_dataset(cfg)\n"
-        "batches = d.EvaluationBatches(len(data), len(data))\n"
-        "try:\n"
-        "    print(len(list(d.Loader(data, batches, num_workers=workers))), 'batches')\n"
-        "except Exception as error:\n"
-        "    print('error:', type(error).__name__, error)\n"
-    )
-    arguments = repr((str(root), transforms, num_workers))
-    with subprocess.Popen(
-        [sys.executable, "-c", code, arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail("the batch never arrived")
-    assert "error: " in output, output
-    return output.split("error: ")[1]
+    data = folder(root, transforms)
+    data.transforms.extend(own)
+    batches = EvaluationBatches(len(data), len(data))
+    with pytest.raises(PasslError) as caught:
+        list(Loader(data, batches, num_workers=num_workers, timeout=8, **arguments))
+    assert "loader.timeout" not in str(caught.value)
+    return str(caught.value)
 
 
 @pytest.fixture
@@ -297,12 +289,74 @@ def test_a_path_is_reported_as_it_is_written(image_folder, warnings, save_image)
     assert str(path) in text
 
 
-def test_a_batch_without_one_readable_image_is_an_error(damaged, warnings):
+@WORKERS
+def test_a_batch_without_one_readable_image_is_passed_over(damaged, warnings, num_workers):
     dataset, bad = damaged
-    loader = Loader(dataset, EvaluationBatches(12, 1), max_unreadable=3)
-    with pytest.raises(PasslError, match="not one image of a batch could be read"):
+    loader = Loader(dataset, EvaluationBatches(12, 1), num_workers=num_workers, max_unreadable=3)
+    expected = [i for i in range(12) if i not in (1, 4, 10)]
+    for _ in range(2):
+        found = as_arrays(loader)
+        assert [batch["label"].tolist() for batch in found] == [[int(i >= 6)] for i in expected]
+        for i, batch in zip(expected, found):
+            np.testing.assert_array_equal(batch["image"][0], dataset[i]["image"])
+    assert len(warnings()) == 3
+
+
+@WORKERS
+def test_in_training_a_black_image_that_weighs_nothing_stands_for_an_empty_batch(
+    damaged, num_workers
+):
+    dataset, _ = damaged
+    dataset.transforms.append(lambda sample, rng: {**sample, "box": np.ones((2, 4), np.float32)})
+    loader = Loader(
+        dataset, EvaluationBatches(12, 1), NORMALIZE, num_workers=num_workers, max_unreadable=3,
+        stand_ins=True,
+    )  # fmt: skip
+    batches = list(loader)
+    assert [i for i, batch in enumerate(batches) if isinstance(batch, StandIn)] == [1, 4, 10]
+    assert len(batches) == 12 and all(batch.keys() == batches[0].keys() for batch in batches)
+    for name, value in batches[4].items():
+        assert value.shape == batches[0][name].shape and value.dtype == batches[0][name].dtype
+    black = -np.array([0.5, 0.4, 0.3], np.float32) / np.array([0.2, 0.3, 0.4], np.float32)
+    np.testing.assert_allclose(batches[4]["image"].numpy()[0, :, 0, 0], black, rtol=1e-6)
+    assert batches[4]["label"].tolist() == [0] and not batches[4]["box"].numpy().any()
+
+
+def test_batch_transforms_draw_by_the_place_of_a_batch_also_behind_an_empty_one(damaged):
+    dataset, _ = damaged
+    order = TrainingBatches(12, 1, 1, 0, 0, 12)
+    places = []
+    loader = Loader(
+        dataset, order, batch_rng=lambda place: places.append(place), stand_ins=True,
+        max_unreadable=3,
+    )  # fmt: skip
+    kinds = [isinstance(batch, StandIn) for batch in loader]
+    assert kinds == [keys[0].index in (1, 4, 10) for keys in order] and places == list(range(12))
+
+
+@pytest.mark.parametrize("limit", [2, 100])
+def test_when_nothing_can_be_read_the_folder_is_asked_for(damaged, limit):
+    dataset, _ = damaged
+    for i in range(12):
+        os.remove(dataset.where(i))
+    for stand_ins in (True, False) if limit < 12 else (True,):
+        loader = Loader(
+            dataset, EvaluationBatches(12, 1), max_unreadable=limit, stand_ins=stand_ins
+        )
+        with pytest.raises(PasslError, match="is the data folder still there") as caught:
+            list(loader)
+        assert dataset.where(2 if limit < 12 else 11) in str(caught.value)
+
+
+@WORKERS
+def test_a_folder_that_is_gone_is_said_at_once(image_folder, num_workers):
+    root = image_folder({"a": 3})
+    data = folder(root)
+    root.rename(root.with_name("away"))
+    loader = Loader(data, EvaluationBatches(3, 3), num_workers=num_workers, max_unreadable=100)
+    with pytest.raises(PasslError, match=f"^{root}: the data folder is gone") as caught:
         list(loader)
-    assert bad[0] in warnings()[0]
+    assert not isinstance(caught.value, UnreadableImage)
 
 
 # ---------------------------------------------------------------- other mistakes
@@ -313,63 +367,202 @@ def test_a_batch_without_one_readable_image_is_an_error(damaged, warnings):
 def test_images_of_differing_shape_are_a_clear_error(image_folder, save_image, num_workers):
     root = image_folder({"a": 2, "b": 1})
     save_image(root / "b" / "larger.png", size=(9, 9))
-    text = error_of_reading(root, [], num_workers)
-    assert text.startswith("PasslError") and "differ in shape" in text
-    assert "(5, 6, 3)" in text and "(9, 9, 3)" in text and "ResizeCenterCrop" in text
+    text = error_of_reading(root, num_workers)
+    assert "differ in shape" in text and "ResizeCenterCrop" in text
+    assert "(5, 6, 3)" in text and "(9, 9, 3)" in text
 
 
 @WORKERS
 def test_a_transform_that_does_not_fit_the_image_says_so(image_folder, num_workers):
     root = image_folder({"a": 2, "b": 1})
-    text = error_of_reading(root, [{"name": "RandomCrop", "size": 8}], num_workers)
-    assert text.startswith("PasslError")
+    text = error_of_reading(root, num_workers, [{"name": "RandomCrop", "size": 8}])
     assert "RandomCrop of 8×8 from a smaller image" in text
 
 
+def broken(sample, rng):
+    raise RuntimeError("a mistake in the code")
+
+
+def leaving(sample, rng):
+    sys.exit("a mistake in the code")
+
+
+def boxes(sample, rng):
+    """As many as a user's image has; broadcasting would take one for three."""
+    return {**sample, "boxes": np.zeros((1 if sample["label"] else 3, 4), np.float32)}
+
+
+def sometimes(sample, rng):
+    return {**sample, "extra": 1} if sample["label"] else sample
+
+
+def text_field(sample, rng):
+    return {**sample, "name": "x"}
+
+
+def wide(sample, rng):
+    """Paddle would take uint16 for bfloat16."""
+    return {**sample, "mask": np.zeros((2, 2), np.uint16)}
+
+
+def no_memory(sample, rng):
+    raise MemoryError("Unable to allocate 12.0 GiB")
+
+
 @WORKERS
-def test_a_mistake_in_a_transforms_code_is_not_called_a_dead_worker(image_folder, num_workers):
-    broken = (
-        "def broken(sample, rng): raise RuntimeError('a mistake in the code')\n"
-        "d.TRANSFORMS.register_variant('Broken', lambda: broken)"
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (broken, ["RuntimeError: a mistake in the code", "000.png"]),
+        (leaving, ["SystemExit: a mistake in the code", "000.png"]),
+        (boxes, ["boxes", "(1, 4)", "(3, 4)"]),
+        (sometimes, ["extra", "differing fields"]),
+        (text_field, ["name", "<U1"]),
+        (wide, ["mask", "uint16"]),
+        (no_memory, ["memory is full", "000.png"]),
+    ],
+)
+def test_what_a_users_transform_does_wrong_is_said(image_folder, num_workers, own, said):
+    root = image_folder({"a": 2, "b": 1}, size=(12, 12))
+    text = error_of_reading(root, num_workers, TRAINING, [own])
+    assert all(part in text for part in said), text
+    assert "died" not in text
+
+
+@WORKERS
+def test_an_error_in_making_a_batch_is_said_in_full(image_folder, num_workers, monkeypatch):
+    def put(*arguments):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(Handover, "put", put)
+    monkeypatch.setattr(loader_module.np, "stack", put)
+    text = error_of_reading(image_folder({"a": 3}, size=(12, 12)), num_workers, TRAINING)
+    assert "ValueError: a mistake of ours" in text and "died" not in text
+
+
+@WORKERS
+@pytest.mark.parametrize("shared", [True, False])
+def test_numbers_of_differing_types_are_promoted(image_folder, num_workers, shared):
+    """Also where the first is of the smaller type."""
+    data = folder(image_folder({"a": 1, "b": 1}, size=(12, 12)), TRAINING)
+    data.transforms.append(lambda s, rng: {**s, "score": 0.5 if s["label"] else 1})
+    loader = Loader(
+        data, EvaluationBatches(2, 2), num_workers=num_workers, use_shared_memory=shared
     )
-    root = image_folder({"a": 2, "b": 1})
-    text = error_of_reading(root, [{"name": "Broken"}], num_workers, first=broken)
-    assert "a mistake in the code" in text and "worker died" not in text
+    (batch,) = as_arrays(loader)
+    assert batch["score"].tolist() == [1.0, 0.5]
+
+
+def test_without_workers_a_signal_reaches_the_main_thread(image_folder):
+    """Waiting inside of Paddle, it would be noted and never heard."""
+    data = folder(image_folder({"a": 3}))
+    data.transforms.append(lambda sample, rng: time.sleep(30))
+
+    def heard(signum, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, heard)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(Loader(data, EvaluationBatches(3, 3)))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 10
+
+
+# ---------------------------------------------------------------- systems and their limits
+
+
+def test_where_paddle_has_no_workers_images_are_read_here(image_folder, warnings, monkeypatch):
+    """As on macOS: Paddle says so itself, and takes 0."""
+
+    class Mac:
+        platform = "darwin"
+
+        def __getattr__(self, name):
+            return getattr(sys, name)
+
+    data = folder(image_folder({"a": 20}, size=(12, 12)), TRAINING)
+    expected = as_arrays(Loader(data, EvaluationBatches(20, 4)))
+    monkeypatch.setattr(paddle.io.reader, "sys", Mac())
+    loader_module._say_no_workers.cache_clear()
+    for _ in range(2):
+        found = as_arrays(Loader(data, EvaluationBatches(20, 4), num_workers=2))
+        for one, other in zip(expected, found):
+            np.testing.assert_array_equal(one["image"], other["image"])
+    (said,) = warnings()
+    assert "one process" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "/dev/shm"),
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
+        (OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "ulimit -u"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "memory is full"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+    ],
+)
+def test_workers_that_cannot_be_started_name_the_cause(image_folder, error, cause, monkeypatch):
+    """The third one fails; those before it are ended, and nothing is said behind our back."""
+    started = []
+    start = multiprocessing.Process.start
+
+    def third_fails(self):
+        if len(started) == 2:
+            raise error
+        started.append(self)
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", third_fails)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    data = folder(image_folder({"a": 3}))
+    with pytest.raises(PasslError, match="4 data workers cannot be started") as caught:
+        list(Loader(data, EvaluationBatches(3, 1), num_workers=4))
+    assert cause in str(caught.value) and "loader.num_workers" in str(caught.value)
+    assert len(started) == 2 and not any(worker.is_alive() for worker in started)
+    del caught
+    gc.collect()
+    assert not unraisable
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [(signal.SIGKILL, "memory was full"), (signal.SIGSEGV, "SIGSEGV")]
+)
+def test_a_worker_that_dies_is_named_with_what_it_was_reading(image_folder, quick_look, how, said):
+    def dying(sample, rng):
+        os.kill(os.getpid(), how)
+
+    root = image_folder({"a": 2})
+    text = error_of_reading(root, 1, own=[dying])
+    assert "died" in text and said in text and str(root / "a" / "000.png") in text
 
 
 # ---------------------------------------------------------------- backpressure and faults
 
-STUCK = """
-from passl.datasets.files import ImageFolder
-_read = ImageFolder.read
-def read(self, index):
-    if index == 5:
-        time.sleep(1000)  # a network drive that hangs
-    return _read(self, index)
-ImageFolder.read = read
-"""
 
+def test_a_read_that_never_ends_is_named_and_stops_the_run(image_folder, warnings, quick_look):
+    data = folder(image_folder({"a": 8}))
+    read = data.read
 
-def test_a_read_that_never_ends_is_named_and_stops_the_run(tmp_path, save_image):
-    for i in range(8):
-        save_image(tmp_path / "a" / f"{i}.png")
-    code = (
-        "import sys, time\nimport passl.datasets as d\n" + STUCK +
-        "from passl.utils.logging import log_to_console\nlog_to_console()\n"
-        "data = d.build_dataset({'name': 'ImageFolder', 'dataroot': sys.argv[1]})\n"
-        "batches = d.EvaluationBatches(len(data), 2)\n"
-        "try:\n"
-        "    list(d.Loader(data, batches, num_workers=2, timeout=4))\n"
-        "except Exception as error:\n"
-        "    print('error:', type(error).__name__, error)\n"
-    )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
-    path = str(tmp_path / "a" / "5.png")
-    warning, error = [line for line in done.stdout.splitlines() if "no batch for" in line]
+    def hanging(index):
+        if index == 5:
+            time.sleep(1000)  # a network drive
+        return read(index)
+
+    data.read = hanging
+    with pytest.raises(PasslError) as caught:
+        list(Loader(data, EvaluationBatches(8, 2), num_workers=2, timeout=2))
+    path = data.where(5)
+    (warning,) = [line for line in warnings() if "no batch for" in line]
     assert f"has been reading {path} for" in warning and "waiting or handing" in warning
-    assert error.startswith("error: PasslError no batch for 4 s (loader.timeout)")
+    error = str(caught.value)
+    assert error.startswith("no batch for 2 s (loader.timeout)")
     assert path in error and "--resume auto" in error
 
 
