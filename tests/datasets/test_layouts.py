@@ -127,6 +127,12 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def index_at_once(monkeypatch):
+    """An index counts although what it was made from changed a moment ago."""
+    monkeypatch.setattr(catalog, "_TOO_RECENT_NS", 0)
+
+
+@pytest.fixture
 def warnings(monkeypatch):
     found = []
     monkeypatch.setattr(logger, "warning", lambda text, *args: found.append(text % args))
@@ -139,7 +145,9 @@ def contents(dataset):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_each_layout_gives_the_same_images_with_the_same_labels(layout, tmp_path, warnings):
+def test_each_layout_gives_the_same_images_with_the_same_labels(
+    layout, tmp_path, warnings, index_at_once
+):
     root = tmp_path / "imagenet"
     root.mkdir()
     LAYOUTS[layout](root)
@@ -273,7 +281,7 @@ def pairs(*stems, extensions=("jpg",)):
 
 
 @pytest.mark.smoke
-def test_what_lies_beside_the_image_of_a_sample_is_not_it(tmp_path):
+def test_what_lies_beside_the_image_of_a_sample_is_not_it(tmp_path, index_at_once):
     write_shard(
         tmp_path / "a.tar",
         [
@@ -341,7 +349,7 @@ def test_a_key_may_come_again_in_another_folder_or_shard(tmp_path):
     assert len(image_shards(tmp_path)) == 3
 
 
-def test_samples_without_an_image_are_counted(tmp_path, monkeypatch):
+def test_samples_without_an_image_are_counted(tmp_path, monkeypatch, index_at_once):
     told = []
     monkeypatch.setattr(logger, "info", lambda text, *args: told.append(text % args))
     alone = [("3.cls", b"1"), ("4.CLS", b"4"), ("4.jpg", jpeg(4))]
@@ -458,7 +466,7 @@ def test_an_index_of_other_extensions_or_an_older_version_is_not_used(indexed, m
     assert len(listed) == 2
 
 
-def test_names_of_classes_are_not_those_of_the_index(shard):
+def test_names_of_classes_are_not_those_of_the_index(shard, index_at_once):
     """A manifest that appears, or changes, names the classes of a set that has an index."""
     path, _ = shard
     assert image_shards(path.parent).class_names is None
@@ -473,11 +481,10 @@ def test_names_of_classes_are_not_those_of_the_index(shard):
 
 
 @pytest.fixture
-def indexed(tmp_path, monkeypatch):
+def indexed(tmp_path, monkeypatch, index_at_once):
     """Class folders whose index is worth keeping, and a count of how often they are listed."""
     class_folders(tmp_path)
     monkeypatch.setattr(catalog, "_SMALLEST_INDEX", 1)
-    monkeypatch.setattr(catalog, "_TOO_RECENT_NS", 0)
     root = str(tmp_path / "train")
     listed = []
 
