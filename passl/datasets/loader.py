@@ -419,7 +419,7 @@ def _abandon(error: BaseException) -> None:
         iterator = place.tb_frame.f_locals.get("self")
         if isinstance(iterator, dataloader_iter._DataLoaderIterMultiProcess):
             iterator._shutdown = True  # its destructor would stumble over what is not there
-            for worker in iterator._workers:
+            for worker in getattr(iterator, "_workers", ()):
                 worker.kill()
                 worker.join()
             return

@@ -531,6 +531,20 @@ def test_workers_that_cannot_be_started_name_the_cause(image_folder, error, caus
     assert not unraisable
 
 
+def test_a_full_dev_shm_is_named(image_folder, monkeypatch):
+    """Before there is a worker: what Paddle leaves half made says nothing of its own."""
+
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(paddle.incubate.multiprocessing, "Queue", full)
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    assert "/dev/shm" in error_of_reading(image_folder({"a": 3}), 4)
+    gc.collect()
+    assert not unraisable
+
+
 @pytest.mark.parametrize(
     ("how", "said"), [(signal.SIGKILL, "memory was full"), (signal.SIGSEGV, "SIGSEGV")]
 )

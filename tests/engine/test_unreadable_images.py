@@ -1,5 +1,6 @@
 """A batch of which no image can be read: training goes on as if it weighed nothing."""
 
+import importlib
 import json
 import shutil
 import types
@@ -150,7 +151,20 @@ def test_predict_says_where_nothing_can_be_read(trained, tmp_path, features, cap
     assert "data folder" not in said and not (tmp_path / "answers.json").exists()
 
 
-def test_the_limit_of_pixels_reaches_predict(trained, photos, tmp_path, capsys):
-    more = ["-o", "dataloader.val.loader.max_pixels=100"]
-    code, said = predict(trained, photos / "val", tmp_path / "answers.json", capsys, *more)
-    assert code == 2 and "too large" in said and "loader.max_pixels" in said
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "pack"])
+def test_the_limit_of_pixels_reaches_every_command(command, trained, photos, tmp_path, capsys):
+    config, network = trained
+    more = [f"-odataloader.{split}.loader.max_pixels=100" for split in ("train", "val")]
+    arguments = {
+        "train": ["--output-dir", str(tmp_path / "run")],
+        "eval": ["--weights", str(network)],
+        "predict": ["--weights", str(network), str(photos / "val")],
+        "pack": ["--output", str(tmp_path / "packed")],
+    }[command]
+    code = importlib.import_module(f"passl.cli.{command}").main(
+        ["-c", str(config), *more, *arguments]
+    )
+    said = capsys.readouterr()
+    assert code == (0 if command == "pack" else 2)
+    assert "too large" in said.out + said.err and "loader.max_pixels" in said.out + said.err
+    assert command != "pack" or "60 left out" in said.out
