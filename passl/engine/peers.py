@@ -182,7 +182,7 @@ class Peers:
         """Ends this process, whatever its training loop hangs in."""
         print(
             f"error: process {self._processes.rank} on {socket.gethostname()}: {what}; is its host "
-            "down or its network gone? See its log. The last checkpoint is whole: --resume auto",
+            "down or its network gone? See its log. --resume auto goes on from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

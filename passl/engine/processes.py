@@ -98,7 +98,8 @@ def lost_process(error: BaseException) -> Optional[LostProcess]:
     return LostProcess(
         f"process {distributed.get_rank()} on {socket.gethostname()}: another process of the run "
         "has ended, or its host cannot be reached; look for the error in the other processes' "
-        f"logs. The last checkpoint is whole: --resume auto ({text.splitlines()[-1][:200]})"
+        "logs. --resume auto goes on from the last checkpoint, if there is one "
+        f"({text.splitlines()[-1][:200]})"
     )
 
 
