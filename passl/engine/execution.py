@@ -15,7 +15,7 @@ from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
-from passl.utils.lent_home import writable_home
+from passl.utils.lent_home import lend_home
 
 
 class Execution:
@@ -56,8 +56,8 @@ class Execution:
             # By itself the executor runs operations that do not depend on one another side by side,
             # two that draw from one generator among them: the same seed gives other numbers then.
             paddle.set_flags({"FLAGS_new_executor_serial_run": True})
-            static = paddle.jit.to_static(architecture.forward, full_graph=True)
-            architecture.forward = _translated(static)
+            lend_home()  # it is translated when it meets other shapes first
+            architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
         if cfg.parallel.sharding:
@@ -96,16 +96,6 @@ class Execution:
     def autocast(self) -> ContextManager[None]:
         """Returns the context of forward passes outside of ``backward``, for an evaluation."""
         return self._precision.autocast()
-
-
-def _translated(static: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a static program's function; it is translated when it meets other shapes first."""
-
-    def forward(*inputs: Any) -> Any:
-        with writable_home():
-            return static(*inputs)
-
-    return forward
 
 
 def recompute_blocks(architecture: Architecture) -> None:

@@ -11,22 +11,27 @@ from typing import Iterator
 from passl.utils.system_errors import is_full
 
 
+def lend_home() -> None:
+    """Gives the process a temporary home until its end, unless its own can be written to.
+
+    Paddle writes there what it translates into a static program, and VisualDL makes a folder in it
+    when it is imported. A container may have no home, and a cluster's may be read-only.
+    """
+    home = os.environ.get("HOME")
+    if home is not None and not _can_be_written(home):
+        os.environ["HOME"] = _lent_home().name
+
+
 @contextlib.contextmanager
 def writable_home() -> Iterator[None]:
-    """Lends the process a temporary home meanwhile, unless its own can be written to.
-
-    VisualDL makes a folder in it when it is imported, and Paddle writes there what it translates
-    into a static program. A container may have none, and a cluster's may be read-only.
-    """
+    """Lends a home, see ``lend_home``, and takes it back."""
     before = os.environ.get("HOME")
-    if before is None or _can_be_written(before):
-        yield
-        return
-    os.environ["HOME"] = _lent_home().name
+    lend_home()
     try:
         yield
     finally:
-        os.environ["HOME"] = before
+        if before is not None:
+            os.environ["HOME"] = before
 
 
 @functools.cache
