@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any, Callable, ContextManager, Dict
 
 import paddle
@@ -51,6 +52,9 @@ class Execution:
         if cfg.recompute:
             recompute_blocks(architecture)
         if cfg.to_static:
+            if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+                # Else operations that do not wait for one another draw random numbers in any order.
+                paddle.set_flags({"FLAGS_new_executor_serial_run": True})
             architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
