@@ -193,6 +193,15 @@ def test_every_runtime_is_timed_on_the_same_images(config_file, tmp_path, capsys
     assert "deploy, at batch 1: " in out
 
 
+def test_a_process_has_one_openvino(exported, monkeypatch):
+    """With two, a signal after the end of the first and then of the second ends the process."""
+    import openvino
+
+    runtimes.openvino_has_bfloat16()
+    monkeypatch.setattr(openvino, "Core", None)
+    assert runtimes.openvino(exported / "model.onnx")(np.zeros((1, 3, 16, 16), np.float32)).any()
+
+
 def test_onnx_runtime_computes_as_paddle_does_on_its_device(monkeypatch):
     """Not with whatever else is installed, which may round more coarsely."""
     installed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
