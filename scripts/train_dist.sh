@@ -97,6 +97,11 @@ case "$master" in
     [ -z "$interface" ] || export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$interface}"
     ;;
 esac
+if [ -n "$dry_run" ]; then # is made by one process, and goes on from nothing
+    begin=(${pretrained[@]+"${pretrained[@]}"} --dry-run)
+    [ "$resume" = auto ] || begin+=(--resume "$resume")
+    exec "$python" "$root/tools/train.py" "${command[@]}" "${begin[@]}"
+fi
 written="$log_dir/.written-${HOSTNAME:-}-$$" # the launcher does not say what is wrong there
 { mkdir -p "$log_dir" && : >"$written" && rm "$written"; } 2>/dev/null ||
     fail "--log-dir $log_dir: is no folder that can be written to; name another"
@@ -110,10 +115,6 @@ trap 'stopped=130; kill -TERM "$child" 2>/dev/null' INT
 for ((attempt = 0; ; attempt++)); do
     # What a run begins from, and goes on from: its latest checkpoint where there is one.
     begin=(${pretrained[@]+"${pretrained[@]}"} --resume "$resume")
-    if [ -n "$dry_run" ]; then
-        begin=(${pretrained[@]+"${pretrained[@]}"} --dry-run)
-        [ "$resume" = auto ] || begin+=(--resume "$resume")
-    fi
     resume=auto
     rm -f "$said/pipe" && mkfifo "$said/pipe"
     (
