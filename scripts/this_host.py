@@ -27,7 +27,7 @@ def fail(message):
 
 def main(master):
     host, _, port = master.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         fail(f"'{master}' is not HOST:PORT")
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -90,6 +90,130 @@ def test_a_slurm_job_is_queued_again_as_long_as_that_may_help(
     assert ("requeue 20007" in out) == again
 
 
+@pytest.fixture
+def train_dist(bare_path, tmp_path):
+    """Runs scripts/train_dist.sh with a stand-in for Python; returns what it was called with.
+
+    The n-th start of the launcher says and does the n-th of ``starts``; there are no GPUs but 0, 1.
+    """
+    for command in ("head", "mkdir", "mkfifo", "mktemp", "rm", "tee"):
+        (bare_path / command).symlink_to(shutil.which(command))
+    stand_in(bare_path, "sleep", f'[ "$1" = 3 ] || {shutil.which("sleep")} "$1"')
+    stand_in(
+        bare_path,
+        "python",
+        """
+case "$*" in
+*this_host.py*) echo "10.0.0.1:6170 10.0.0.2 eth0"; exit 0 ;;
+*parse_device*) echo " 0 1 "; exit 0 ;;
+esac
+echo "$*" >>"$CALLS"
+eval "$(sed -n "$(sed -n '$=' "$CALLS")p" "$STARTS")"
+""",
+    )
+
+    def run(arguments, starts=("exit 0",)):
+        calls = tmp_path / "calls"
+        calls.unlink(missing_ok=True)
+        (tmp_path / "starts").write_text("\n".join(starts) + "\n")
+        env = {"PATH": str(bare_path), "CALLS": str(calls), "STARTS": str(tmp_path / "starts")}
+        logs = f"--log-dir {tmp_path}/logs"
+        command = f"bash scripts/train_dist.sh {logs if '--log-dir' not in arguments else ''} "
+        code, out, err = bash(command + arguments, env=env)
+        words = calls.read_text().splitlines() if calls.exists() else []
+        logs = logs.replace("-dir", "_dir")
+        words = [call.replace("-m paddle.distributed.launch", "LAUNCH") for call in words]
+        words = [call.replace(f"{logs} ", "").replace(f"{ROOT}/", "") for call in words]
+        return code, words, out + err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "given, passed",
+    [
+        ("-c x", "LAUNCH tools/train.py -c x --resume auto"),
+        ("-c x --resume=old/7", "LAUNCH tools/train.py -c x --resume old/7"),
+        ("--pretrained=a=b.npz -c x", "LAUNCH tools/train.py -c x --pretrained a=b.npz --resume auto"),
+        ("-c x --pretrained f -o a=1", "LAUNCH tools/train.py -c x -o a=1 --pretrained f --resume auto"),
+        ("-c x --dry-run", "tools/train.py -c x --dry-run"),
+        ("-c x --dry-run --pretrained f", "tools/train.py -c x --pretrained f --dry-run"),
+        # What it does not allow is train's to say.
+        ("-c x --dry-run --resume y", "tools/train.py -c x --dry-run --resume y"),
+        ("--gpus=0,1 -c x", "LAUNCH --gpus 0,1 tools/train.py -c x --device gpu --resume auto"),
+        ("--processes=2 -c x",
+         "LAUNCH --nproc_per_node 2 tools/train.py -c x --device cpu --resume auto"),
+        ("--nnodes=2 --master=h:6170 -c x",
+         "LAUNCH --nnodes 2 --master 10.0.0.1:6170 --host 10.0.0.2 tools/train.py -c x --resume auto"),
+    ],
+)  # fmt: skip
+def test_options_are_told_apart(train_dist, given, passed):
+    assert train_dist(given)[:2] == (0, [passed])
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("", "which config"),
+        ("-c x --gpus", "--gpus needs a value"),
+        ("-c x --pretrained=", "--pretrained is empty"),
+        ("-c x --nnodes 2", "--nnodes 2 needs --master HOST:PORT"),
+        ("-c x --nnodes two", "not 'two'"),
+        ("-c x --gpus 0 --processes 2", "exclude each other"),
+        ("-c x --gpus 0-3", "not '0-3'"),
+        ("-c x --gpus 0,2", "there is no GPU 2 here, only 0 1"),
+        ("-c x --processes 0", "not '0'"),
+        ("-c x --restarts=-1", "not '-1'"),
+        ("-c x --log-dir setup.py/logs", "--log-dir setup.py/logs: "),
+        ("-c x --log-dir=/proc/logs", "--log-dir /proc/logs: "),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_starts(train_dist, given, said):
+    code, calls, output = train_dist(given)
+    assert (code, calls) == (2, [])
+    assert output.startswith("error: ") and said in output and output.count("\n") == 1
+
+
+def failed(rank, code):
+    return f"echo 'Container rank {rank} status failed cmd [x] code {code} log l/{rank}'; "
+
+
+def test_after_a_crash_it_goes_on_from_its_own_checkpoint(train_dist):
+    starts = [failed(1, -9) + "exit 75", failed(0, 1) + "exit 1", "exit 0"]
+    code, calls, output = train_dist("-c x --resume old --restarts 2 --pretrained f", starts)
+    begun, again = "--pretrained f --resume old", "--pretrained f --resume auto"
+    assert code == 0
+    assert calls == [f"LAUNCH tools/train.py -c x {how}" for how in (begun, again, again)]
+    assert "restart 1 of 2: process 1 of this host ended with -9 (l/1)" in output
+    assert "restart 2 of 2: process 0 of this host ended with 1 (l/0)" in output
+    code, calls, output = train_dist("-c x --restarts 1", starts)
+    assert (code, len(calls)) == (1, 2) and "error: the run failed with 1: process 0" in output
+
+
+@pytest.mark.parametrize(
+    "start, result",
+    [
+        ("exit 2", 2),
+        # The launcher has ended process 0, whose code is its own, because process 1 had failed.
+        (failed(1, 2) + "exit 241", 2),
+        ("exit 143", 143),
+        ("exit 130", 130),
+    ],
+)
+def test_a_mistake_or_a_stop_is_not_tried_again(train_dist, start, result):
+    code, calls, _ = train_dist("-c x --restarts 3", [start])
+    assert (code, len(calls)) == (result, 1)
+
+
+@pytest.mark.parametrize("master", ["host", "host:", ":6170", "host:0", "host:65536", "host:six"])
+def test_a_master_is_an_address_and_a_port(master, monkeypatch, capsys):
+    import this_host
+
+    with pytest.raises(SystemExit) as ended:
+        this_host.main(master)
+    assert ended.value.code == 2 and f"'{master}' is not HOST:PORT" in capsys.readouterr().out
+
+
 def test_a_slurm_job_outside_of_slurm_says_how():
     code, _, err = bash("env -u SLURM_JOB_ID bash scripts/train_slurm.sh")
     assert code == 2 and "sbatch scripts/train_slurm.sh" in err

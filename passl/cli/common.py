@@ -71,7 +71,7 @@ def add_synthetic(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--synthetic", nargs="?", type=int, const=0, metavar="IMAGES",
         help="made-up images in the place of the config's data sets, as many as those have as far "
-        "as that is known, or so many training images",
+        "as that is known, or so many to train on, and no more in any other set",
     )  # fmt: skip
 
 

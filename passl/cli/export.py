@@ -20,7 +20,7 @@ from passl.cli.common import (
 )
 from passl.datasets.image_size import image_size
 from passl.datasets.view import evaluation_view
-from passl.engine.export import DESCRIPTION, FORMATS, export
+from passl.engine.export import DESCRIPTION, FORMATS, ONNX_PACKAGES, export, missing_for_onnx
 from passl.modeling.network import Network
 from passl.utils.commands import command
 from passl.utils.environment import select_device
@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", action="append", choices=FORMATS, metavar="FORMAT",
         help="paddle (model.json or .pdmodel, and .pdiparams) or onnx (model.onnx; needs pip "
-        "install paddle2onnx onnx onnxoptimizer onnxruntime); may be repeated; default: both",
+        f"install {' '.join(ONNX_PACKAGES)}); may be repeated; default: both, or paddle alone "
+        "where these are not installed",
     )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true",
@@ -60,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> None:
     formats = arguments.format or list(FORMATS)
+    left_out = ""
+    if arguments.format is None and not arguments.int8:
+        left_out = missing_for_onnx()
+        formats = ["paddle"] if left_out else formats
     if arguments.int8 and "onnx" not in formats:
         raise PasslError("--int8 makes an ONNX file; add --format onnx")
     if arguments.features and arguments.class_names is not None:
@@ -83,6 +88,8 @@ def _main(arguments: argparse.Namespace) -> None:
     made = export(network, folder, section, size, facts, formats, arguments.int8)
     for name, difference in made["differences"].items():
         print(f"{name:10} differs from the network by {difference:.1e} of the largest number")
+    if left_out:
+        logger.info("model.onnx was left out: %s", left_out)
     logger.info("%s: the files, and %s with how to prepare images", folder, DESCRIPTION)
 
 

@@ -96,8 +96,8 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
 
     Args:
         cfg: the whole config.
-        images: how many the data set has that training takes its images from; 0 takes what is
-            published of it, or as many as ImageNet has.
+        images: how many the data set has that training takes its images from, and the most that
+            any other has; 0 takes what is published of them, or as many as ImageNet has.
     """
     values = plain(cfg)
     head = values["model"].get("head") or {}
@@ -111,8 +111,8 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
         published = DATASETS.attribute(dataset.get("name"), "published_sizes", {})
         trained_on = _source(dataset) == source
         length = published.get(dataset.get("split"), _TRAINING if trained_on else _EVALUATION)
-        if images and trained_on:
-            length = images
+        if images:
+            length = images if trained_on else min(length, images)
         low, high = subset_bounds(dataset.get("subset") or "[:]")
         section["dataset"] = {
             "name": "Synthetic",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import logging
 import os
 import tempfile
@@ -29,6 +30,7 @@ from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
 FORMATS = ("paddle", "onnx")
+ONNX_PACKAGES = ("paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime")
 DESCRIPTION = "preprocessing.json"
 TOLERANCE = 1e-4  # by how much logits may differ, of the largest one
 
@@ -75,6 +77,8 @@ def export(
         PasslError: a package is missing, the network cannot be written in that format, or a file
             gives other logits.
     """
+    if "onnx" in formats and missing_for_onnx():
+        raise PasslError(missing_for_onnx())
     expected = _answers(network, size)
     with (
         filling(folder),
@@ -120,6 +124,17 @@ def _blaming_a_full_disk(folder: Path) -> Iterator[None]:
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise explain_os_error(full, folder) from error
         raise
+
+
+def missing_for_onnx() -> str:
+    """Returns which packages ONNX files need that are not installed; empty where all are."""
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    packages = " ".join(missing)
+    if paddle.__version__.startswith("2."):
+        packages = packages.replace("paddle2onnx", "'paddle2onnx<2'")
+    return f"ONNX files need packages that are not installed: pip install {packages}"
 
 
 def _describe(section: Config, size: Sequence[int], facts: Dict[str, Any]) -> Dict[str, Any]:
@@ -179,7 +194,7 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
 
 
 def _write_onnx(folder: Path, description: Dict[str, Any]) -> None:
-    with _needing("paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime"):
+    with _needing():
         import onnx
         import onnxoptimizer
         import onnxruntime  # noqa: F401  is needed to try the file
@@ -282,13 +297,13 @@ def _supported(function: Any, **arguments: Any) -> Dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _needing(*packages: str) -> Iterator[None]:
+def _needing() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
         raise PasslError(
-            f"ONNX files need packages that are not installed ({error}): "
-            f"pip install {' '.join(packages)}"
+            f"a package that ONNX files need cannot be imported ({error}); install it again: "
+            f"{', '.join(ONNX_PACKAGES)}"
         ) from None
     except ValueError:  # of paddle2onnx 2 under Paddle 2
         raise PasslError(

@@ -7,6 +7,7 @@ has it, and the logits then differ in the third digit.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -128,21 +129,29 @@ def openvino(path: Path, bfloat16: bool = False) -> Run:
         bfloat16: compute in bfloat16, which OpenVINO does by itself where the processor has it; see
             ``openvino_has_bfloat16``.
     """
-    import openvino as ov
-
     options = {
         "INFERENCE_NUM_THREADS": math_threads(),
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
     }
-    model = ov.Core().compile_model(str(path), "CPU", options)
+    model = _openvino_core().compile_model(str(path), "CPU", options)
     return lambda images: model(images)[0]
 
 
 def openvino_has_bfloat16() -> bool:
     """Tells whether OpenVINO can compute in bfloat16 on this processor."""
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """Returns the one of this process: the end of one of two leaves a stack for signals unmapped.
+
+    Each sets the stack on which signals are handled and puts back the one before at its end, even
+    if that one's owner has ended too; the next signal is then a segmentation fault.
+    """
     import openvino as ov
 
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ov.Core()
 
 
 def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[Run], str]]:

@@ -149,12 +149,24 @@ def test_what_a_user_can_get_wrong(trained, tmp_path, capsys, monkeypatch):
         assert export_command.main(argv) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
-    monkeypatch.setitem(sys.modules, "paddle2onnx", None)
-    assert export_command.main(["-c", config, "--weights", weights, "--output", out]) == 2
-    assert "pip install paddle2onnx" in capsys.readouterr().err
-    assert export_command.main(
-        ["-c", config, "--weights", weights, "--output", out, "--format", "paddle"]
-    ) == 0  # fmt: skip
+
+
+def test_without_the_packages_of_onnx_the_other_format_is_written(
+    trained, tmp_path, capsys, monkeypatch
+):
+    config, weights = map(str, trained)
+    out = tmp_path / "out"
+    monkeypatch.setitem(sys.modules, "onnxoptimizer", None)
+    argv = ["-c", config, "--weights", weights, "--output", str(out)]
+    for asked in (["--format", "onnx"], ["--int8"]):
+        assert export_command.main([*argv, *asked]) == 2
+        err = capsys.readouterr().err
+        assert err.endswith(": pip install onnxoptimizer\n") and err.count("\n") == 1
+        assert not out.exists()
+    for asked, said in (([], 1), (["--format", "paddle"], 0)):
+        assert export_command.main([*argv, *asked]) == 0
+        assert capsys.readouterr().out.count("pip install onnxoptimizer") == said
+        assert runtimes.program_file(out).exists() and not (out / "model.onnx").exists()
 
 
 def test_every_runtime_is_timed_on_the_same_images(config_file, tmp_path, capsys):
@@ -179,6 +191,15 @@ def test_every_runtime_is_timed_on_the_same_images(config_file, tmp_path, capsys
     assert answer["runtimes"]["eager"]["1"]["ratio"] == 1
     assert set(answer["fastest"].values()) <= set(exact)
     assert "deploy, at batch 1: " in out
+
+
+def test_a_process_has_one_openvino(exported, monkeypatch):
+    """With two, a signal after the end of the first and then of the second ends the process."""
+    import openvino
+
+    runtimes.openvino_has_bfloat16()
+    monkeypatch.setattr(openvino, "Core", None)
+    assert runtimes.openvino(exported / "model.onnx")(np.zeros((1, 3, 16, 16), np.float32)).any()
 
 
 def test_onnx_runtime_computes_as_paddle_does_on_its_device(monkeypatch):

@@ -24,13 +24,15 @@ def test_the_sets_keep_their_sizes_and_transforms():
     assert train.labels.max() < 1000 and train[0]["image"].shape == (224, 224, 3)
     rest = {key: value for key, value in plain(cfg).items() if key != "dataloader"}
     assert rest == {key: value for key, value in plain(synthetic).items() if key != "dataloader"}
-    assert len(build_dataset(with_synthetic_data(cfg, 1000).dataloader.train.dataset)) == 990
+    for images, sizes in ((1000, [990, 1000]), (60_000, [59_400, 50_000])):
+        few = with_synthetic_data(cfg, images).dataloader
+        assert [len(build_dataset(few[s].dataset)) for s in ("train", "val")] == sizes
     cifar = with_synthetic_data(get_config("mlp-mixer_cifar10"))
     sizes = {s: len(build_dataset(cifar.dataloader[s].dataset)) for s in ("train", "val", "test")}
     assert sizes == {"train": 49000, "val": 1000, "test": 10000}
     few = with_synthetic_data(get_config("mlp-mixer_cifar10"), 300)
     sizes = {s: len(build_dataset(few.dataloader[s].dataset)) for s in ("train", "val", "test")}
-    assert sizes == {"train": 294, "val": 6, "test": 10000}, "train and val are parts of one set"
+    assert sizes == {"train": 294, "val": 6, "test": 300}, "train and val are parts of one set"
 
 
 def test_pictures_are_a_function_of_class_and_split():
@@ -69,10 +71,10 @@ def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
     first, last = (np.mean(list(curve.values())[part]) for part in (slice(5), slice(-10, None)))
     assert last < 0.8 * first
     split, samples, right = evaluations(tmp_path / "run")[-1]
-    assert (split, samples) == ("test", 128) and right > 0.6 * samples
+    assert (split, samples) == ("test", 96) and right > 0.6 * samples
     result_file = tmp_path / "result.json"
     code, _, err = run_tool(
-        "eval", *options, "--synthetic", "--split", "test", "--json", result_file
+        "eval", *options, "--synthetic", "96", "--split", "test", "--json", result_file
     )
     assert code == 0, err
     result = json.loads(result_file.read_text())
