@@ -24,6 +24,9 @@ class Interrupted(Exception):
 class Interrupts:
     """While active, notes SIGINT and SIGTERM instead of dying; a second Ctrl-C dies at once.
 
+    A process that SIGTERM has asked to stop does not die of another one afterwards either: Paddle's
+    launcher sends it again to those that end later than the first.
+
     Attributes:
         signum: the signal received, or None.
     """
@@ -39,7 +42,8 @@ class Interrupts:
 
     def __exit__(self, *error: Any) -> None:
         for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+            if not self.signum == signum == signal.SIGTERM:
+                signal.signal(signum, handler)
 
     def __call__(self) -> bool:
         return self.signum is not None
