@@ -45,6 +45,12 @@ def test_what_was_not_asked_to_stop_can_be_ended_as_before(handlers):
     assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
 
 
+def test_one_that_stops_with_others_is_not_killed_on_its_way_out():
+    with pytest.raises(Interrupted), Interrupts():
+        raise Interrupted(signal.SIGTERM)  # another process received it
+    ask(signal.SIGTERM)
+
+
 def test_launchers_repeat_a_wish_until_the_process_has_ended():
     """The exit code is that of the wish, 143, and not of a process that a signal killed."""
     with Interrupts():
