@@ -67,7 +67,15 @@ setup(
         "onnx": ["paddle2onnx>=1.3", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
-        "dev": ["pytest>=8", "ruff==0.15.22", "build", "scipy", "playwright", "docstring-parser"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.15.22",
+            "build",
+            "scipy",
+            "playwright",
+            "docstring-parser",
+        ],
     },
     entry_points={
         "console_scripts": ["passl=passl.cli.main:main"],

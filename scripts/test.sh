@@ -52,4 +52,8 @@ make_environment "$venv" cpu,photos,onnx,dev ${paddle[@]+"${paddle[@]}"}
 if [ -n "${PASSL_REFERENCE_PYTHON:-}" ]; then
     PYTHON="$venv/bin/python" bash scripts/fetch_groceries.sh
 fi
-exec "$venv/bin/python" -m pytest ${selection[@]+"${selection[@]}"} "$@"
+# A worker of pytest-xdist for each core, each with one thread: the networks of the tests are too small
+# to gain by more. Workers take tests from one another, so that all end at the same time; -n 0 does
+# without them.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$venv/bin/python" -m pytest -n auto --dist worksteal ${selection[@]+"${selection[@]}"} "$@"

@@ -5,8 +5,34 @@ from helpers import small_config
 from PIL import Image
 
 import passl  # noqa: F401  before anything imports paddle
+from passl.hooks import visual_dl
+from passl.modeling import graph
+from passl.utils.config import plain
+from passl.utils.environment import available_cores
 
 CLASSES = ("apple", "kiwi", "pear")
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist need not be installed
+def pytest_xdist_auto_num_workers():
+    """``-n auto``: a worker for each core that may be used; each takes a gigabyte or two."""
+    return min(8, available_cores())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_graph_is_traced_once():
+    """The board's graph takes more than half of the time of a short run in this process."""
+    graphs = {}
+
+    def traced(model, image_shape):
+        key = repr((plain(model), tuple(image_shape)))
+        if key not in graphs:
+            graphs[key] = graph.trace(model, image_shape)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(visual_dl, "trace", traced)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import contextlib
+import importlib
+import io
 import json
 import os
 import subprocess
@@ -140,6 +142,18 @@ def run_tool(tool, *arguments, **options):
     process = start_tool(tool, *arguments, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
+
+
+def run_here(tool, *arguments):
+    """Runs a tool in this process, which spares its start; returns what ``run_tool`` does.
+
+    For what needs no process of its own, as signals, the interpreter's end and limits do.
+    """
+    command = importlib.import_module(f"passl.cli.{tool}")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command.main([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
 
 
 def children_of(pid):

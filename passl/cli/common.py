@@ -304,6 +304,8 @@ def run_command(
             _discard_output()
         return known.exit_code
     except Interrupted as interrupted:
+        # Until the interpreter has ended, which takes its time.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return interrupted.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

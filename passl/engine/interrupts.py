@@ -24,6 +24,9 @@ class Interrupted(Exception):
 class Interrupts:
     """While active, notes SIGINT and SIGTERM instead of dying; a second Ctrl-C dies at once.
 
+    A process that SIGTERM has asked to stop, itself or among others, does not die of another one
+    afterwards either: Paddle's launcher sends it again to those that end later than the first.
+
     Attributes:
         signum: the signal received, or None.
     """
@@ -38,8 +41,13 @@ class Interrupts:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        if any(
+            isinstance(part, Interrupted) for part in error
+        ):  # also for another process's signal
+            self.signum = self.signum or signal.SIGTERM
         for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+            if not self.signum == signum == signal.SIGTERM:
+                signal.signal(signum, handler)
 
     def __call__(self) -> bool:
         return self.signum is not None

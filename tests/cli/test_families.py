@@ -10,7 +10,7 @@ from helpers import (
     evaluations,
     losses,
     records,
-    run_tool,
+    run_here,
     start_processes,
     write_images,
 )
@@ -106,7 +106,7 @@ def test_running_statistics_come_back_too(images, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_train_it_as_one_does(images, tmp_path, family):
     one, two = tmp_path / "one", tmp_path / "two"
-    code, _, err = run_tool(
+    code, _, err = run_here(
         "train", "-c", configure(tmp_path, images, family, 64), "--output-dir", one
     )
     assert code == 0, err

@@ -18,7 +18,7 @@ from helpers import (
     config_for_many,
     evaluations,
     losses,
-    run_tool,
+    run_here,
     wait_for_step,
     write_images,
 )
@@ -137,7 +137,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
-    code, _, err = run_tool("train", "-c", config(64), "--output-dir", folder)
+    code, _, err = run_here("train", "-c", config(64), "--output-dir", folder)
     assert code == 0, err
     return folder
 

@@ -25,7 +25,7 @@ from helpers import (
     evaluations,
     losses,
     records,
-    run_tool,
+    run_here,
     start_processes,
     wait_for_step,
     weights,
@@ -73,7 +73,7 @@ def said(logs):
 @pytest.fixture(scope="module")
 def alone(config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone") / "run"
-    code, _, err = run_tool("train", "-c", config(64), "--output-dir", folder)
+    code, _, err = run_here("train", "-c", config(64), "--output-dir", folder)
     assert code == 0, err
     assert [split for split, *_ in evaluations(folder)] == ["val", "test"]
     assert [samples for _, samples, _ in evaluations(folder)] == [13, 3]
@@ -123,10 +123,10 @@ def test_another_number_of_images_a_step_is_refused_unless_asked_for(config, tmp
     before = records(folder)
     done = before[-1]["step"]
     resume = ("-c", config(64), "--output-dir", folder, "--resume", "auto")
-    code, _, err = run_tool("train", *resume)
+    code, _, err = run_here("train", *resume)
     assert code == 2
     assert "was trained with 32 images a step, now it would be 64" in err
-    code, out, err = run_tool("train", *resume, "--allow-batch-change")
+    code, out, err = run_here("train", *resume, "--allow-batch-change")
     assert code == 0, err
     # 200 images are 6 steps of 32 an epoch, or 3 of 64.
     step = 3 * (done // 6) + -(-(done % 6) // 2)
@@ -144,7 +144,11 @@ def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, co
     for count in (1, 4):
         result = tmp_path / f"{count}.json"
         arguments = ("-c", config(64), "--weights", best, "--json", result)
-        code, out, logs = launch(count, tmp_path / str(count), *arguments, tool="eval")
+        if count == 1:
+            code, *logs = run_here("eval", *arguments)
+            logs = "\n".join(logs)
+        else:
+            code, _, logs = launch(count, tmp_path / str(count), *arguments, tool="eval")
         assert code == 0, logs
         assert logs.count("Top-1") == 1
         result = json.loads(result.read_text())
@@ -200,7 +204,7 @@ def test_recomputed_blocks_on_two_processes_give_the_same_answer(alone, config, 
 
 def test_sharing_out_is_refused_on_processors(config, tmp_path):
     arguments = ("-c", config(64), "--output-dir", tmp_path / "run", "--device", "cpu")
-    code, _, err = run_tool("train", *arguments, "-o", "parallel.sharding=2")
+    code, _, err = run_here("train", *arguments, "-o", "parallel.sharding=2")
     assert code == 2 and "needs several processes, each on a GPU" in err and err.count("\n") == 1
 
 
@@ -231,7 +235,7 @@ def stop_after(process, folder, step, signum, rank=None):
 def long_run(config, tmp_path):
     """Starts a run of 700 steps on two processes: (launcher, its folder, its logs)."""
     folder, logs = tmp_path / "run", tmp_path / "logs"
-    options = ("-o", "epochs=300", "-o", "parallel.lost_after=4")
+    options = ("-o", "epochs=300", "-o", "parallel.lost_after=8")
     process = start_processes(2, logs, "train", "-c", config(32), "--output-dir", folder, *options)
     yield process, folder, logs
     for pid in processes_of(process.pid):
@@ -284,7 +288,7 @@ def test_when_one_process_is_killed_the_run_ends_and_names_it(start_script, tmp_
     started = time.monotonic()
     os.kill(processes_of(launcher_of(script))[rank], signal.SIGKILL)
     out, _ = script.communicate(timeout=60)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 25, "sooner than by parallel.lost_after"
     assert script.returncode not in (0, 2)
     assert "error: the run failed with " in out and "--restarts N" in out
 
@@ -387,9 +391,9 @@ def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
 def test_a_process_that_hangs_is_named_by_the_other(long_run, rank):
     process, folder, logs = long_run
     code, seconds = stop_after(process, folder, 10, signal.SIGSTOP, rank)
-    assert code != 0 and seconds < 30
+    assert code != 0 and seconds < 40
     assert f"process {rank} on " in said(logs)[1]
-    assert "has not been heard of for 4 s" in said(logs)[1]
+    assert "has not been heard of for 8 s" in said(logs)[1]
 
 
 @pytest.mark.full
@@ -409,7 +413,7 @@ def test_a_request_to_stop_stops_all_at_the_same_step(long_run, rank, code):
     """The launcher exits with 15 where it was asked itself, else with what its process did."""
     process, folder, logs = long_run
     found, seconds = stop_after(process, folder, 10, signal.SIGTERM, rank)
-    assert found == code and seconds < 20, said(logs)[1]
+    assert found == code and seconds < 40, said(logs)[1]
     file = WeightFile(folder / "checkpoints" / "latest.safetensors")
     step = file.metadata["progress"]["step"]
     assert step == max(losses(folder)) < 900

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT, run_tool
+from helpers import ROOT, run_here
 from PIL import Image
 
 from passl.cli import predict as predict_command
@@ -48,7 +48,7 @@ def test_folders_files_and_answers(trained, photos, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not an image")
     one = photos / "test" / "kiwi" / "001.jpg"
-    code, out, err = run_tool(
+    code, out, err = run_here(
         "predict", "-c", config, "--weights", weights, "--topk", "2", "--output", tmp_path / "out",
         "--json", tmp_path / "answers.json", photos / "val", one, broken,
     )  # fmt: skip

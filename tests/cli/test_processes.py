@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, children_of, records, run_tool, start_tool
+from helpers import ROOT, children_of, records, run_here, run_tool, start_tool
 
 from passl.cli import train as train_command
 from passl.weights import WeightFile
@@ -68,9 +68,9 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(whole_run, tmp_path
     process = start_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     wait_for_steps(process, folder, 27)
     workers = children_of(process.pid)
-    assert len(workers) == 2
+    assert len(workers) >= 2  # more while it evaluates
     process.kill()
-    process.communicate(timeout=10)  # ends when the workers, which hold the pipe too, have gone
+    process.communicate(timeout=60)  # ends when the workers, which hold the pipe too, have gone
     written = len(records_of_whole_lines(folder))
     assert written < STEPS, "it was to be killed before its end"
     code, out, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
@@ -78,7 +78,7 @@ def test_killed_in_the_middle_and_resumed_it_is_the_same_run(whole_run, tmp_path
     assert "resumed from" in out
     same_run(folder, whole)
     # The test split is reported once, and asking again costs nothing.
-    code, out, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    code, out, err = run_here("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert code == 0, err
     same_run(folder, whole)
 
@@ -119,7 +119,7 @@ def test_killed_before_its_first_checkpoint_it_starts_anew(whole_run, tmp_path):
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
     # The graph is there: making it, which draws, is left out this time.
     shutil.copytree(whole / "visualdl", folder / "visualdl")
-    code, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    code, _, err = run_here("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert code == 0, err
     same_run(folder, whole)
 
@@ -152,7 +152,7 @@ def test_killed_at_many_random_moments(whole_run, tmp_path):
             break
         time.sleep(0.03 * chance.random())
         process.kill()
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, err
@@ -177,7 +177,7 @@ def test_a_request_to_stop_saves_first(whole_run, tmp_path, signum, code):
     assert "continue with --resume auto" in out
     progress = WeightFile(folder / "checkpoints" / "latest.safetensors").metadata["progress"]
     assert progress["step"] == records(folder)[-1]["step"] < STEPS
-    result, _, err = run_tool("train", "-c", config, "--output-dir", folder, "--resume", "auto")
+    result, _, err = run_here("train", "-c", config, "--output-dir", folder, "--resume", "auto")
     assert result == 0, err
     same_run(folder, whole)
 
@@ -208,7 +208,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(whole_run, tmp_path):
     assert err.count("\n") == 1 and "could not be written" in err and "disk" in err
     assert latest.read_bytes() == before
     assert [p for p in latest.parent.iterdir() if p.name.startswith(".partial")] == []
-    code, _, err = run_tool(
+    code, _, err = run_here(
         "train", "-c", config, "--output-dir", tmp_path / "run", "--resume", "auto"
     )
     assert code == 0, err
@@ -222,15 +222,15 @@ def test_a_damaged_checkpoint_and_a_changed_config(whole_run, tmp_path):
     whole = latest.read_bytes()
     arguments = ("train", "-c", config, "--output-dir", folder)
 
-    code, _, err = run_tool(*arguments)
+    code, _, err = run_here(*arguments)
     assert code == 2 and "--resume auto" in err  # it does not write over a run
 
-    code, _, err = run_tool(*arguments, "--resume", "auto", "-o", "optimizer.weight_decay=0.5")
+    code, _, err = run_here(*arguments, "--resume", "auto", "-o", "optimizer.weight_decay=0.5")
     assert code == 2 and "optimizer.weight_decay = 0.05" in err and err.count("\n") == 1
     assert latest.read_bytes() == whole
 
     latest.write_bytes(whole[: len(whole) // 2])
-    code, _, err = run_tool(*arguments, "--resume", "auto")
+    code, _, err = run_here(*arguments, "--resume", "auto")
     assert code == 2 and str(latest) in err and err.count("\n") == 1
     assert latest.read_bytes() == whole[: len(whole) // 2]
 
@@ -240,7 +240,7 @@ def test_evaluation_prints_and_writes_what_training_recorded(whole_run, tmp_path
     config, folder = whole_run
     best = folder / "checkpoints" / "best.safetensors"
     result_file = tmp_path / "result.json"
-    code, out, err = run_tool(
+    code, out, err = run_here(
         "eval", "-c", config, "--weights", best, "--split", "test", "--json", result_file
     )
     assert code == 0, err
@@ -262,7 +262,7 @@ def test_evaluation_prints_and_writes_what_training_recorded(whole_run, tmp_path
     assert f"Top-1 {result['top1']:.2f} %" in out
     assert "over 11 images at crop ratio 0.875" in out and "test" in out
 
-    code, _, err = run_tool(
+    code, _, err = run_here(
         "eval", "-c", config, "--weights", best, "-o", "model.head.num_classes=5"
     )
     assert code == 2 and "[64, 3]" in err and "[64, 5]" in err and err.count("\n") == 1

@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 import publishers
 import pytest
-from helpers import NETWORK, records, run_tool
+from helpers import NETWORK, records, run_here
 
 from passl.cli import eval as eval_command
 from passl.cli import train as train_command
@@ -76,13 +76,13 @@ def test_a_pickle_that_would_run_something_runs_nothing(files, config_file, tmp_
     path = tmp_path / "exploit.pdparams"
     state = {**publishers.passl_v1(weights()), "backbone.norm.bias": Exploit()}
     path.write_bytes(pickle.dumps(state))
-    code, out, err = run_tool("eval", "-c", config_file(), "--weights", path)
+    code, out, err = run_here("eval", "-c", config_file(), "--weights", path)
     assert code == 2 and err.count("\n") == 1
     assert "'backbone.norm.bias' can only be made by posix.system, which is never run" in err
     assert not mark.exists()
     # Beside the weights it is left alone, and they are evaluated.
     path.write_bytes(pickle.dumps({"state_dict": publishers.passl_v1(weights()), "a": Exploit()}))
-    code, out, err = run_tool("eval", "-c", config_file(), "--weights", path)
+    code, out, err = run_here("eval", "-c", config_file(), "--weights", path)
     assert (code, err) == (0, "") and "over 13 images" in out
     assert not mark.exists()
     pickle.loads(path.read_bytes())

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from helpers import ROOT, small_config
+from helpers import ROOT, run_here, small_config
 from PIL import Image
 
 from passl.cli import pack as pack_command
@@ -154,21 +154,34 @@ def test_what_stands_there_is_not_overwritten(dataset, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+# A command that takes its time for each shard, so that it is killed before its end.
+SLOWLY = """
+import sys, time
+from passl.cli import pack
+from passl.datasets import packing
+write = packing._write_shard
+def slowly(*arguments):
+    time.sleep(0.2)
+    return write(*arguments)
+packing._write_shard = slowly
+pack.main(sys.argv[1:])
+"""
+
+
 def test_killed_and_run_again_it_goes_on(photos, tmp_path):
-    """Real processes: the result is that of a run that nobody interrupted."""
+    """A real process is killed: the result is that of a run that nobody interrupted."""
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(small_config(photos)))
 
-    def command(folder):
-        return [
-            sys.executable, str(ROOT / "tools" / "pack.py"), "-c", str(config), "--output",
-            str(folder), "--short-side", "20", "--per-shard", "4", "--workers", "2",
-        ]  # fmt: skip
+    def arguments(folder):
+        return ["-c", str(config), "--output", str(folder), "--short-side", "20",
+                "--per-shard", "4", "--workers", "2"]  # fmt: skip
 
-    subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True, timeout=120)
+    assert run_here("pack", *arguments(tmp_path / "whole"))[0] == 0
     folder = tmp_path / "killed"
     process = subprocess.Popen(
-        command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", SLOWLY, *arguments(folder)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -179,8 +192,8 @@ def test_killed_and_run_again_it_goes_on(photos, tmp_path):
     assert not (folder / "manifest.json").exists(), "it was to be killed before its end"
     done = (folder / "packing.jsonl").read_text().count("\n") - 1
     times = {p.name: p.stat().st_mtime_ns for p in sorted(folder.glob("shard-*.tar"))[:done]}
-    run = subprocess.run(command(folder), capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0 and "60 images in 15 shards" in run.stdout, run.stderr
+    code, out, err = run_here("pack", *arguments(folder))
+    assert code == 0 and "60 images in 15 shards" in out, err
     for name, changed in times.items():
         assert (folder / name).stat().st_mtime_ns == changed, "what was done is kept"
     one, other = tmp_path / "whole" / "manifest.json", folder / "manifest.json"

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import evaluations, losses, run_tool
+from helpers import evaluations, losses, run_here
 
 from passl.cli import train as train_command
 from passl.datasets import SampleKey, build_dataset, with_synthetic_data
@@ -64,7 +64,7 @@ def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
     # Without the photographs that the config names.
     for split in ("train", "val", "test"):
         options += ["-o", f"dataloader.{split}.dataset.dataroot={tmp_path / split}"]
-    code, _, err = run_tool("train", *options, "--synthetic", "96")
+    code, _, err = run_here("train", *options, "--synthetic", "96")
     assert code == 0, err
     curve = losses(tmp_path / "run")
     assert len(curve) == 6 * 12
@@ -73,7 +73,7 @@ def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
     split, samples, right = evaluations(tmp_path / "run")[-1]
     assert (split, samples) == ("test", 96) and right > 0.6 * samples
     result_file = tmp_path / "result.json"
-    code, _, err = run_tool(
+    code, _, err = run_here(
         "eval", *options, "--synthetic", "96", "--split", "test", "--json", result_file
     )
     assert code == 0, err
@@ -82,7 +82,7 @@ def test_a_run_on_made_up_images_learns_them(config_file, tmp_path):
 
 
 def test_benchmarks_take_them_apart_too(config_file, tmp_path):
-    code, out, err = run_tool(
+    code, out, err = run_here(
         "benchmark", "data", "-c", config_file(), "--synthetic", "--images", "16", "--steps", "2",
         "--repeats", "1", "--json", tmp_path / "speed.json",
     )  # fmt: skip

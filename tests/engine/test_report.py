@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import run_tool, small_config
+from helpers import run_here, small_config
 from PIL import Image
 
 from passl.datasets import build_dataset
@@ -152,9 +152,9 @@ def test_where_nothing_is_wrong_it_says_so(tmp_path):
 def test_the_command_writes_it(photos, tmp_path):
     config = tmp_path / "small.yaml"
     config.write_text(yaml.safe_dump(small_config(photos, epochs=1)))
-    code, _, err = run_tool("train", "-c", config, "--output-dir", tmp_path / "run")
+    code, _, err = run_here("train", "-c", config, "--output-dir", tmp_path / "run")
     assert code == 0, err
-    code, out, err = run_tool(
+    code, out, err = run_here(
         "eval", "-c", config, "--output-dir", tmp_path / "run", "--report", tmp_path / "report"
     )
     assert code == 0 and "open it in a browser" in out, err

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import records, run_tool, small_config
+from helpers import records, run_here, small_config
 from paddle import nn
 
 from passl.engine import train
@@ -57,7 +57,7 @@ def test_the_average_is_what_is_evaluated_and_tested(whole, tmp_path):
     results = []
     for options in ((), ("--weights-key", "model")):
         file = tmp_path / "result.json"
-        code, _, err = run_tool(
+        code, _, err = run_here(
             "eval", "-c", config, "--weights", best, "--split", "test", "--json", file, *options
         )
         assert code == 0, err
