@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import errno
-from typing import Dict
 
 from passl.utils.errors import PasslError
-
-try:
-    import resource  # now: importing takes a descriptor, and later there may be none
-except ImportError:  # Windows
-    resource = None
+from passl.utils.system_errors import explain_os_error, most_files
 
 
 class UnreadableImage(PasslError):
@@ -27,18 +22,6 @@ _OF_THE_FILE = (
     errno.ENAMETOOLONG,
     errno.ENXIO,
 )
-_DRIVE = "its disk or network drive fails, or is not there any more; see dmesg and mount"
-_RIGHTS = "see with ls -l who may read it and its folders, and change that with chmod"
-_REMEDIES: Dict[int, str] = {
-    errno.ENFILE: "the whole machine may open no more; raise fs.file-max, or end what opens them",
-    errno.ENOMEM: "the memory is full; lower loader.num_workers, or end what else uses it",
-    errno.EACCES: _RIGHTS,
-    errno.EPERM: _RIGHTS,
-    **dict.fromkeys(
-        (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN,
-         errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED), _DRIVE,
-    ),
-}  # fmt: skip
 
 
 def reading_failed(error: OSError, path: str) -> PasslError:
@@ -59,22 +42,7 @@ def reading_failed(error: OSError, path: str) -> PasslError:
         return UnreadableImage(
             f"{path}: cannot be read as an image ({reason}); repair or remove it"
         )
-    if error.errno == errno.EMFILE:
-        remedy = most_files()
-    else:
-        remedy = _REMEDIES.get(
-            error.errno or 0, "that is the system's answer, and no damaged image"
-        )
-    return PasslError(f"{path}: cannot be read ({reason}): {remedy}")
-
-
-def most_files() -> str:
-    """Returns what to do about too many open files."""
-    if resource is None:
-        return "close what else is open"
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = f"up to {hard}" if soft < hard else "the administrator may: it is the most there is"
-    return f"this process may have {soft} files open; raise that with ulimit -n ({most})"
+    return explain_os_error(error, path, "read")
 
 
 def starting_failed(error: BaseException, workers: int) -> PasslError:
@@ -102,6 +70,3 @@ def starting_failed(error: BaseException, workers: int) -> PasslError:
         f"{workers} data workers cannot be started ({reason}): {cause}; or lower "
         "loader.num_workers: 0 needs none"
     )
-
-
-__all__ = ["UnreadableImage", "most_files", "reading_failed", "starting_failed"]

@@ -9,7 +9,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 from PIL import Image
 
-from passl.utils.errors import PasslError
+from passl.utils.system_errors import explain_os_error
 
 # Formats of pictures. Pillow also opens documents, films and icons, which nobody means.
 _PICTURES = (
@@ -108,7 +108,7 @@ def entries_of(path: str) -> List[os.DirEntry]:
         with os.scandir(path) as entries:
             return [e for e in entries if e.name[0] != "." and e.name.lower() not in _LEFT_BEHIND]
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise explain_os_error(error, path, "read") from None
 
 
 def kind_of(entry: os.DirEntry) -> str:
@@ -124,7 +124,7 @@ def kind_of(entry: os.DirEntry) -> str:
     except OSError as error:
         if error.errno == errno.ELOOP:
             return BROKEN_LINK
-        raise _unreadable(entry.path, error) from None
+        raise explain_os_error(error, entry.path, "read") from None
     extension = os.path.splitext(entry.name)[1].lower()
     if not extension:
         return _NO_EXTENSION
@@ -136,15 +136,8 @@ def _identity(path: str) -> Tuple[int, int]:
     try:
         state = os.stat(path)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise explain_os_error(error, path, "read") from None
     return state.st_dev, state.st_ino
-
-
-def _unreadable(path: str, error: OSError) -> PasslError:
-    remedy = ""
-    if isinstance(error, PermissionError):
-        remedy = "; give yourself permission to read it, or move it away"
-    return PasslError(f"{path}: cannot be read ({error.strerror or error}){remedy}")
 
 
 def count(passed_over: Dict[str, int], kind: str, number: int = 1) -> None:

@@ -11,28 +11,42 @@ from typing import Optional, Union
 
 from passl.utils.errors import PasslError
 
+try:
+    import resource  # now: importing takes a descriptor, and later there may be none
+except ImportError:  # Windows
+    resource = None
+
 _SHARED_MEMORY = "/dev/shm"
 _FULL = 1 << 16  # bytes: with less than this left, nothing worth a name can be written
 
+_RIGHTS = "see with ls -l whose it is; give yourself the right with chmod, or name another place"
+_DRIVE = "its disk or network drive fails, or is not there any more; see dmesg and mount"
 # Where the cause says what to do.
 _REMEDIES = {
-    errno.EACCES: "look at its owner and permissions, or name another place",
-    errno.EPERM: "look at its owner and permissions, or name another place",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
     errno.EROFS: "name another place",
     errno.ENOENT: "was it removed meanwhile?",
     errno.ENOTDIR: "a part of its path is a file; name another place",
     errno.EISDIR: "name a file",
     errno.ENAMETOOLONG: "take a shorter name",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), or take another disk",
-    errno.EMFILE: "raise the limit of this process (ulimit -n)",
-    errno.ENFILE: "the whole machine has too many; end other programs",
-    errno.ENOMEM: "end other programs, or take a machine with more memory",
-    errno.EIO: "the disk or the network drive fails; look into dmesg",
-    errno.ESTALE: "the network drive was changed or is gone; mount it anew",
-    errno.ENODEV: "the drive is gone; mount it anew",
-    errno.ENXIO: "the drive is gone; mount it anew",
-    errno.ENOTCONN: "the network drive is gone; mount it anew",
-}
+    errno.ENFILE: "the whole machine may open no more; raise fs.file-max, or end what opens them",
+    errno.ENOMEM: "the memory is full; end other programs, or take a machine with more",
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
+         errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED), _DRIVE,
+    ),
+}  # fmt: skip
+
+
+def most_files() -> str:
+    """Returns what to do about too many open files."""
+    if resource is None:
+        return "close what else is open"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = f"up to {hard}" if soft < hard else "the administrator may: it is the most there is"
+    return f"this process may have {soft} files open; raise that with ulimit -n ({most})"
 
 
 def explain_os_error(
@@ -51,6 +65,8 @@ def explain_os_error(
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy: Optional[str] = _room(error, named)
+    elif error.errno == errno.EMFILE:
+        remedy = most_files()
     else:
         remedy = _REMEDIES.get(error.errno)
     return PasslError(
