@@ -495,7 +495,7 @@ def _prepare_folder(
             processes.wait()  # for the folder
             log_to_file(str(folder / f"train.process{processes.rank}.log"))
             return
-        checkpoint_folder(folder).mkdir(exist_ok=True)  # now, not after the first epoch
+        checkpoint_folder(folder).mkdir(parents=True, exist_ok=True)  # now, not after an epoch
         remove_partial_files(checkpoint_folder(folder))
         log_to_file(str(folder / "train.log"))
         with replacing(folder / RUN_CONFIG) as aside:
