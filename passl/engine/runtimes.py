@@ -140,8 +140,10 @@ def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[
             continue
         try:
             yield name, make(path), ""
-        except ImportError:
+        except ModuleNotFoundError:
             yield name, None, f"pip install {package}"
+        except ImportError as error:
+            yield name, None, f"{package} is installed, but cannot be imported ({error})"
 
 
 def has_avx512() -> bool:
