@@ -173,7 +173,7 @@ def _write_paddle(network: nn.Layer, folder: Path, size: Sequence[int]) -> None:
         with quiet(output=True), writable_home():
             static = paddle.jit.to_static(network, input_spec=[spec], full_graph=True)
             paddle.jit.save(static, str(folder / runtimes.PADDLE))
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:  # Paddle raises errors of all kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
@@ -300,12 +300,19 @@ def _supported(function: Any, **arguments: Any) -> Dict[str, Any]:
 def _needing() -> Iterator[None]:
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise PasslError(
             f"a package that ONNX files need cannot be imported ({error}); install it again: "
             f"{', '.join(ONNX_PACKAGES)}"
         ) from None
-    except ValueError:  # of paddle2onnx 2 under Paddle 2
+    except (ImportError, ValueError) as error:
+        if "paddlepaddle" not in str(error):
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise PasslError(
+                f"a package that ONNX files need is installed, but cannot be imported ({reason}): "
+                f"pip install --force-reinstall {' '.join(packages)}; --format paddle does without"
+            ) from error
+        # Of paddle2onnx 2 under Paddle 2.
         raise PasslError(
             f"the installed paddle2onnx is not for PaddlePaddle {paddle.__version__}: PaddlePaddle "
             "2 needs pip install 'paddle2onnx<2', PaddlePaddle 3 a later one; --format paddle does "

@@ -183,8 +183,10 @@ def candidates(folder: Path, network: nn.Layer) -> Iterator[Tuple[str, Optional[
             continue
         try:
             run = make(path)
-        except ImportError:
+        except ModuleNotFoundError:
             yield name, None, f"pip install {package}"
+        except ImportError as error:
+            yield name, None, f"{package} is installed, but cannot be imported ({error})"
         else:
             yield name, run, "" if run else WITHOUT_BFLOAT16
 

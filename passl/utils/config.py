@@ -29,6 +29,7 @@ from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.home import expanded
 from passl.utils.migration import renamed_keys
 from passl.utils.shipped import config_root
+from passl.utils.system_errors import explain_os_error
 from passl.utils.zoo import get_release
 
 # ---------------------------------------------------------------- what a config may hold
@@ -399,8 +400,10 @@ def _load(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> Dict[s
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PasslError(f"{path}: there is no such file, named as _base_ in {seen[-1]}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PasslError(f"{path}: cannot be read as text: {error}") from None
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from None
+    except UnicodeDecodeError as error:
+        raise PasslError(f"{path}: is not UTF-8 text ({error}); save it as such") from None
     values = _parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise PasslError(f"{path}: a config is a mapping of keys to values; this is {values!r:.60}")
