@@ -12,7 +12,7 @@ import pytest
 
 from passl.engine.execution import Execution
 from passl.engine.processes import Processes
-from passl.utils.home import lend_home, writable_home
+from passl.utils.lent_home import lend_home, writable_home
 
 
 @pytest.fixture
