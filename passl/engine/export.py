@@ -310,7 +310,8 @@ def _needing() -> Iterator[None]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise PasslError(
                 f"a package that ONNX files need is installed, but cannot be imported ({reason}): "
-                f"pip install --force-reinstall {' '.join(ONNX_PACKAGES)}; --format paddle does without"
+                f"pip install --force-reinstall {' '.join(ONNX_PACKAGES)}; "
+                "--format paddle does without"
             ) from error
         # Of paddle2onnx 2 under Paddle 2.
         raise PasslError(
