@@ -111,7 +111,7 @@ def test_it_is_evaluated(passl, run, tmp_path):
 def test_it_names_images(passl, run, odd, tmp_path, monkeypatch):
     given = sorted(os.fsencode(path) for path in (odd / "val" / APPLE).iterdir())
     lines = b"\xef\xbb\xbf" + b"".join(path + b"\r\n" for path in given) + b"\r\n"
-    listed = io.TextIOWrapper(io.BytesIO(lines), "ascii", errors="strict")
+    listed = io.TextIOWrapper(io.BytesIO(lines), "ascii", errors="strict", newline="\n")
     monkeypatch.setattr(sys, "stdin", listed)
     out = tmp_path / FOLDER
     said = passl("predict", "-c", run / "config.yaml", "-", "--output", out)

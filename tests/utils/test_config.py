@@ -319,6 +319,12 @@ def test_text_that_yaml_takes_for_something_else_gets_a_line_to_paste(write, val
     assert get_config(write(MINIMAL), [override]).model.head.note == value
 
 
+def test_such_words_in_quotes_or_comments_are_only_text(write):
+    for text in ("take subset: [:90%]", "a # and - [:90%]"):
+        cfg = get_config(write(MINIMAL + f"# subset: [:90%]\nhooks: ['{text}']\n"))
+        assert cfg.hooks == [text]
+
+
 def test_a_comment_behind_a_value_that_is_no_text(write):
     assert get_config(write(MINIMAL), ["epochs=3 # few"]).epochs == 3
     assert get_config(write(MINIMAL), ["model.head.note='a' # b"]).model.head.note == "a"

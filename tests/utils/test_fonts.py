@@ -248,12 +248,12 @@ def test_every_picture(letters, tmp_path, machine, monkeypatch, photos):
 
     seen = captions(monkeypatch, "passl.engine.report.contact_sheet")
     answers = SimpleNamespace(
-        labels=np.array([0, 1]), predicted=np.array([1, 1]),
+        labels=np.array([0, 1]), predicted=np.array([1, 0]),
         confidence=np.array([0.6, 0.9]), label_probability=np.array([0.4, 0.9]),
     )  # fmt: skip
     images = ImagePaths([path, path])
     result = {"top1": 50.0, "top5": 100.0, "loss": 1.0, "samples": 2}
     names = dataset.class_names
     page = report.write_report(tmp_path, answers, images, names, result, {}).read_text("utf-8")
-    assert seen == [f"60.0 % {apple}\nis kiwi"]
+    assert seen == [f"90.0 % kiwi\nis {apple}", f"60.0 % {apple}\nis kiwi"]
     assert "苹果" in page and "class 1" not in page, "a browser has fonts of its own"
