@@ -150,7 +150,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     elif not image.mode.startswith("I"):
         return image
     elif image.format not in ("PNG", "PPM", "JPEG2000", "TIFF") or bits > 16:
-        kind = "pixels of 32 bits" if image.mode == "I" else "signed pixels"
+        kind = "pixels of more than 8 bits"
     else:
         values = np.asarray(image)
         if tags.get(262) == 0:  # white is zero, which Pillow passes over above 8 bits

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from helpers import photograph
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from passl.datasets import UnreadableImage, decoding
 from passl.datasets.decoding import decode_image
@@ -153,9 +153,22 @@ DEEP = {
 }  # fmt: skip
 
 
+def opens(data):
+    """Whether this Pillow reads it: 9 lacks some of the kinds below."""
+    try:
+        Image.open(io.BytesIO(data)).close()
+    except UnidentifiedImageError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("kind", DEEP)
 def test_more_bits_keep_their_upper_eight(kind):
     data, expected = DEEP[kind]
+    if not opens(data):
+        with pytest.raises(UnreadableImage):
+            decode_image(data, "x")
+        pytest.skip("this Pillow does not read it")
     found = np.asarray(decode_image(data, "x"))
     np.testing.assert_array_equal(found, np.broadcast_to(expected, (6, 8, 3)))
 
@@ -169,9 +182,9 @@ def fits(values):
 RANGELESS = {
     "signed": [
         tiff(values().view(np.int16), 1, 2), tiff(values(dtype=np.int32), 1, 2),
-        tiff(values(high=256, dtype=np.uint8).view(np.int8), 1, 2), fits(values()),
+        tiff(values(high=256, dtype=np.uint8).view(np.int8), 1, 2),
     ],
-    "32 bits": [tiff(values(dtype=np.uint32))],
+    "more than 8 bits": [tiff(values(dtype=np.uint32)), fits(values())],
     "floating-point": [
         tiff(values().astype(np.float32) / 65536, 1, 3),
         b"Pf\n8 6\n-1.0\n" + values().astype("<f4").tobytes(),
@@ -183,7 +196,7 @@ RANGELESS = {
 @pytest.mark.parametrize("kind", RANGELESS)
 def test_pixels_whose_range_nobody_knows_are_refused(kind):
     for data in RANGELESS[kind]:
-        with pytest.raises(UnreadableImage, match=f"^x.tif: .*{kind}.*; save it"):
+        with pytest.raises(UnreadableImage, match=f"^x.tif: .*{kind if opens(data) else ''}.*; "):
             decode_image(data, "x.tif")
 
 
