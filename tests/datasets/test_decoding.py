@@ -19,6 +19,11 @@ from passl.utils.config import LoaderSection
 from passl.utils.errors import PasslError
 
 
+@pytest.fixture(autouse=True)
+def pillows_own_limit(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
+
+
 def encoded(image, form="JPEG", **options):
     file = io.BytesIO()
     image.save(file, form, **options)
@@ -239,17 +244,25 @@ def test_an_image_within_an_icon_may_not_claim_any_size():
         decode_image(struct.pack("<HHH", 0, 1, 1) + entry + inside, "x.ico")
 
 
-def test_one_limit_for_config_and_pillow():
+def test_one_limit_for_config_and_pillow(monkeypatch):
+    """Pillow's is raised where ours is higher, and never lowered: others open pictures as well."""
     assert decoding.MAX_PIXELS == LoaderSection().max_pixels == 2 * 89_478_485
+    data = encoded(photograph().resize((40, 30)), "PNG")
+    for limit, ours, after in ((500, 1201, 601), (500, None, None), (700, 1200, 700)):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert decode_image(data, "x", ours).size == (40, 30)
+        assert Image.MAX_IMAGE_PIXELS == after
 
 
-def test_pillow_has_nothing_to_say_of_its_own():
+def test_pillow_has_nothing_to_say_of_its_own(monkeypatch):
     """Its warnings name a file of its own in the place of the image."""
     palette = encoded(photograph().convert("P"), "PNG", transparency=bytes(range(256)))
     width, height = photograph().size
+    # It warns above its limit, and refuses above twice that.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", width * height // 2 + 1)
 
     def decode():
-        decoding.decode_image(palette, "x", width * height)  # above Pillow's first limit
+        decoding.decode_image(palette, "x", width * height)
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
