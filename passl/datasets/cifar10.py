@@ -101,6 +101,8 @@ def _read_archive(archive: Path, names: Sequence[str]) -> Dict[str, bytes]:
                 if file is not None:
                     found[name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not gzip's
+            raise PasslError(f"{archive}: cannot be read ({error.strerror})") from None
         raise PasslError(f"{archive}: is not a whole archive ({error}); fetch it again") from None
     missing = sorted(set(names) - set(found))
     if missing:

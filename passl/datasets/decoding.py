@@ -90,8 +90,7 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: Optional[int]) -> Optional[
 
 
 def _decode_with_pillow(data: bytes, name: str, max_pixels: Optional[int]) -> np.ndarray:
-    # Pillow refuses above twice its limit; it also looks at images within a file, as icons have.
-    Image.MAX_IMAGE_PIXELS = None if max_pixels is None else -(-max_pixels // 2)
+    _let_pillow_open(max_pixels)
     pixels = 0
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -114,6 +113,18 @@ def _decode_with_pillow(data: bytes, name: str, max_pixels: Optional[int]) -> np
         raise UnreadableImage(
             f"{name}: cannot be read as an image ({error}); repair or remove it"
         ) from None
+
+
+def _let_pillow_open(max_pixels: Optional[int]) -> None:
+    """Raises Pillow's limit where it is below ours; it refuses at twice the number.
+
+    It is never lowered: whatever else this process opens with Pillow has nothing to do with ours.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if max_pixels is None:
+        Image.MAX_IMAGE_PIXELS = None
+    elif limit is not None and 2 * limit < max_pixels:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
 
 
 def _check_size(pixels: int, name: str, max_pixels: Optional[int]) -> None:
@@ -150,7 +161,7 @@ def _eight_bits(image: Image.Image, name: str) -> Image.Image:
     elif not image.mode.startswith("I"):
         return image
     elif image.format not in ("PNG", "PPM", "JPEG2000", "TIFF") or bits > 16:
-        kind = "pixels of 32 bits" if image.mode == "I" else "signed pixels"
+        kind = "pixels of more than 8 bits"
     else:
         values = np.asarray(image)
         if tags.get(262) == 0:  # white is zero, which Pillow passes over above 8 bits

@@ -158,7 +158,10 @@ class Loader:
     ) -> Iterator[Tuple[Dict[str, Any], str]]:
         iterator = _start(loader)
         try:
-            watch.start(iterator._workers)
+            try:
+                watch.start(iterator._workers)
+            except RuntimeError as error:
+                raise starting_failed(error, self.num_workers) from None
             while True:
                 try:
                     with watch.waiting():
@@ -280,7 +283,8 @@ def dead_worker(error: BaseException, casualties: str = "") -> PasslError:
         )
     else:
         remedy = "loader.num_workers=0 shows more where it happens again; --resume auto"
-    return PasslError(f"a data worker died: {said}; {remedy}")
+    died = "the data workers failed" if "reader raises" in said else "a data worker died"
+    return PasslError(f"{died}: {said}; {remedy}")
 
 
 class _Reader(Dataset):
@@ -352,7 +356,9 @@ def collate(
 
 
 # What becomes a tensor as it is. Paddle would take uint16 for bfloat16.
-_KINDS = frozenset("bool uint8 int8 int16 int32 int64 float16 float32 float64".split())
+_KINDS = frozenset(
+    "bool uint8 int8 int16 int32 int64 float16 float32 float64 complex64 complex128".split()
+)
 
 
 def _check_fields(samples: List[Dict[str, Any]]) -> None:

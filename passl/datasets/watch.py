@@ -131,7 +131,8 @@ class Watch:
             code = process.exitcode
             if code:
                 index, _ = _SLOT.unpack_from(self._memory, worker * _SLOT.size)
-                how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+                known = -code in {number.value for number in signal.Signals}
+                how = signal.Signals(-code).name if known else f"exit code {code}"
                 at = f", reading {self._dataset.where(index)}" if index >= 0 else ""
                 said.append(f"worker {worker} ({how}{at})")
         return "; ".join(said[:4])

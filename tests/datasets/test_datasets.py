@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pickle
@@ -538,6 +539,16 @@ def test_a_damaged_archive_is_named(tmp_path, batches, place):
     data[middle : middle + 64] = b"\xff" * 64
     archive.write_bytes(bytes(data))
     with pytest.raises(PasslError, match=archive.name):
+        cifar(tmp_path)
+
+
+def test_an_archive_that_may_not_be_read_is_not_called_damaged(tmp_path, batches, monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    archive = write_cifar(tmp_path, batches, "binary", "archive")
+    monkeypatch.setattr(tarfile, "open", refused)
+    with pytest.raises(PasslError, match=rf"{archive.name}: cannot be read \(Permission denied"):
         cifar(tmp_path)
 
 
