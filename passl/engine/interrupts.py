@@ -41,9 +41,8 @@ class Interrupts:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if any(
-            isinstance(part, Interrupted) for part in error
-        ):  # also for another process's signal
+        # Also where another process of the run received the signal.
+        if any(isinstance(part, Interrupted) for part in error):
             self.signum = self.signum or signal.SIGTERM
         for signum, handler in self._before.items():
             if not self.signum == signum == signal.SIGTERM:
