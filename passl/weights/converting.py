@@ -187,7 +187,9 @@ def _labels(naming: Naming, facts: Dict[str, Any]) -> Dict[str, str]:
         return own_labels(facts)
     framework = {"format": "pt" if naming.convention == "torch" else "pd"}
     released = facts["class_names"] is None and facts.get("data") == IMAGENET
-    return framework if released else {**framework, **own_labels(facts)}
+    if released:
+        return framework
+    return {**framework, **own_labels({**facts, "publisher": naming.name})}
 
 
 def _write_whole(target: Path, write: Callable[[str], None]) -> None:

@@ -221,7 +221,7 @@ def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
     Raises:
         PasslError: hardly any name is known.
     """
-    if file.metadata:  # written here, in the names of today
+    if file.metadata and file.metadata.get("publisher", OWN) == OWN:  # in the names of today
         return Translation(OWN, dict(file.tensors), [], {})
     names = {name: name for name in [*file.tensors, *file.refused]}
     for _ in range(3):  # wrappers of wrappers
