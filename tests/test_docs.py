@@ -35,6 +35,11 @@ from generated_docs import FILES, with_generated
 
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES.append(ROOT / "benchmarks" / "README.md")
+EXTRAS = {  # of setup.py: the modules that they bring
+    "onnx": ["paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
+    "photos": ["pyarrow"],
+    "devkit": ["scipy"],
+}
 
 
 def blocks(page, language):
@@ -44,19 +49,47 @@ def blocks(page, language):
         yield text[: match.start()].count("\n") + 2, match.group(1)
 
 
+def words_of(page):
+    """Yields (line number of its block, words) of each command of a page."""
+    for line, text in blocks(page, "bash"):
+        for command in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(command, comments=True)
+            if words:
+                yield line, words
+
+
+def installed_by(words):
+    """Returns the extras and packages that a command installs."""
+    if words[:2] != ["pip", "install"]:
+        return set()
+    extras = re.findall(r"\[(.*)\]", " ".join(words))
+    return set(",".join(extras).split(",")) | set(words[2:])
+
+
 def commands():
-    """Returns each command once: where it stands first, and its words by pipe."""
+    """Returns each command once for what is installed on its page until then.
+
+    That is: where it stands first, its words by pipe, what was installed.
+    """
     found = {}
     for page in PAGES:
-        for line, text in blocks(page, "bash"):
-            for command in text.replace("\\\n", " ").splitlines():
-                words = shlex.split(command, comments=True)
-                if words:
-                    found.setdefault(tuple(words), f"{page.relative_to(ROOT)}:{line}")
+        installed = {"photos"} if page.parent == ROOT else set()  # the READMEs' quickstart has it
+        for line, words in words_of(page):
+            key = (tuple(words), frozenset(installed & EXTRAS.keys()))
+            found.setdefault(key, f"{page.relative_to(ROOT)}:{line}")
+            installed |= installed_by(words)
     return [
-        pytest.param(list(words), id=f"{place}-{i}")
-        for i, (words, place) in enumerate(found.items())
+        pytest.param(list(words), installed, id=f"{place}-{i}")
+        for i, ((words, installed), place) in enumerate(found.items())
     ]
+
+
+def hide_what_is_not(monkeypatch, installed):
+    """Hides the modules that only extras bring which a reader has not installed."""
+    there = {module for extra in installed for module in EXTRAS[extra]}
+    for modules in EXTRAS.values():
+        for module in set(modules) - there:
+            monkeypatch.setitem(sys.modules, module, None)
 
 
 def narrow(monkeypatch):
@@ -136,13 +169,14 @@ def options_are_known(script, words):
             assert word in text, f"{script} has no {word}"
 
 
-@pytest.mark.parametrize("words", commands())
-def test_a_command_runs(words, place, monkeypatch, capsys):
+@pytest.mark.parametrize("words, installed", commands())
+def test_a_command_runs(words, installed, place, monkeypatch, capsys):
     if "patch_average.yaml" in words:
         return  # test_the_walk_through_of_a_new_backbone makes the file, and runs this
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", ["passl"])
     narrow(monkeypatch)
+    hide_what_is_not(monkeypatch, installed)
     if "|" in words:
         at = words.index("|")
         piped = subprocess.run(words[:at], capture_output=True, text=True, check=True)
@@ -173,12 +207,14 @@ def test_a_command_runs(words, place, monkeypatch, capsys):
         for extra in extras.group(1).split(",") if extras else ():
             assert f'"{extra}": [' in setup
     else:
-        assert words[0] in ("git", "cd") or words[:3] == ["python", "-m", "venv"], words
+        assert words[0] in ("git", "cd", ".") or words[:3] == ["python", "-m", "venv"], words
 
 
 def run_blocks(page, place, monkeypatch):
     monkeypatch.chdir(place)
     narrow(monkeypatch)
+    installed = set().union(*(installed_by(words) for _, words in words_of(page)))
+    hide_what_is_not(monkeypatch, installed & EXTRAS.keys())
     spaces = []
     for line, text in blocks(page, "python"):
         space = {"__name__": f"{page.name}_{line}"}
@@ -198,7 +234,9 @@ def test_a_python_block_runs(page, place, monkeypatch, capsys):
             assert list(space["logits"].shape) == [2, 1000]
     if page.name == "deployment.md":
         assert capsys.readouterr().out.strip() in ("apple", "kiwi", "pear")
-        assert spaces[1]["logits"].shape == (1, 3)
+        paddles, openvinos = (space["logits"] for space in spaces[1:])
+        assert paddles.shape == (1, 3)
+        np.testing.assert_allclose(openvinos, paddles, atol=1e-4 * np.abs(paddles).max())
 
 
 def test_the_walk_through_of_a_new_backbone(place, monkeypatch, tmp_path, capsys):
@@ -238,6 +276,21 @@ def test_what_is_made_from_the_code_is_up_to_date(file):
     assert text == with_generated(text, FILES[file]), "run scripts/generated_docs.py"
 
 
+def test_a_reader_has_an_environment_before_the_first_command_that_needs_one():
+    for page in (ROOT / "README.md", ROOT / "README_zh.md", ROOT / "docs" / "getting_started.md"):
+        commands = [" ".join(words) for _, words in words_of(page)]
+        need_it = re.compile(r"python tools/|visualdl |passl ")
+        first = next(i for i, command in enumerate(commands) if need_it.match(command))
+        assert ". .venv/bin/activate" in " ".join(commands[:first]), page.name
+
+
+def test_every_extra_that_a_reader_may_lack_is_hidden():
+    """Those of setup.py but for Paddle's two builds and what only tests need."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    extras = set(re.findall(r'^        "(\w+)": \[', setup, re.M))
+    assert extras - {"cpu", "gpu", "reference", "dev", "console_scripts"} == EXTRAS.keys()
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -254,12 +307,5 @@ def test_links_lead_somewhere():
 
 
 def test_the_chinese_readme_has_the_same_commands():
-    def listed(name):
-        texts = [text for _, text in blocks(ROOT / name, "bash")]
-        return [
-            shlex.split(line, comments=True)
-            for t in texts
-            for line in t.replace("\\\n", " ").splitlines()
-        ]
-
-    assert [w for w in listed("README_zh.md") if w] == [w for w in listed("README.md") if w]
+    one, other = ([w for _, w in words_of(ROOT / name)] for name in ("README_zh.md", "README.md"))
+    assert one == other

@@ -123,7 +123,7 @@ eval "$(sed -n "$(sed -n '$=' "$CALLS")p" "$STARTS")"
         words = calls.read_text().splitlines() if calls.exists() else []
         logs = logs.replace("-dir", "_dir")
         words = [call.replace("-m paddle.distributed.launch", "LAUNCH") for call in words]
-        words = [call.replace(f"{logs} ", "").replace(f"{ROOT}/", "") for call in words]
+        words = [call.replace(f"{logs} ", "").replace(f"{ROOT}/tools/", "") for call in words]
         return code, words, out + err
 
     return run
@@ -132,19 +132,19 @@ eval "$(sed -n "$(sed -n '$=' "$CALLS")p" "$STARTS")"
 @pytest.mark.parametrize(
     "given, passed",
     [
-        ("-c x", "LAUNCH tools/train.py -c x --resume auto"),
-        ("-c x --resume=old/7", "LAUNCH tools/train.py -c x --resume old/7"),
-        ("--pretrained=a=b.npz -c x", "LAUNCH tools/train.py -c x --pretrained a=b.npz --resume auto"),
-        ("-c x --pretrained f -o a=1", "LAUNCH tools/train.py -c x -o a=1 --pretrained f --resume auto"),
-        ("-c x --dry-run", "tools/train.py -c x --dry-run"),
-        ("-c x --dry-run --pretrained f", "tools/train.py -c x --pretrained f --dry-run"),
+        ("-c x", "LAUNCH train.py -c x --resume auto"),
+        ("-c x --resume=old/7", "LAUNCH train.py -c x --resume old/7"),
+        ("--pretrained=a=b.npz -c x", "LAUNCH train.py -c x --pretrained a=b.npz --resume auto"),
+        ("-c x --pretrained f -o a=1", "LAUNCH train.py -c x -o a=1 --pretrained f --resume auto"),
+        ("-c x --dry-run", "train.py -c x --dry-run"),
+        ("-c x --dry-run --pretrained f", "train.py -c x --pretrained f --dry-run"),
         # What it does not allow is train's to say.
-        ("-c x --dry-run --resume y", "tools/train.py -c x --dry-run --resume y"),
-        ("--gpus=0,1 -c x", "LAUNCH --gpus 0,1 tools/train.py -c x --device gpu --resume auto"),
+        ("-c x --dry-run --resume y", "train.py -c x --dry-run --resume y"),
+        ("--gpus=0,1 -c x", "LAUNCH --gpus 0,1 train.py -c x --device gpu --resume auto"),
         ("--processes=2 -c x",
-         "LAUNCH --nproc_per_node 2 tools/train.py -c x --device cpu --resume auto"),
+         "LAUNCH --nproc_per_node 2 train.py -c x --device cpu --resume auto"),
         ("--nnodes=2 --master=h:6170 -c x",
-         "LAUNCH --nnodes 2 --master 10.0.0.1:6170 --host 10.0.0.2 tools/train.py -c x --resume auto"),
+         "LAUNCH --nnodes 2 --master 10.0.0.1:6170 --host 10.0.0.2 train.py -c x --resume auto"),
     ],
 )  # fmt: skip
 def test_options_are_told_apart(train_dist, given, passed):
@@ -183,7 +183,7 @@ def test_after_a_crash_it_goes_on_from_its_own_checkpoint(train_dist):
     code, calls, output = train_dist("-c x --resume old --restarts 2 --pretrained f", starts)
     begun, again = "--pretrained f --resume old", "--pretrained f --resume auto"
     assert code == 0
-    assert calls == [f"LAUNCH tools/train.py -c x {how}" for how in (begun, again, again)]
+    assert calls == [f"LAUNCH train.py -c x {how}" for how in (begun, again, again)]
     assert "restart 1 of 2: process 1 of this host ended with -9 (l/1)" in output
     assert "restart 2 of 2: process 0 of this host ended with 1 (l/0)" in output
     code, calls, output = train_dist("-c x --restarts 1", starts)

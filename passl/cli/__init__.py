@@ -16,17 +16,22 @@ REQUIRED = (
 
 def what_is_missing() -> str:
     """Returns what must be installed before any command can run, and how; empty where all is."""
-    in_checkout = (CHECKOUT / "setup.py").is_file()
-    if not import_paddle():
-        install = f'pip install -e "{CHECKOUT}[cpu]"' if in_checkout else "pip install paddlepaddle"
-        return (
-            f"PaddlePaddle is not installed: run  {install}  on a machine without a GPU; those "
-            "for GPUs are at https://www.paddlepaddle.org.cn/en/install/quick"
-        )
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
-    if missing and in_checkout:
-        return f'{", ".join(missing)}: not installed: run  pip install -e "{CHECKOUT}"'
-    return ""
+    if not import_paddle():
+        missing = ["PaddlePaddle"]
+    in_checkout, environment = (CHECKOUT / "setup.py").is_file(), CHECKOUT / ".venv"
+    if not missing or not in_checkout and missing != ["PaddlePaddle"]:
+        return ""
+    said = f"{', '.join(missing)}: not installed for {sys.executable}: run  "
+    if (environment / "bin" / "activate").is_file() and Path(sys.prefix) != environment:
+        return f"{said}. {environment}/bin/activate"
+    if missing != ["PaddlePaddle"]:
+        return f'{said}pip install -e "{CHECKOUT}"'
+    install = f'pip install -e "{CHECKOUT}[cpu]"' if in_checkout else "pip install paddlepaddle"
+    return (
+        f"{said}{install}  on a machine without a GPU; the builds for GPUs are at "
+        "https://www.paddlepaddle.org.cn/en/install/quick"
+    )
 
 
 if what_is_missing():

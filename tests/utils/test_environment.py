@@ -56,12 +56,25 @@ def test_nothing_is_said_where_nothing_is_lost(late, monkeypatch):
 
 def test_a_command_says_what_is_not_installed(monkeypatch, tmp_path):
     assert passl.cli.what_is_missing() == ""
-    monkeypatch.setattr(passl.cli, "REQUIRED", ("numpy", "no_such_module"))
-    assert re.search(rf'^no_such_module: .*pip install -e "{ROOT}"', passl.cli.what_is_missing())
-    monkeypatch.setattr(passl.cli, "import_paddle", lambda: False)
-    assert f'pip install -e "{ROOT}[cpu]"' in passl.cli.what_is_missing()
     monkeypatch.setattr(passl.cli, "CHECKOUT", tmp_path)
-    assert "pip install paddlepaddle " in passl.cli.what_is_missing()
+    monkeypatch.setattr(passl.cli, "REQUIRED", ("numpy", "no_such_module"))
+    assert passl.cli.what_is_missing() == "", "pip has installed what a wheel requires"
+    with monkeypatch.context() as patch:
+        patch.setattr(passl.cli, "import_paddle", lambda: False)
+        assert "pip install paddlepaddle " in passl.cli.what_is_missing()
+    (tmp_path / "setup.py").touch()
+    said = passl.cli.what_is_missing()
+    assert said.startswith("no_such_module: ") and f'pip install -e "{tmp_path}"' in said
+    with monkeypatch.context() as patch:
+        patch.setattr(passl.cli, "import_paddle", lambda: False)
+        said = passl.cli.what_is_missing()
+        assert said.startswith("PaddlePaddle: ") and f'pip install -e "{tmp_path}[cpu]"' in said
+    # The quickstart has made an environment, and the shell has another Python.
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    assert passl.cli.what_is_missing().endswith(f"run  . {tmp_path}/.venv/bin/activate")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    assert f'pip install -e "{tmp_path}"' in passl.cli.what_is_missing()
 
 
 def test_what_a_command_needs_is_what_is_required():
