@@ -16,6 +16,7 @@ from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError
 from passl.utils.pickles import Unpickler
 from passl.utils.stored_array import Window
+from passl.utils.system_errors import explain_os_error
 
 CLASS_NAMES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
@@ -88,7 +89,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise PasslError(f"{path}: cannot be read ({error.strerror})") from None
+        raise explain_os_error(error, path, "read") from None
 
 
 def _read_archive(archive: Path, names: Sequence[str]) -> Dict[str, bytes]:
@@ -102,7 +103,7 @@ def _read_archive(archive: Path, names: Sequence[str]) -> Dict[str, bytes]:
                     found[name] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not gzip's
-            raise PasslError(f"{archive}: cannot be read ({error.strerror})") from None
+            raise explain_os_error(error, archive, "read") from None
         raise PasslError(f"{archive}: is not a whole archive ({error}); fetch it again") from None
     missing = sorted(set(names) - set(found))
     if missing:

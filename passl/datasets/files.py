@@ -26,6 +26,7 @@ from passl.datasets.images import RgbImage
 from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import logger
+from passl.utils.system_errors import explain_os_error
 
 # What `passl pack` leaves beside its shards, at the end and until then.
 MANIFEST = "manifest.json"
@@ -391,7 +392,9 @@ def _manifest(root: str, pattern: str, shards: Sequence[str]) -> Optional[Dict[s
         names = noted["class_names"]
         sizes = {shard["name"]: int(shard["size"]) for shard in noted["shards"]}
         images = {shard["name"]: int(shard["images"]) for shard in noted["shards"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise explain_os_error(error, path, "read") from None
+    except (ValueError, KeyError, TypeError) as error:
         raise PasslError(f"{path}: is damaged ({error}); pack the data again") from None
     chosen = set(fnmatch.filter(sizes, pattern))
     # Where all have other names, they were renamed, and it cannot be said which is which.

@@ -37,6 +37,7 @@ from passl.datasets.image_files import (
 )
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import interactive
+from passl.utils.system_errors import explain_os_error
 from passl.utils.text_files import is_utf8, not_utf8, read_lines
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -251,7 +252,7 @@ def _archive(name: str, file: Optional[BinaryIO] = None) -> Iterator[tarfile.Tar
             if content.read(2) == b"\x1f\x8b":
                 problem = "is compressed, so nothing can be read in place; unpack it with gunzip"
     except OSError as error:
-        problem = f"cannot be read ({error.strerror or error})"
+        raise explain_os_error(error, name, "read") from None
     if problem is not None:
         raise PasslError(f"{name}: {problem}")
 

@@ -25,6 +25,7 @@ from passl.datasets.files import MANIFEST, PACKING, CatalogDataset
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 from passl.utils.strict_json import to_json
+from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing, sha256_of
 
 
@@ -167,12 +168,11 @@ def _write_shard(
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
+        known = explain_os_error(error, path)
+        raise PasslError(f"{known}; then run it again: what is done is kept") from None
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise PasslError(
-            f"{path}: could not be written ({error.strerror}); make room and run it again: "
-            "what is done is kept"
-        ) from None
     return {
         "name": path.name,
         "size": path.stat().st_size,
@@ -191,8 +191,12 @@ def verify(output: str) -> int:
     folder = Path(output)
     try:
         shards = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["shards"]
-    except (OSError, ValueError, KeyError) as error:
-        raise PasslError(f"{folder / MANIFEST}: cannot be read ({error})") from None
+    except OSError as error:
+        raise explain_os_error(error, folder / MANIFEST, "read") from None
+    except (ValueError, KeyError) as error:
+        raise PasslError(
+            f"{folder / MANIFEST}: is damaged ({error}); pack the data again"
+        ) from None
     for shard in tqdm(shards, desc=f"verifying {folder}", disable=not interactive()):
         path = folder / shard["name"]
         if not path.is_file() or sha256_of(path) != shard["sha256"]:
