@@ -1,8 +1,11 @@
 """No wrong answer without a word: numbers that are none, names of classes, runs without val."""
 
 import argparse
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -17,11 +20,17 @@ from passl.cli import predict as predict_command
 from passl.cli.common import names_of_classes
 from passl.datasets.class_names import read_class_names, readable_names
 from passl.datasets.view import evaluated_section, evaluation_view
+from passl.engine import export as export_module
+from passl.engine.checkpoint import Checkpoint
 from passl.engine.create_model import create_model
 from passl.modeling.architectures import build_architecture
+from passl.modeling.network import Network
+from passl.utils import stored_array, system_errors
 from passl.utils.config import Config, get_config
 from passl.utils.errors import PasslError
-from passl.weights import LoadReport, WeightFile, load_weights, write_tensor_file
+from passl.weights import LoadReport, WeightFile, load_weights, reading, write_tensor_file
+
+SMALL = {"img_size": 16, "patch_size": 8, "num_blocks": 1}
 
 
 @pytest.fixture
@@ -82,6 +91,32 @@ def test_weights_and_logits_that_are_not_finite(trained, changed, image, tmp_pat
     for command, code in all_commands(trained[0], weights, image, tmp_path):
         assert code == 2 and words[command] in last_line(capsys), command
     assert {path.name for path in tmp_path.iterdir()} <= {"changed.safetensors"}
+
+
+def test_what_paddle_could_not_write_whole(trained, tmp_path, monkeypatch):
+    """It does not look: what reads the file again says nothing of a disk."""
+    sizes = {**SMALL, "embed_dim": 4, "tokens_mlp_dim": 4, "channels_mlp_dim": 4}
+    network = Network({"name": "MlpMixer", **sizes})
+    section, save = get_config(trained[0]).dataloader.val, paddle.jit.save
+
+    def cut(suffixes, full):
+        def save_a_part(static, path):
+            save(static, path)
+            for file in Path(path).parent.iterdir():
+                if file.suffix in suffixes:
+                    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+        monkeypatch.setattr(paddle.jit, "save", save_a_part)
+        for module in (export_module, system_errors):
+            monkeypatch.setattr(module, "is_full", lambda place: full)
+        with pytest.raises(PasslError) as error:
+            export_module.export(network, tmp_path / "out", section, (16, 16), {}, ["paddle"])
+        assert list((tmp_path / "out").iterdir()) == []
+        return str(error.value)
+
+    line = cut([".json", ".pdmodel"], full=True)
+    assert f"{tmp_path / 'out'}: cannot be written (No space left" in line and "is full" in line
+    assert "has not written the weights whole" in cut([".pdiparams"], full=False)
 
 
 @pytest.mark.parametrize("kept", [["best", "latest"], ["latest"], []])
@@ -244,7 +279,35 @@ def test_converted_weights_keep_the_names(trained, changed, tmp_path, capsys):
             assert (file.metadata["data"], file.metadata["class_names"]) == (data, None)
 
 
-SMALL = {"img_size": 16, "patch_size": 8, "num_blocks": 1}
+def test_the_advice_is_true_for_whose_file_it_is_and_for_the_cause(trained, tmp_path, monkeypatch):
+    empty, path = tmp_path / "latest.safetensors", str(trained[1])
+    empty.write_bytes(b"")
+    with pytest.raises(PasslError, match="is empty; download it again"):
+        WeightFile(empty)
+    with pytest.raises(
+        PasslError, match="is empty; name another checkpoint with --resume"
+    ) as error:
+        Checkpoint.open(empty)
+    assert "download" not in str(error.value)
+
+    def broken(code):
+        def read_at(window, begin, count):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(stored_array.Window, "read_at", read_at)
+        with WeightFile(path) as file, pytest.raises(PasslError) as error:
+            file.read("head.fc.bias")
+        return str(error.value)
+
+    assert "download" not in broken(errno.EIO) and "look into dmesg" in broken(errno.EIO)
+    assert "is damaged" in broken(errno.EINVAL)  # a place that no file has
+
+    def no_more(*arguments, **options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+
+    monkeypatch.setattr(reading, "open", no_more, raising=False)
+    with pytest.raises(PasslError, match="cannot be read .*ulimit -n"):
+        WeightFile(path)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def one_line(capsys):
         ("dataloader.val.dataset.transforms.0.size=12", "built for images of 16×16"),
         ("dataloader.test.dataset.transforms.0.size=12", "built for images of 16×16"),
         ("dataloader.val.batch_transforms=[]", "dataloader.val"),
-        ("model.architecture.in_channels=1", "the network cannot take what the transforms give"),
+        ("model.architecture.in_channels=1", "build the network with in_channels=3"),
         ("hooks=[{name: Nope}]", "unknown hook 'Nope'"),
         ("ema.decay=2", "decay"),
         ("model.freeze=backbone", "must be a list of texts, not 'backbone'"),

@@ -206,7 +206,7 @@ def test_a_full_disk_leaves_the_older_checkpoint(whole_run, tmp_path):
         preexec_fn=small_disk,
     )  # fmt: skip
     assert code == 2
-    assert err.count("\n") == 1 and "could not be written" in err and "disk" in err
+    assert err.count("\n") == 1 and "cannot be written" in err and "ulimit -f" in err
     assert latest.read_bytes() == before
     assert [p for p in latest.parent.iterdir() if p.name.startswith(".partial")] == []
     code, _, err = run_here(

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import paddle
 import pytest
 import yaml
 from helpers import small_config
@@ -17,6 +19,8 @@ from PIL import Image
 from visualdl import LogReader
 
 from passl.engine import train
+from passl.hooks.metrics_file import read_metrics
+from passl.hooks.visual_dl import VisualDL
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import get_config
 from passl.weights import WeightFile
@@ -85,6 +89,25 @@ def test_a_resumed_run_draws_one_board(photos, tmp_path):
     board = LogReader(file_path=str(files[0]))
     assert [r.id for r in board.get_data("scalar", "train/loss")] == list(range(1, 22))
     assert [r.id for r in board.get_data("histogram", "head.fc.weight")] == [0, 14, 21]
+
+
+def test_numbers_that_are_none_are_not_drawn(tmp_path):
+    network = paddle.nn.Linear(2, 2)
+    network.bias.set_value(paddle.to_tensor([float("nan"), 3.0]))
+    network.weight.set_value(paddle.full([2, 2], float("inf")))
+    drawn = []
+    hook = VisualDL()
+    hook._writer = SimpleNamespace(
+        add_scalar=lambda tag, value, step: drawn.append(tag),
+        _get_file_writer=lambda: SimpleNamespace(add_record=drawn.append),
+    )
+    hook.on_record(None, {"step": 1, "loss": float("nan"), "lr": 0.1})
+    hook.on_record(None, {"step": 2, "loss": None, "lr": 0.1})  # as a file has it
+    assert drawn == ["train/lr"] * 2
+    with open(tmp_path / "histograms.jsonl", "w") as hook._histograms:
+        hook._note_weights(SimpleNamespace(architecture=network, progress=SimpleNamespace(step=1)))
+    counts = {r["name"]: sum(r["counts"]) for r in read_metrics(tmp_path / "histograms.jsonl")}
+    assert counts == {"weight": 0, "bias": 1}
 
 
 @pytest.mark.smoke
