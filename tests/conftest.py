@@ -19,6 +19,24 @@ def pytest_xdist_auto_num_workers():
     return min(8, available_cores())
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_report_to_serializable():
+    """What a test printed may hold names that are not UTF-8, which pytest-xdist cannot send."""
+
+    def sendable(value):
+        if isinstance(value, str):
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        if isinstance(value, dict):
+            return {sendable(key): sendable(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [sendable(item) for item in value]
+            return tuple(items) if isinstance(value, tuple) else items
+        return value
+
+    outcome = yield
+    outcome.force_result(sendable(outcome.get_result()))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def each_graph_is_traced_once():
     """The board's graph takes more than half of the time of a short run in this process."""

@@ -128,7 +128,7 @@ def write(
 
 def own_labels(metadata: Mapping[str, Any]) -> Dict[str, str]:
     """Returns the labels that make a file one of PASSL's own."""
-    return {_METADATA_KEY: to_json(metadata)}
+    return {_METADATA_KEY: to_json(metadata, names_come_back=True)}
 
 
 def write_tensor_file(
