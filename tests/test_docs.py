@@ -151,6 +151,8 @@ def run_tool(tool, argv):
         at = argv.index("--resume")
         argv = argv[:at] + argv[at + 2 :]
     argv = [*argv, *([] if "--dry-run" in argv else quick.get(tool, []))]
+    if tool == "benchmark" and "--synthetic" in argv:
+        argv.insert(argv.index("--synthetic") + 1, "8")
     if "-c" in argv and tool in ("train", "eval", "benchmark") and "--synthetic" not in argv:
         count = [] if tool == "train" else ["40"]
         argv += ["--synthetic", *count] if needs_images(argv) else []
