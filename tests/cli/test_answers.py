@@ -81,6 +81,14 @@ def test_weights_and_logits_that_are_not_finite(trained, changed, image, tmp_pat
     for _, code in all_commands(trained[0], weights, image, tmp_path):
         line = last_line(capsys)
         assert code == 2 and weights in line and "2 of the 192 numbers of 'head.fc.weight'" in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"changed.safetensors"}
+
+    def too_large_inside(tensors, metadata):
+        tensors["model/backbone.norm.weight"] = np.full([64], 3e38, np.float32)
+
+    given = ["-c", str(trained[0]), "--weights", changed(too_large_inside), image, "--features"]
+    assert predict_command.main([*given, "--output", str(tmp_path / "features")]) == 2
+    assert f"{image}: the features of the network are not finite" in last_line(capsys)
     weights = changed(too_large)
     words = {
         "eval": "the logits of 13 of 13 images are not finite",
