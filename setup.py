@@ -69,7 +69,7 @@ setup(
         "devkit": ["scipy"],
         "dev": [
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "ruff==0.15.22",
             "build",
             "scipy",

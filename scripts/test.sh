@@ -53,7 +53,8 @@ if [ -n "${PASSL_REFERENCE_PYTHON:-}" ]; then
     PYTHON="$venv/bin/python" bash scripts/fetch_groceries.sh
 fi
 # A worker of pytest-xdist for each core, each with one thread: the networks of the tests are too small
-# to gain by more. Workers take tests from one another, so that all end at the same time; -n 0 does
-# without them.
+# to gain by more. The tests of a file stay together and in order, and the long files come first; -n 0
+# does without workers.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$venv/bin/python" -m pytest -n auto --dist worksteal ${selection[@]+"${selection[@]}"} "$@"
+exec "$venv/bin/python" -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+    ${selection[@]+"${selection[@]}"} "$@"
