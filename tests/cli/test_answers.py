@@ -252,8 +252,8 @@ def test_names_from_a_file(trained, changed, image, tmp_path, capsys):
     for content, words in (
         (b"a\nb\n", "holds 2 names, but the network has 3 classes"),
         (b"a\n\nb\n", "names.txt:2: is empty"),
-        (b"\xff\xfe\n", "is not UTF-8"),
-        (b"", "names.txt:1: is empty"),
+        (b"\xff\xfe\n", "is UTF-16"),
+        (b"", "names.txt: is empty"),
         (None, "names.txt: cannot be read"),
     ):
         file.unlink() if content is None else file.write_bytes(content)
@@ -307,7 +307,7 @@ def test_the_advice_is_true_for_whose_file_it_is_and_for_the_cause(trained, tmp_
             file.read("head.fc.bias")
         return str(error.value)
 
-    assert "download" not in broken(errno.EIO) and "look into dmesg" in broken(errno.EIO)
+    assert "download" not in broken(errno.EIO) and "see dmesg" in broken(errno.EIO)
     assert "is damaged" in broken(errno.EINVAL)  # a place that no file has
 
     def no_more(*arguments, **options):

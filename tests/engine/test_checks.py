@@ -104,7 +104,7 @@ def test_images_with_channels_at_the_end_are_told_from_a_wrong_size():
         {"architecture": {"name": "MlpMixer", **NETWORK},
          "head": {"name": "ClassificationHead", "num_classes": 3}}
     )  # fmt: skip
-    with pytest.raises(PasslError, match=r"\[2, 16, 16, 3\], the channels at the end.*Normalize"):
+    with pytest.raises(PasslError, match=r"\[2, 16, 16, 3\]; the channels come before.*Normalize"):
         network({"image": paddle.zeros([2, 16, 16, 3])})
     with pytest.raises(PasslError, match="built for images of 16×16 .* but got 12×3"):
         network({"image": paddle.zeros([2, 3, 12, 3])})

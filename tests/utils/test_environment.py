@@ -80,5 +80,5 @@ def test_a_command_says_what_is_not_installed(monkeypatch, tmp_path):
 def test_what_a_command_needs_is_what_is_required():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     names = [re.match(r"[\w.-]+", line).group() for line in lines if not line.startswith("#")]
-    modules = {"pillow": "PIL", "pyyaml": "yaml"}
+    modules = {"fonttools": "fontTools", "pillow": "PIL", "pyyaml": "yaml"}
     assert {modules.get(name, name) for name in names} == {"paddlepaddle", *passl.cli.REQUIRED}

@@ -20,8 +20,8 @@ def error(code, filename=None):
     [
         (errno.EMFILE, "ulimit -n"),
         (errno.EFBIG, "ulimit -f"),
-        (errno.EACCES, "permissions"),
-        (errno.EPERM, "permissions"),
+        (errno.EACCES, "chmod"),
+        (errno.EPERM, "chmod"),
         (errno.EROFS, "another place"),
         (errno.ENOTDIR, "is a file"),
         (errno.EIO, "dmesg"),

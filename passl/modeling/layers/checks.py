@@ -39,7 +39,10 @@ def check_images(images: Any, channels: int) -> None:
     if len(shape) == 4 and shape[1] == channels:
         return
     if len(shape) == 4 and shape[3] == channels:
-        remedy = "; the channels come before height and width: images.transpose([0, 3, 1, 2])"
+        remedy = (
+            "; the channels come before height and width, where Normalize in batch_transforms puts "
+            "them: images.transpose([0, 3, 1, 2])"
+        )
     elif len(shape) == 4:
         remedy = f"; build the network with in_channels={shape[1]}, or give it such images"
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 from paddle import nn
 
@@ -62,20 +62,13 @@ class PatchEmbed(nn.Layer):
     def forward(self, x):
         check_images(x, self.in_channels)
         if tuple(x.shape[2:]) != self.img_size:
-            raise self._wrong_size(list(x.shape))
-        return self.proj(x).flatten(2).transpose([0, 2, 1])
-
-    def _wrong_size(self, shape: List[int]) -> PasslError:
-        height, width = self.img_size
-        if shape[1:] == [height, width, self.proj.weight.shape[1]]:
-            return PasslError(
-                f"the images reach the network as {shape}, the channels at the end; is there no "
-                "Normalize in batch_transforms?"
+            height, width = self.img_size
+            raise PasslError(
+                f"this network was built for images of {height}×{width} (height×width) but got "
+                f"{x.shape[2]}×{x.shape[3]}; change the transforms' size, or build it with another "
+                "img_size"
             )
-        return PasslError(
-            f"this network was built for images of {height}×{width} (height×width) but got "
-            f"{shape[2]}×{shape[3]}; change the transforms' size, or build it with another img_size"
-        )
+        return self.proj(x).flatten(2).transpose([0, 2, 1])
 
     def other_tokens(self, tokens: int, family: str) -> PasslError:
         """Returns what to say of released weights for another number of tokens.
