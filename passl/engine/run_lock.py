@@ -87,6 +87,7 @@ class RunLock:
                     ) from None
                 if error.errno not in _NO_LOCKS:
                     raise
+                self._path.unlink(missing_ok=True)
                 logger.warning(
                     "%s: its file system has no locks (%s): see to it that no other run writes "
                     "there", self._path.parent, error.strerror,

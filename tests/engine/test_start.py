@@ -203,6 +203,7 @@ def test_a_file_system_without_locks_is_said_and_stops_nothing(tmp_path, monkeyp
     with RunLock(tmp_path, Processes()) as lock:
         lock.take()
     assert told().count("has no locks") == 1
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- weights, then a checkpoint
