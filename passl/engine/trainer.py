@@ -39,7 +39,7 @@ from passl.utils.commands import command
 from passl.utils.config import Config, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
-from passl.utils.logging import log_to_file, logger, stop_logging_to_files
+from passl.utils.logging import hold_for_file, log_to_file, logger, stop_logging_to_files
 from passl.utils.seeding import step_seed
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
@@ -89,12 +89,16 @@ def train(
     check_sections(cfg, launched_size())
     folder = Path(cfg.output_dir)
     processes = join_processes()
-    with RunLock(folder, processes) as lock:
-        start = Start(
-            folder, resume, pretrained, weights_key, allow_partial, allow_batch_change,
-            allow_data_change, extend,
-        )  # fmt: skip
-        return _train(cfg, folder, device, precision, processes, lock, start)
+    hold_for_file()
+    try:
+        with RunLock(folder, processes) as lock:
+            start = Start(
+                folder, resume, pretrained, weights_key, allow_partial, allow_batch_change,
+                allow_data_change, extend,
+            )  # fmt: skip
+            return _train(cfg, folder, device, precision, processes, lock, start)
+    finally:
+        stop_logging_to_files()
 
 
 def _train(
@@ -275,7 +279,6 @@ def _train(
         for hook in hooks:
             with contextlib.suppress(OSError):  # a full disk has been reported already
                 hook.on_end(run)
-        stop_logging_to_files()
     return _last_evaluation(folder)
 
 
@@ -336,6 +339,7 @@ def _loop(
         step = progress.step
         if not peers.may_begin(step):
             _call(hooks, "on_stop", run)
+            processes.wait()  # Paddle's launcher ends all others 3 s after the first has gone
             raise Interrupted(peers.signum)
         if step == run.total_steps:
             return

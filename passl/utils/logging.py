@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from logging.handlers import MemoryHandler
 
 from tqdm import tqdm
 
 from passl.utils.text import as_text
 
 logger = logging.getLogger("passl")
+
+_MOST_HELD = 10_000  # messages
 
 
 class _Lines(logging.Formatter):
@@ -50,18 +53,28 @@ def quiet_console() -> None:
             handler.setLevel(logging.WARNING)
 
 
+def hold_for_file() -> None:
+    """Keeps the package's messages from here on for the file that ``log_to_file`` opens."""
+    logger.addHandler(MemoryHandler(_MOST_HELD, flushLevel=logging.CRITICAL + 1))
+
+
 def log_to_file(path: str) -> None:
-    """Appends the package's messages, with time and level, to a file."""
+    """Appends the package's messages, with time and level, to a file; those held come first."""
     handler = logging.FileHandler(path, encoding="utf-8")
     # On a full disk the log goes without; what cannot do without the space reports it.
     handler.handleError = lambda record: None
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+    for held in [h for h in logger.handlers if isinstance(h, MemoryHandler)]:
+        held.setTarget(handler)
+        logger.removeHandler(held)
+        held.close()  # which hands on what it has
     logger.addHandler(handler)
 
 
 def stop_logging_to_files() -> None:
     """Closes the log files, so that a second run in the same process starts clean."""
-    for handler in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
+    ours = (logging.FileHandler, MemoryHandler)
+    for handler in [h for h in logger.handlers if isinstance(h, ours)]:
         logger.removeHandler(handler)
         handler.close()
 

@@ -252,7 +252,8 @@ def small_root(trained):
 
 def test_beginning_anew_is_said(run, told):
     folder = run(resume="auto")
-    assert f"no checkpoint in {folder / 'checkpoints'}: beginning anew" in told()
+    said = f"no checkpoint in {folder / 'checkpoints'}: beginning anew"
+    assert said in told() and said in (folder / "train.log").read_text()
     assert "resumed" not in told()
 
 
