@@ -16,7 +16,7 @@ from helpers import records, small_config
 
 from passl.cli import train as train_command
 from passl.datasets import build_dataset
-from passl.engine import train
+from passl.engine import train, trainer
 from passl.engine.checkpoint import Checkpoint
 from passl.engine.processes import Processes
 from passl.engine.run_lock import RunLock
@@ -176,6 +176,14 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_gone(run, holde
     assert not (folder / ".lock").exists()
 
 
+def test_what_another_run_is_writing_is_not_read(run, holder, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "latest.safetensors").write_bytes(b"half")
+    for arguments in ({"resume": "auto"}, {}):
+        with pytest.raises(PasslError, match="a run goes on here"):
+            run(**arguments)
+
+
 def test_a_run_holds_the_lock_from_its_first_line_to_its_last(run, tmp_path, monkeypatch):
     locked = []
 
@@ -298,6 +306,24 @@ def test_a_checkpoint_from_before_its_evaluation_gives_one_record_of_it(run, tmp
         "run", ["checkpoint.interval_steps=null", "checkpoint.keep=9"], epochs=2, resume=str(before)
     )
     assert records(folder) == expected
+
+
+def test_before_an_evaluation_is_saved_what_the_config_wants_saved(run, photos, tmp_path):
+    shutil.copytree(photos / "val", tmp_path / "val")
+    (tmp_path / "val" / "pear" / "bad.jpg").write_bytes(b"")
+    never = [f"checkpoint.interval_{unit}=null" for unit in ("steps", "epochs")]
+    with pytest.raises(PasslError, match="bad.jpg"):
+        run("run", [f"dataloader.val.dataset.dataroot={tmp_path / 'val'}", *never], epochs=2)
+    assert os.listdir(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_finished_run_is_not_evaluated_again(run, monkeypatch):
+    """Also where its last evaluation was not the best, so that nothing else was to be saved."""
+    monkeypatch.setattr(trainer, "_better", lambda record, best: False)
+    folder = run("run", epochs=2)
+    expected = (folder / "metrics.jsonl").read_text()  # with the seconds that each took
+    run("run", epochs=2, resume="auto")
+    assert (folder / "metrics.jsonl").read_text() == expected
 
 
 # ---------------------------------------------------------------- a longer run
