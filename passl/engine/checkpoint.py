@@ -39,7 +39,7 @@ _FREE = (
     "tf32",
     "recompute",
     "max_bad_steps",
-    # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
+    # What an optimizer step is made of is compared as a whole, see check_batch.
     "global_batch_size",
     "dataloader.train.sampler.batch_size",
     "dataloader.val.",
@@ -235,10 +235,9 @@ class Checkpoint:
 
     def _moved_classes(self, dataset: ImageDataset) -> str:
         """Returns which classes have another number of images now, as far as that is known."""
-        then = self._training_set.get("class_counts")
-        if then is None:
+        then, now = self._training_set.get("class_counts"), dataset.class_counts()
+        if not then or not now:
             return ""
-        now = dataset.class_counts()
         count = max(len(then), len(now))
         then, now = (list(c) + [0] * (count - len(c)) for c in (then, now))
         changed = [i for i in range(count) if then[i] != now[i]]

@@ -125,6 +125,15 @@ def test_a_corrected_label_of_a_list_is_refused(photos, tmp_path):
     assert listed([lines[0][:-1] + "1", *lines[1:]]).digest() != before
 
 
+@pytest.mark.parametrize("label", [-1, 999_999_999])
+def test_labels_that_number_no_classes_are_not_counted(checkpoint, photos, label):
+    data = training_set(photos)
+    data.labels = np.full(len(data), label)
+    assert data.class_counts() == []
+    with pytest.raises(PasslError, match="other files or labels .* order; restore"):
+        checkpoint.check_data(data)
+
+
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_one_line(checkpoint, moved, told):
     del checkpoint.file.metadata["training_set"], checkpoint.file.metadata["schedule_epochs"]
     (moved / "train" / "apple" / "000.jpg").rename(moved / "train" / "kiwi" / "000.jpg")
