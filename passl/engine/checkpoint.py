@@ -160,6 +160,7 @@ class Checkpoint:
             raise PasslError(
                 f"cannot resume: {path}: its record of the run is incomplete; {remedy}"
             ) from None
+        file.close()
         return cls(path, WeightFile(path, MODEL, remedy), progress)
 
     @property
@@ -277,11 +278,15 @@ class Checkpoint:
         optimizer: Optimizer,
         average: Optional[WeightAverage] = None,
     ) -> None:
-        """Puts weights, optimizer state and averaged weights back."""
+        """Puts weights, optimizer state and averaged weights back, and closes the file.
+
+        Open, a file that is replaced by a later save would keep its room on the disk.
+        """
         load_weights(architecture, self.file)
         optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
         if average is not None:
             average.load_state_dict(self.file.read_group(AVERAGE))
+        self.file.close()
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:
