@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from passl.datasets.class_names import read_class_names, readable_names
 from passl.engine.interrupts import Interrupted
 from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils import zoo
-from passl.utils.config import Config, get_config, plain
+from passl.utils.config import Config, get_config, plain, quoted
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
@@ -246,11 +245,11 @@ def overrides_of(arguments: argparse.Namespace) -> List[str]:
         value = getattr(arguments, key, None)
         if value is not None:
             # In quotes: a folder's name may hold what YAML takes for a comment or a number.
-            overrides.append(f"{key}={json.dumps(value)}")
+            overrides.append(f"{key}={quoted(value) if isinstance(value, str) else value}")
     # A run's folder may have been moved since its config was written.
     beside = Path(arguments.config).parent
     if Path(arguments.config).name == RUN_CONFIG and checkpoint_folder(beside).is_dir():
-        overrides.insert(0, f"output_dir={json.dumps(str(beside))}")
+        overrides.insert(0, f"output_dir={quoted(str(beside))}")
     return overrides
 
 

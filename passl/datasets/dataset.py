@@ -17,6 +17,8 @@ from passl.utils.errors import PasslError
 from passl.utils.seeding import sample_rng, split_order
 from passl.utils.text import as_text
 
+_MOST_CLASSES = 100_000  # that are counted: the counts stand in every checkpoint
+
 
 class SampleKey(NamedTuple):
     """Names one drawing of one sample; its augmentation is a function of this alone.
@@ -97,7 +99,12 @@ class ImageDataset(Dataset, abc.ABC):
         self.class_names = list(class_names)
 
     def class_counts(self) -> List[int]:
-        """Returns how many samples each label has, from label 0 to the highest."""
+        """Returns how many samples each label has, from label 0 to the highest.
+
+        Nothing where labels do not number classes, as those of a set without classes may not.
+        """
+        if np.min(self.labels) < 0 or np.max(self.labels) >= _MOST_CLASSES:
+            return []
         return np.bincount(self.labels).tolist()
 
     def digest(self) -> str:

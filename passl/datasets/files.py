@@ -229,7 +229,7 @@ class ImageShards(CatalogDataset):
         image: the extension of the files to take, where a sample has several images (``seg.png``).
         class_names: a file with the names of the classes, one a line in the order of the labels;
             relative to the working folder, or else to ``dataroot``. Default: those that
-            ``tools/pack.py`` has written beside the shards.
+            ``passl pack`` has written beside the shards.
 
     Raises:
         PasslError: no shards, a damaged one, or a packed set that is not whole.

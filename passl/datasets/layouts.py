@@ -411,6 +411,8 @@ def read_devkit(path: str) -> Tuple[List[str], List[int]]:
             f"{path}: is missing; the labels of the validation images stand in it"
         ) from None
     except Exception as error:  # damaged archives and tables raise nearly anything
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not gzip's
+            raise explain_os_error(error, path, "read") from None
         raise PasslError(f"{path}: is not ImageNet's devkit ({error}); download it again") from None
 
 

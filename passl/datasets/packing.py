@@ -190,15 +190,16 @@ def verify(output: str) -> int:
     """
     folder = Path(output)
     try:
-        shards = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["shards"]
+        noted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        shards = [(shard["name"], shard["sha256"]) for shard in noted["shards"]]
     except OSError as error:
         raise explain_os_error(error, folder / MANIFEST, "read") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise PasslError(
             f"{folder / MANIFEST}: is damaged ({error}); pack the data again"
         ) from None
-    for shard in tqdm(shards, desc=f"verifying {folder}", disable=not interactive()):
-        path = folder / shard["name"]
-        if not path.is_file() or sha256_of(path) != shard["sha256"]:
+    for name, checksum in tqdm(shards, desc=f"verifying {folder}", disable=not interactive()):
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != checksum:
             raise PasslError(f"{path}: is missing, or not as it was written; pack the data again")
     return len(shards)

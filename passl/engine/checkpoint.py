@@ -39,7 +39,7 @@ _FREE = (
     "tf32",
     "recompute",
     "max_bad_steps",
-    # What an optimizer step is made of is compared as a whole, see Checkpoint.check.
+    # What an optimizer step is made of is compared as a whole, see check_batch.
     "global_batch_size",
     "dataloader.train.sampler.batch_size",
     "dataloader.val.",
@@ -160,6 +160,7 @@ class Checkpoint:
             raise PasslError(
                 f"cannot resume: {path}: its record of the run is incomplete; {remedy}"
             ) from None
+        file.close()
         return cls(path, WeightFile(path, MODEL, remedy), progress)
 
     @property
@@ -235,10 +236,9 @@ class Checkpoint:
 
     def _moved_classes(self, dataset: ImageDataset) -> str:
         """Returns which classes have another number of images now, as far as that is known."""
-        then = self._training_set.get("class_counts")
-        if then is None:
+        then, now = self._training_set.get("class_counts"), dataset.class_counts()
+        if not then or not now:
             return ""
-        now = dataset.class_counts()
         count = max(len(then), len(now))
         then, now = (list(c) + [0] * (count - len(c)) for c in (then, now))
         changed = [i for i in range(count) if then[i] != now[i]]
@@ -278,11 +278,15 @@ class Checkpoint:
         optimizer: Optimizer,
         average: Optional[WeightAverage] = None,
     ) -> None:
-        """Puts weights, optimizer state and averaged weights back."""
+        """Puts weights, optimizer state and averaged weights back, and closes the file.
+
+        Open, a file that is replaced by a later save would keep its room on the disk.
+        """
         load_weights(architecture, self.file)
         optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
         if average is not None:
             average.load_state_dict(self.file.read_group(AVERAGE))
+        self.file.close()
 
 
 def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any, Any]]:

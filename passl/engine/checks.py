@@ -109,7 +109,7 @@ def check_classes(
         try:
             dataset.use_classes(class_names)
         except PasslError as error:
-            error.args = (error.args[0] + _level_below(dataset, own, len(class_names)),)
+            error.args = (error.args[0] + _level_below(dataset, len(class_names)),)
             error.place = place
             raise
         if missing:
@@ -118,10 +118,7 @@ def check_classes(
         count = len(dataset.class_names)
         named = ", ".join(shown(name) for name in dataset.class_names[:5])
         more = f" and {count - 5} more" if count > 5 else ""
-        remedy = (
-            _level_below(dataset, dataset.class_names, num_classes)
-            or f"; set -o model.head.num_classes={count}"
-        )
+        remedy = _level_below(dataset, num_classes) or f"; set -o model.head.num_classes={count}"
         raise PasslError(
             f"{root}: has {count} class{'es' if count > 1 else ''} ({named}{more}), but "
             f"model.head.num_classes is {num_classes}{remedy}",
@@ -138,10 +135,11 @@ def check_classes(
         )
 
 
-def _level_below(dataset: ImageDataset, names: Sequence[str], wanted: int) -> str:
+def _level_below(dataset: ImageDataset, wanted: int) -> str:
     """Says which folder to take where a class folder holds as many folders as there are classes."""
     if isinstance(dataset, ImageFolder):
-        for name in names:
+        # Not class_names: those are text, which opens no folder whose name is none.
+        for name in dataset.catalog.class_names or ():
             below = os.path.join(dataset.catalog.root, name)
             if wanted > 1 and len(layouts.class_folders(below)) == wanted:
                 return f"; {shown(below)} holds {wanted} folders: set dataroot to it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -47,7 +48,8 @@ class RunLock:
 
     def __exit__(self, *error: Any) -> None:
         if self._file is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk is gone, say, which the run has reported
+                self._path.unlink()
             self._file.close()
             self._file = None
 

@@ -81,7 +81,7 @@ class Start:
                         f"{self._folder}: holds a run already; continue it with --resume auto, or "
                         "choose another --output-dir"
                     )
-        if path is None and list(checkpoints.glob("*.safetensors")):
+        if path is None and any(checkpoints.glob("[!.]*.safetensors")):
             raise PasslError(
                 f"{latest}: is missing, and starting anew would replace the checkpoints beside it; "
                 "go on from one of them with --resume PATH, or choose another --output-dir"

@@ -308,7 +308,7 @@ def _loop(
     stepped, reported, first = False, progress.bad_steps, True
     batch: Optional[Dict[str, Any]] = None
     while True:
-        if val_loader is not None and _evaluation_due(run):
+        if val_loader is not None and run.evaluation_due:
             paused = time.perf_counter()
             _call(hooks, "before_evaluation", run)
             share_running_statistics(architecture, processes)
@@ -427,13 +427,6 @@ def _call(hooks: List[Hook], moment: str, *arguments: Any) -> None:
         getattr(hook, moment)(*arguments)
 
 
-def _evaluation_due(run: Run) -> bool:
-    """The end of every so many epochs and of the run, unless it was evaluated already."""
-    every = run.cfg.evaluate.interval_epochs
-    due = run.at_epoch_end and (run.epoch % every == 0 or run.progress.step == run.total_steps)
-    return due and run.progress.evaluated_step != run.progress.step
-
-
 def _better(record: Record, best: Record) -> bool:
     """By Top-1; on a small set ties are common, and the lower loss decides."""
     return (record["top1"], -record["loss"]) > (best["top1"], -best["loss"])
@@ -455,6 +448,7 @@ def _test_once(
     best = checkpoint_folder(run.folder) / BEST
     if best.exists():
         load_weights(architecture, best)
+    share_running_statistics(architecture, processes)
     record = evaluate(architecture, loader, "test", peers.stopping, processes)
     if not record:
         raise Interrupted(peers.signum)

@@ -85,6 +85,18 @@ class Run:
         """Whether the last finished step was the last of its epoch."""
         return self.progress.step > 0 and self.progress.step % self.steps_per_epoch == 0
 
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the validation split is to be evaluated before the next step.
+
+        It is at the end of every so many epochs and of the run, unless that has been done.
+        """
+        progress, every = self.progress, self.cfg.evaluate.interval_epochs
+        due = self.at_epoch_end and (self.epoch % every == 0 or progress.step == self.total_steps)
+        return (
+            due and progress.evaluated_step != progress.step and self.cfg.dataloader.val is not None
+        )
+
 
 class Hook:
     """Looks on; every method does nothing unless overridden.

@@ -64,8 +64,8 @@ class MetricsFile(Hook):
         self._file: Optional[TextIO] = None
 
     def on_start(self, run: Run) -> None:
-        evaluated = run.progress.evaluated_step == run.progress.step
-        self._file = open_records(run.folder / "metrics.jsonl", run.resumed_at, evaluated)
+        path = run.folder / "metrics.jsonl"
+        self._file = open_records(path, run.resumed_at, not run.evaluation_due)
 
     def on_record(self, run: Run, record: Record) -> None:
         write_record(self._file, record)

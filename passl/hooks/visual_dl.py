@@ -59,7 +59,9 @@ class VisualDL(Hook):
             self.on_record(run, record)
         if run.cfg.log_config.histograms is not None:
             path = run.folder / "histograms.jsonl"
-            self._histograms = open_records(path, run.resumed_at)
+            # Those of the step itself are noted anew at the beginning, and after an evaluation.
+            anew = run.progress.step == 0 or run.evaluation_due
+            self._histograms = open_records(path, run.resumed_at - int(anew))
             for record in read_metrics(path):
                 self._add_histogram(record)
             if run.progress.step == 0:

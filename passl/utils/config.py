@@ -228,6 +228,16 @@ def plain(value: Any) -> Any:
     return value
 
 
+def quoted(text: str) -> str:
+    """Returns a text as an override has it that is not to be taken for anything else."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(letter: str) -> str:
+    itself = letter.isascii() and letter.isprintable() and letter not in '"\\'
+    return letter if itself else f"\\U{ord(letter):08x}"
+
+
 def _wrap(value: Any, path: str, origins: Dict[str, str]) -> Any:
     if isinstance(value, Mapping):
         return Config(value, path, origins)
@@ -271,6 +281,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):  # which PyYAML itself refuses
+                continue
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import Iterable
 
+from passl.utils.text import as_text
+
 
 class PasslError(ValueError):
     """A mistake in a config, a file, the data or the command line.
@@ -43,5 +45,9 @@ def listing(names: Iterable[object]) -> str:
 
 
 def shown(text: str) -> str:
-    """Returns a text as a message shows it: with escapes where it holds what cannot be seen."""
+    r"""Returns a text as a message shows it: with escapes where it holds what cannot be seen.
+
+    Bytes of a name that are no UTF-8 stand as everywhere, as ``\xc6``.
+    """
+    text = as_text(text)
     return text if text.isprintable() else repr(text)

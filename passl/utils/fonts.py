@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import re
@@ -32,7 +33,7 @@ _PREFERRED = (
 _OTHER_CUTS = re.compile(r"bold|light|thin|black|medium|mono|italic|oblique|serif")
 # These have a box or nothing for every letter that there is.
 _PLACEHOLDERS = re.compile(r"lastresort|adobeblank|tofu")
-_PATIENCE = 4.0  # seconds that looking through fonts may take in all
+_PATIENCE = 4.0  # seconds that opening installed fonts may take in all, not that listing them does
 
 
 class Fonts:
@@ -95,38 +96,44 @@ class Fonts:
                 return None  # there is nothing to see of it: none is looked for
         if not self._told:
             self._told = True
+            searched = "no installed font has"
+            if self._patience < 0:
+                searched = f"of the fonts that {_PATIENCE:g} s suffice to look through none has"
             logger.warning(
-                "no installed font has the letter %s (U+%04X): pictures show classes with such "
+                "%s the letter %s (U+%04X): pictures show classes with such "
                 "names by number, and ? in other names; on Debian and Ubuntu, apt install "
                 "fonts-noto-cjk brings Chinese, Japanese and Korean, fonts-noto-core most other "
-                "scripts, fonts-symbola emoji", letter, ord(letter),
+                "scripts, fonts-symbola emoji", searched, letter, ord(letter),
             )  # fmt: skip
         return None
 
     def _opened(self) -> Iterator[_Face]:
         """Yields the faces in their order; those that nobody has needed yet are opened for it."""
         yield from self._faces
-        while True:
+        while self._patience >= 0:
             started = time.monotonic()
             face = next(self._unopened, None)
-            if face is None and not self._searching:
+            if self._searching:
+                self._patience -= time.monotonic() - started
+            if face is not None:
+                self._faces.append(face)
+                yield face
+            elif self._searching:
+                return
+            else:
                 self._searching = True
                 self._unopened = self._installed()
-                continue
-            self._patience -= time.monotonic() - started
-            if face is None or self._patience < 0:
-                self._unopened = iter(())
-                return
-            self._faces.append(face)
-            yield face
 
     def _installed(self) -> Iterator[_Face]:
+        """Lists the fonts of the system, and yields them as they are asked for."""
+        # The first time in an environment this takes long: matplotlib lists fonts for itself.
         from matplotlib.font_manager import findSystemFonts
 
         files = findSystemFonts(None if self._folders is None else list(self._folders))
-        for path in sorted(files, key=_likelihood):
-            if not _PLACEHOLDERS.search(_plain_name(path)):
-                yield from _faces_of(path, self._size)
+        chosen = [path for path in files if not _PLACEHOLDERS.search(_plain_name(path))]
+        return itertools.chain.from_iterable(
+            _faces_of(path, self._size) for path in sorted(chosen, key=_likelihood)
+        )
 
 
 @functools.cache

@@ -114,13 +114,13 @@ def _load(
         tensors = _with_rows_by_name(own, tensors, file, class_names)
     elif new_head and _other_head(own, tensors):
         left_out = [name for name in tensors if name.startswith(_HEAD)]
-        logger.info(
-            "%s: %s, so the head begins anew",
-            file.path,
-            f"its head has {_classes(tensors)} classes, the model's {_classes(own)}"
-            if left_out
-            else "has no head",
-        )
+        there, here = _classes(tensors), _classes(own)
+        differs = "has no head"
+        if left_out:
+            differs = "its head has other shapes than the model's"
+        if left_out and there != here:
+            differs = f"its head has {there} classes, the model's {here}"
+        logger.info("%s: %s, so the head begins anew", file.path, differs)
         own = {name: tensor for name, tensor in own.items() if not name.startswith(_HEAD)}
     tensors = {name: array for name, array in tensors.items() if name not in left_out}
     if not any(name in own for name in tensors):
@@ -215,11 +215,18 @@ def _other_classes(
     recorded: Optional[Sequence[str]],
     class_names: Optional[Sequence[str]],
 ) -> bool:
-    """Tells whether both heads' classes have names, of which some are the same and not all."""
+    """Tells whether both heads' classes have names, and other ones or in another order.
+
+    And whether the heads differ in nothing else.
+    """
     if recorded is None or class_names is None or list(recorded) == list(class_names):
         return False
     counts = (len(recorded), len(class_names))
-    return counts == (_classes(tensors), _classes(own))
+    return counts == (_classes(tensors), _classes(own)) and all(
+        tuple(array.shape)[:-1] == tuple(own[name].shape)[:-1]
+        for name, array in tensors.items()
+        if name.startswith(_HEAD) and name in own
+    )
 
 
 def _with_rows_by_name(

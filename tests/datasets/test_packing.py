@@ -81,6 +81,13 @@ def test_a_changed_shard_is_found(dataset, tmp_path):
         verify(str(tmp_path / "p"))
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"shards": [{"name": "a.tar"}]}', '{"shards": 1}'])
+def test_a_damaged_manifest_is_told_as_such(content, tmp_path):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(PasslError, match="manifest.json: is damaged .*; pack the data again"):
+        verify(str(tmp_path))
+
+
 @pytest.mark.smoke
 def test_a_packed_set_that_is_not_whole_is_refused(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "_TOO_RECENT_NS", 0)  # the index counts at once

@@ -1,5 +1,6 @@
 """Data that does not fit the network is told what it is, in one line."""
 
+import os
 from types import SimpleNamespace
 
 import paddle
@@ -56,6 +57,14 @@ def test_an_archive_that_was_unpacked_twice(fruit, class_names):
     with pytest.raises(PasslError, match="mine holds 3 folders: set dataroot to it") as caught:
         checked(folder(fruit.parent), 3, class_names)
     assert "num_classes=1" not in str(caught.value)
+
+
+def test_a_class_folder_whose_name_is_no_text(fruit):
+    save_image(fruit / os.fsdecode(b"caf\xe9") / "1.png")
+    with pytest.raises(PasslError, match=r"has 4 classes \(apple, caf\\xe9, .*num_classes=4"):
+        checked(folder(fruit), 5)
+    with pytest.raises(PasslError, match=r"the class caf\\xe9, which the 3 classes"):
+        checked(folder(fruit), 3, ["apple", "kiwi", "pear"])
 
 
 def test_classes_called_like_the_parts_of_a_set_bring_a_warning(tmp_path, monkeypatch):

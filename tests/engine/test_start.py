@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from passl.engine import train, trainer
 from passl.engine.checkpoint import Checkpoint
 from passl.engine.processes import Processes
 from passl.engine.run_lock import RunLock
+from passl.hooks.console import Console
+from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
-from passl.weights import WeightFile, write_tensor_file
+from passl.weights import WeightFile, load_weights, write_tensor_file
 
 
 @pytest.fixture
@@ -122,6 +125,15 @@ def test_a_corrected_label_of_a_list_is_refused(photos, tmp_path):
     assert listed([lines[0][:-1] + "1", *lines[1:]]).digest() != before
 
 
+@pytest.mark.parametrize("label", [-1, 999_999_999])
+def test_labels_that_number_no_classes_are_not_counted(checkpoint, photos, label):
+    data = training_set(photos)
+    data.labels = np.full(len(data), label)
+    assert data.class_counts() == []
+    with pytest.raises(PasslError, match="other files or labels .* order; restore"):
+        checkpoint.check_data(data)
+
+
 def test_a_checkpoint_of_an_earlier_version_goes_on_with_one_line(checkpoint, moved, told):
     del checkpoint.file.metadata["training_set"], checkpoint.file.metadata["schedule_epochs"]
     (moved / "train" / "apple" / "000.jpg").rename(moved / "train" / "kiwi" / "000.jpg")
@@ -214,6 +226,17 @@ def test_a_file_system_without_locks_is_said_and_stops_nothing(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    with pytest.raises(PasslError, match="the true one"):
+        with RunLock(tmp_path, Processes()) as lock:
+            lock.take()
+            monkeypatch.setattr(Path, "unlink", refuse)
+            raise PasslError("the true one")
+
+
 # ---------------------------------------------------------------- weights, then a checkpoint
 
 
@@ -256,6 +279,18 @@ def test_rows_of_the_head_are_carried_over_by_class_name(run, trained, moved):
 def small_root(trained):
     cfg = yaml.safe_load(trained[0].read_text())
     return os.path.dirname(cfg["dataloader"]["val"]["dataset"]["dataroot"])
+
+
+def test_a_head_that_differs_in_more_than_its_classes_begins_anew(trained, tmp_path, told):
+    """And not as a damaged file."""
+    model = small_config(tmp_path)["model"]
+    model["architecture"]["embed_dim"] = 32
+    load_weights(
+        build_architecture(model), trained[1], allow_partial=True, new_head=True,
+        class_names=["kiwi", "pear", "zebra"],
+    )  # fmt: skip
+    assert "its head has other shapes than the model's, so the head begins anew" in told()
+    assert "rows" not in told()
 
 
 def test_beginning_anew_is_said(run, told):
@@ -324,6 +359,49 @@ def test_a_finished_run_is_not_evaluated_again(run, monkeypatch):
     expected = (folder / "metrics.jsonl").read_text()  # with the seconds that each took
     run("run", epochs=2, resume="auto")
     assert (folder / "metrics.jsonl").read_text() == expected
+
+
+def test_what_is_tested_at_the_end_stays_where_nothing_is_validated(run):
+    changes = ["dataloader.val=null"]
+    folder = run("run", changes)
+    before = (folder / "metrics.jsonl").read_text()
+    assert '"split": "test"' in before
+    run("run", changes, resume="auto")
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def test_weights_are_drawn_once_where_an_evaluation_is_made_again(run, monkeypatch):
+    """Killed in the third epoch; the evaluation of the second was not the best."""
+    changes = ["checkpoint.interval_steps=null", "log_config.histograms=1"]
+    monkeypatch.setattr(trainer, "_better", lambda record, best: False)
+    whole = (run("whole", changes, epochs=3) / "histograms.jsonl").read_text()
+
+    def end(hook, run, record):
+        if record["step"] == 16:
+            raise PasslError("a power cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Console, "on_record", end)
+        with pytest.raises(PasslError, match="a power cut"):
+            run("cut", changes, epochs=3)
+    assert (run("cut", changes, epochs=3, resume="auto") / "histograms.jsonl").read_text() == whole
+
+
+def test_weights_are_drawn_once_where_a_run_begins_again(run, tmp_path):
+    folder = run("run", ["log_config.histograms=1"])
+    whole = (folder / "histograms.jsonl").read_text()
+    shutil.rmtree(folder / "checkpoints")
+    run("run", ["log_config.histograms=1"], resume="auto")
+    assert (folder / "histograms.jsonl").read_text() == whole
+
+
+def test_what_a_first_save_left_behind_is_no_checkpoint(run, tmp_path):
+    """As after a kill in the middle of it."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / ".partial-1.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "metrics.jsonl").write_bytes(b"")
+    folder = run("run", resume="auto")
+    assert sorted(os.listdir(folder / "checkpoints")) == ["best.safetensors", "latest.safetensors"]
 
 
 # ---------------------------------------------------------------- a longer run

@@ -5,7 +5,7 @@ import shlex
 import pytest
 import yaml
 
-from passl.utils.config import get_config, origin_of, plain
+from passl.utils.config import get_config, origin_of, plain, quoted
 from passl.utils.errors import PasslError
 
 MINIMAL = """\
@@ -334,6 +334,19 @@ def test_a_comment_behind_a_value_that_is_no_text(write):
 def test_a_folder_whose_name_looks_like_a_number(write, name):
     assert get_config(write(MINIMAL), [f"output_dir={name}"]).output_dir == name
     assert get_config(write(MINIMAL), ["output_dir=null"]).output_dir == "output/config"
+
+
+@pytest.mark.parametrize(
+    "name", ["😀/é", 'a "b" \\ #1', "\u2028 \x85 \x7f", os.fsdecode(b"\xca\xfd"), "007", "null"]
+)
+def test_quotes_keep_every_name(write, name):
+    assert get_config(write(MINIMAL), [f"output_dir={quoted(name)}"]).output_dir == name
+
+
+@pytest.mark.parametrize("value", ["{[a]: b}", "{? {a: 1} : b}"])
+def test_a_key_that_is_no_text_is_not_valid(write, value):
+    with pytest.raises(PasslError, match="unhashable key"):
+        get_config(write(MINIMAL), [f"model={value}"])
 
 
 def test_names_that_are_not_utf8_on_the_command_line(write, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTCollection, TTFont
+from matplotlib import font_manager
 from PIL import Image
 
 from passl.cli.predict import _write_answers
@@ -191,6 +192,20 @@ def test_the_search_ends(folder, monkeypatch, warnings):
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda folders: ["a.ttf"] * 999)
     assert not fonts.have("苹果梨") and not fonts.have("他")
     assert 2 <= len(opened) <= 6 and len(warnings) == 1
+    assert warnings[0].startswith("of the fonts that 0.2 s suffice to look through none has")
+
+
+def test_what_is_listed_slowly_is_looked_at(folder, warnings, monkeypatch):
+    """matplotlib makes a list of its own when it is first asked."""
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    listing = font_manager.findSystemFonts
+
+    def slow(folders):
+        time.sleep(0.3)
+        return listing(folders)
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", slow)
+    assert Fonts(folders=[folder]).have("苹") and not warnings
 
 
 def test_what_font_tools_says_is_not_shown(folder, caplog):

@@ -15,7 +15,7 @@ from passl.cli import main as passl_main
 from passl.cli.common import FILES, FOLDERS, config_of, make_parser, run_command
 from passl.utils import environment
 from passl.utils.config import get_config
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, shown
 from passl.utils.home import expanded
 from passl.utils.strict_json import to_json
 from passl.utils.text import accept_all_text, as_text, path_in_text, visible
@@ -24,6 +24,12 @@ GBK = os.fsdecode("苹果".encode("gbk"))  # what Python makes of such a name on
 
 
 # ---------------------------------------------------------------- text
+
+
+def test_a_message_shows_every_name_in_the_same_way():
+    for name in ("apple 苹果 🍎", GBK):
+        assert shown(name) == as_text(name)
+    assert shown("a\r\n") == repr("a\r\n")
 
 
 @pytest.mark.smoke
