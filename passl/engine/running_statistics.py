@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Sequence
 
 import paddle
 from paddle import nn
 
 from passl.engine.processes import Processes
+
+
+def running_statistics(network: nn.Layer) -> List[paddle.Tensor]:
+    """Returns the running means and variances of a network's batch norms, themselves."""
+    return [
+        getattr(layer, name)
+        for layer in network.sublayers()
+        for name in ("_mean", "_variance")
+        if isinstance(getattr(layer, name, None), paddle.Tensor)
+    ]
+
+
+def take_back(
+    statistics: Sequence[paddle.Tensor], before: Sequence[paddle.Tensor], finite: paddle.Tensor
+) -> None:
+    """Gives running statistics their values of before a step that was skipped.
+
+    Without this one batch whose activations are not finite would stay in them for good, and with it
+    every evaluation and every checkpoint. Does not wait for the device.
+
+    Args:
+        statistics: see ``running_statistics``.
+        before: copies of them.
+        finite: whether the gradients of the step were, bool of one element.
+    """
+    with paddle.no_grad():
+        for tensor, old in zip(statistics, before):
+            paddle.assign(paddle.where(finite.reshape([1]), tensor, old), tensor)
 
 
 def share_running_statistics(network: nn.Layer, processes: Processes) -> None:
@@ -23,12 +51,7 @@ def share_running_statistics(network: nn.Layer, processes: Processes) -> None:
     """
     if processes.size == 1:
         return
-    found: List[paddle.Tensor] = [
-        getattr(layer, name)
-        for layer in network.sublayers()
-        for name in ("_mean", "_variance")
-        if isinstance(getattr(layer, name, None), paddle.Tensor)
-    ]
+    found = running_statistics(network)
     if not found:
         return
     with paddle.no_grad():

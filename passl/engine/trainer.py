@@ -25,7 +25,11 @@ from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.precision import Precision
 from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.run_lock import RunLock
-from passl.engine.running_statistics import share_running_statistics
+from passl.engine.running_statistics import (
+    running_statistics,
+    share_running_statistics,
+    take_back,
+)
 from passl.engine.sharding import check_sharding
 from passl.engine.start import Start
 from passl.engine.tally import Tally
@@ -304,6 +308,7 @@ def _loop(
     # nothing, in whichever process it is missing, so that all of them divide by the same number.
     share = run.global_batch // processes.size
     architecture.train()
+    statistics = running_statistics(architecture)
     images, clock = 0, time.perf_counter()
     stepped, reported, first = False, progress.bad_steps, True
     batch: Optional[Dict[str, Any]] = None
@@ -355,6 +360,7 @@ def _loop(
         # the hooks, which may draw.
         paddle.seed(step_seed(cfg.seed, step, processes.rank))
         architecture.before_step(step, run.total_steps)
+        before = [tensor.clone() for tensor in statistics]
         for micro in range(accumulation):
             batch = next(batches) if batch is None else batch
             count = 0 if isinstance(batch, StandIn) else next(iter(batch.values())).shape[0]
@@ -365,7 +371,9 @@ def _loop(
         rate = schedule(step)
         recorded = (step + 1) % interval == 0 or step + 1 == run.total_steps
         norm = optimizer.gradient_norm() if recorded else None
-        tally.add_step(optimizer.step(rate))
+        finite = optimizer.step(rate)
+        tally.add_step(finite)
+        take_back(statistics, before, finite)
         architecture.after_step(step, run.total_steps)
         progress.step += 1
         if average is not None:

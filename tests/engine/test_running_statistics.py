@@ -5,11 +5,17 @@ import threading
 import numpy as np
 import paddle
 import pytest
+import yaml
+from helpers import small_config
 from paddle import nn
 
+from passl.engine import train
+from passl.engine.execution import Execution
 from passl.engine.processes import Processes
 from passl.engine.running_statistics import share_running_statistics
 from passl.modeling.layers.batch_norm import BatchNorm2D
+from passl.utils.config import get_config
+from passl.weights import WeightFile
 
 
 class Together(Processes):
@@ -69,3 +75,30 @@ def test_a_process_alone_keeps_its_own():
     share_running_statistics(alone, Processes())
     for name, tensor in alone.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), before[name], name)
+
+
+def test_a_step_that_is_skipped_leaves_no_trace_in_them(photos, tmp_path, monkeypatch):
+    """Else they would be NaN from then on, and the run could neither be tested nor go on."""
+    path = tmp_path / "small.yaml"
+    cfg = small_config(photos, epochs=1, checkpoint={"interval_steps": None})
+    cfg["model"]["architecture"] = {
+        "name": "ConvMlp", "stem_channels": 8, "conv_depth": 1, "embed_dims": [8, 8, 8],
+        "depths": [1, 1, 1], "mlp_ratios": [1, 1, 1],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(cfg))
+    backward, calls = Execution.backward, []
+
+    def once_infinite(self, batch, weight, exchange):
+        calls.append(batch)
+        if len(calls) == 3:
+            batch = {**batch, "image": batch["image"] * float("inf")}
+        return backward(self, batch, weight, exchange)
+
+    monkeypatch.setattr(Execution, "backward", once_infinite)
+    record = train(get_config(path, [f"output_dir={tmp_path / 'run'}"]))
+    assert record["split"] == "test"
+    with WeightFile(tmp_path / "run" / "checkpoints" / "latest.safetensors") as file:
+        assert file.metadata["progress"]["bad_steps"] == 1
+        means = [n for n in file.tensors if n.endswith(("_mean", "_variance"))]
+        assert means and all(np.isfinite(file.read(name)).all() for name in means)
+        assert any(file.read(name).any() for name in means)
