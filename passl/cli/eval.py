@@ -83,23 +83,23 @@ def _main(arguments: argparse.Namespace) -> None:
     compare_with_zoo(Path(report.path), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     loader = evaluation_loader(dataset, section, processes)
-    if arguments.report is None:
-        result = evaluate(architecture, loader, arguments.split, processes=processes)
-    else:
+    look: Dict[str, Any] = {}
+    if arguments.report is not None:
         # Imported late: what draws takes half a second.
         from passl.engine.report import Answers, write_report
 
         if processes.size > 1:
             raise PasslError("a report is made by one process; start it without the launcher")
         answers = Answers()
-        result = evaluate(architecture, loader, arguments.split, look=answers.add)
-        _check_answers(report.path, result)
+        look = {"look": answers.add}
+    result = evaluate(architecture, loader, arguments.split, processes=processes, **look)
+    _check_answers(report.path, result)
+    if arguments.report is not None:
         classes = architecture.num_classes
         names = names_of_classes(classes, report, arguments, section, dataset.class_names)
         facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
         path = write_report(Path(arguments.report), answers, dataset, names, result, facts)
         logger.info("%s: open it in a browser", path)
-    _check_answers(report.path, result)
     if not processes.is_first:
         return
     ratio = crop_ratio(dataset)

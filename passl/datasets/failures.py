@@ -20,7 +20,6 @@ _OF_THE_FILE = (
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,
-    errno.ENXIO,
 )
 
 

@@ -274,15 +274,15 @@ def dead_worker(error: BaseException, casualties: str = "") -> PasslError:
         # A page of shared memory that the machine could not give.
         return PasslError(
             "a data worker ran out of memory for its batches; lower loader.num_workers or the "
-            "batch size, or set loader.use_shared_memory=false, then --resume auto"
+            "batch size, or set loader.use_shared_memory=false, and run it again (--resume auto)"
         )
     if re.search("signal: killed|SIGKILL", f"{text} {casualties}", re.IGNORECASE):
         remedy = (
             "was it ended by hand, or by the system, whose memory was full (see dmesg)? Then lower "
-            "loader.num_workers or the batch size; --resume auto"
+            "loader.num_workers or the batch size and run it again (--resume auto)"
         )
     else:
-        remedy = "loader.num_workers=0 shows more where it happens again; --resume auto"
+        remedy = "run it again (--resume auto); loader.num_workers=0 shows more"
     died = "the data workers failed" if "reader raises" in said else "a data worker died"
     return PasslError(f"{died}: {said}; {remedy}")
 

@@ -112,7 +112,7 @@ class Watch:
     def _give_up(self, waited: float) -> None:
         self.verdict = PasslError(
             f"no batch for {waited:.0f} s (loader.timeout): {self._account()}; is a disk or a "
-            "network drive gone? Training goes on from its last checkpoint with --resume auto"
+            "network drive gone? Then run it again (--resume auto)"
         )
         for process in self._processes:
             with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import List, Optional
 
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.logging import logger
@@ -30,7 +30,12 @@ class Checkpoint(Hook):
 
     def __init__(self):
         self._best_is_new = False
+        self._saved_best: Optional[Record] = None
         self._saved = (-1, -1)  # the step, and the one that was evaluated last
+        self._refused_step = -1
+
+    def on_start(self, run: Run) -> None:
+        self._saved_best = run.progress.best
 
     def before_evaluation(self, run: Run) -> None:
         # What cannot be evaluated (an image that cannot be read, a full memory) shall not cost the
@@ -42,12 +47,9 @@ class Checkpoint(Hook):
         self._best_is_new = run.progress.best is record
 
     def on_step(self, run: Run) -> None:
-        finished = run.progress.step == run.total_steps and not self._is_saved(run)
-        if (
-            self._best_is_new
-            or finished
-            or (self._due(run) and self._saved[0] != run.progress.step)
-        ):
+        step = run.progress.step
+        finished = step == run.total_steps and not self._is_saved(run)
+        if self._best_is_new or finished or (self._due(run) and self._saved[0] != step):
             self._save(run)
 
     @staticmethod
@@ -90,6 +92,12 @@ class Checkpoint(Hook):
             for old in sorted(folder.glob("step-*.safetensors"))[:-keep] if keep else ():
                 old.unlink()
 
-        if run.save(paths, remove_old):
-            self._best_is_new = False
-            self._saved = run.progress.step, run.progress.evaluated_step
+        step = run.progress.step
+        if self._refused_step != step and run.save(paths, remove_old):
+            self._saved = step, run.progress.evaluated_step
+            if self._best_is_new:
+                self._saved_best = run.progress.best
+        else:  # has been said; what was not saved cannot be the best that there is
+            self._refused_step = step
+            run.progress.best = self._saved_best
+        self._best_is_new = False

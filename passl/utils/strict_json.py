@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any, Callable, Mapping
 
+import numpy as np
+
 from passl.utils.text import as_text
 
 
@@ -13,8 +15,8 @@ def to_json(value: Any, names_come_back: bool = False, **options: Any) -> str:
     """Returns JSON in which letters of all languages stand as themselves.
 
     Args:
-        value: mappings, lists and scalars. Numbers that are not finite, which JSON does not have,
-            become null.
+        value: mappings, lists and scalars, those of NumPy included. Numbers that are not finite,
+            which JSON does not have, become null.
         names_come_back: whether ``json.loads`` is to give a name that is not UTF-8 back as it is,
             so that it opens its file. Other programs may refuse the escapes that this takes;
             otherwise such names are written as ``as_text`` gives them.
@@ -26,6 +28,8 @@ def to_json(value: Any, names_come_back: bool = False, **options: Any) -> str:
 
 
 def _strict(value: Any, text: Callable[[str], str]) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, str):
         return text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -26,7 +26,7 @@ _REMEDIES = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: "name another place",
-    errno.ENOENT: "was it removed meanwhile?",
+    errno.ENOENT: "is the name right, or was it removed meanwhile?",
     errno.ENOTDIR: "a part of its path is a file; name another place",
     errno.EISDIR: "name a file",
     errno.ENAMETOOLONG: "take a shorter name",

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 import yaml
 from helpers import records, small_config
@@ -23,6 +24,7 @@ from passl.engine.processes import Processes
 from passl.engine.run_lock import RunLock
 from passl.hooks.console import Console
 from passl.modeling.architectures import build_architecture
+from passl.solver import Optimizer
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.weights import WeightFile, load_weights, write_tensor_file
@@ -350,6 +352,27 @@ def test_before_an_evaluation_is_saved_what_the_config_wants_saved(run, photos, 
     with pytest.raises(PasslError, match="bad.jpg"):
         run("run", [f"dataloader.val.dataset.dataroot={tmp_path / 'val'}", *never], epochs=2)
     assert os.listdir(tmp_path / "run" / "checkpoints") == []
+
+
+def test_a_best_that_could_not_be_saved_is_none(run, told, monkeypatch):
+    """The last gradient before the first evaluation was not finite: the next one may be best."""
+    step = Optimizer.step
+    steps = []
+
+    def seventh_is_bad(self, rate):
+        finite = step(self, rate)
+        steps.append(1)
+        return paddle.zeros_like(finite) if len(steps) == 7 else finite
+
+    better = trainer._better
+    asked = []
+    monkeypatch.setattr(Optimizer, "step", seventh_is_bad)
+    monkeypatch.setattr(trainer, "_better", lambda *two: asked.append(two) or better(*two))
+    folder = run("run", ["checkpoint.interval_steps=null"], epochs=2)
+    assert told().count("step 7: not saved") == 1
+    assert not asked  # the second evaluation was compared with none
+    with WeightFile(folder / "checkpoints" / "best.safetensors") as file:
+        assert file.metadata["progress"]["best"]["step"] == 14
 
 
 def test_a_finished_run_is_not_evaluated_again(run, monkeypatch):

@@ -19,7 +19,14 @@ def refuse(constant):
 def test_numbers_that_are_none_are_null():
     nan, inf = float("nan"), float("inf")
     value = {"a": [nan, 1.5, (inf, "NaN")], "b": {"c": -inf, "d": np.float64("nan")}, "e": True}
-    expected = {"a": [None, 1.5, [None, "NaN"]], "b": {"c": None, "d": None}, "e": True}
+    value.update(f=np.float32("nan"), g=np.int64(3))
+    expected = {
+        "a": [None, 1.5, [None, "NaN"]],
+        "b": {"c": None, "d": None},
+        "e": True,
+        "f": None,
+        "g": 3,
+    }
     assert json.loads(to_json(value), parse_constant=refuse) == expected
 
 

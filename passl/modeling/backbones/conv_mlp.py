@@ -20,7 +20,7 @@ from passl.modeling.layers import (
     BatchNorm2D,
     DropPath,
     Mlp,
-    check_images,
+    check_input,
     check_sizes,
     drop_path_rates,
     normal_,
@@ -271,7 +271,7 @@ class ConvMlp(nn.Layer):
         They come as the stage leaves them. The authors' detectors read others: what enters a stage
         instead of what leaves it at an 8th and a 16th of the image's size.
         """
-        check_images(x, self.in_channels)
+        check_input(x, self.in_channels)
         x = self.tokenizer(x)
         for block in self.conv_blocks:
             x = block(x)

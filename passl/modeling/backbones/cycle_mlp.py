@@ -19,7 +19,7 @@ from passl.modeling.layers import (
     DropPath,
     Mlp,
     WeightedBranches,
-    check_images,
+    check_input,
     check_sizes,
     drop_path_rates,
     normal_,
@@ -257,7 +257,7 @@ class CycleMlp(nn.Layer):
 
     def _stages(self, x) -> List[paddle.Tensor]:
         """Returns what each stage gives, ``[N, H_i, W_i, C_i]``."""
-        check_images(x, self.in_channels)
+        check_input(x, self.in_channels)
         if min(x.shape[2:]) in (1, 2):  # -1 is a size that is not known yet
             raise PasslError(
                 f"an image of {x.shape[2]}×{x.shape[3]} is smaller than a patch; CycleMLP takes "

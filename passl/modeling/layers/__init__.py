@@ -1,7 +1,7 @@
 """Small pieces that several backbones share."""
 
 from passl.modeling.layers.batch_norm import BatchNorm2D
-from passl.modeling.layers.checks import check_drop_rate, check_images, check_sizes
+from passl.modeling.layers.checks import check_drop_rate, check_input, check_sizes
 from passl.modeling.layers.columns import column_depths
 from passl.modeling.layers.depths import staged_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
@@ -25,7 +25,7 @@ __all__ = [
     "PatchEmbed",
     "WeightedBranches",
     "check_drop_rate",
-    "check_images",
+    "check_input",
     "check_sizes",
     "column_depths",
     "drop_path_rates",

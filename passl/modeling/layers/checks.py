@@ -23,7 +23,7 @@ def check_drop_rate(drop_rate: float) -> None:
         raise PasslError(f"drop_rate lies in [0, 1), not {drop_rate}")
 
 
-def check_images(images: Any, channels: int) -> None:
+def check_input(images: Any, channels: int) -> None:
     """Raises a PasslError where a network is given no float tensor ``[N, channels, H, W]``."""
     wanted = f"images are one float tensor [N, {channels}, H, W], normalised"
     if isinstance(images, (list, tuple, np.ndarray)) or not hasattr(images, "shape"):

@@ -6,7 +6,7 @@ from typing import Sequence, Tuple, Union
 
 from paddle import nn
 
-from passl.modeling.layers.checks import check_images
+from passl.modeling.layers.checks import check_input
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -60,7 +60,7 @@ class PatchEmbed(nn.Layer):
         )
 
     def forward(self, x):
-        check_images(x, self.in_channels)
+        check_input(x, self.in_channels)
         if tuple(x.shape[2:]) != self.img_size:
             height, width = self.img_size
             raise PasslError(
