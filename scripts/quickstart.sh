@@ -27,9 +27,9 @@ echo "The best checkpoint, chosen on the validation photographs, on the test pho
     --weights "$output/checkpoints/best.safetensors" --split test --json "$output/test.json"
 cat <<TEXT
 
-Where to look next:
+Where to look next (first, in every new shell:  . .venv/bin/activate):
   $output/metrics.jsonl, train.log    the run's numbers
-  .venv/bin/visualdl --logdir $output/visualdl    its curves, in a browser
+  visualdl --logdir $output/visualdl    its curves, in a browser
   configs/mlp_mixer/    the configs; mlp-mixer_b16_224.yaml is the paper's on ImageNet
   README.md    your own images: class folders and one -o option are all it takes
 TEXT
