@@ -67,21 +67,23 @@ def installed_by(words):
 
 
 def commands():
-    """Returns each command once for what is installed on its page until then.
+    """Returns the commands of each page in their order, as a reader goes through them.
 
-    That is: where it stands first, its words by pipe, what was installed.
+    Of each: its line, its words, what was installed until then. A command that has run on a page
+    before with the same installed is left out.
     """
-    found = {}
+    found, pages = set(), []
     for page in PAGES:
+        own = []
         installed = {"photos"} if page.parent == ROOT else set()  # the READMEs' quickstart has it
         for line, words in words_of(page):
             key = (tuple(words), frozenset(installed & EXTRAS.keys()))
-            found.setdefault(key, f"{page.relative_to(ROOT)}:{line}")
+            if key not in found:
+                found.add(key)
+                own.append((line, list(words), key[1]))
             installed |= installed_by(words)
-    return [
-        pytest.param(list(words), installed, id=f"{place}-{i}")
-        for i, ((words, installed), place) in enumerate(found.items())
-    ]
+        pages.append(pytest.param(own, id=str(page.relative_to(ROOT))))
+    return pages
 
 
 def hide_what_is_not(monkeypatch, installed):
@@ -171,8 +173,15 @@ def options_are_known(script, words):
             assert word in text, f"{script} has no {word}"
 
 
-@pytest.mark.parametrize("words, installed", commands())
-def test_a_command_runs(words, installed, place, monkeypatch, capsys):
+@pytest.mark.parametrize("page", commands())
+def test_the_commands_of_a_page_run_one_after_the_other(page, place):
+    for line, words, installed in page:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            print(f"line {line}: {' '.join(words)}")  # is shown where it fails
+            command_runs(words, installed, place, monkeypatch)
+
+
+def command_runs(words, installed, place, monkeypatch):
     if "patch_average.yaml" in words:
         return  # test_the_walk_through_of_a_new_backbone makes the file, and runs this
     monkeypatch.chdir(place)
