@@ -6,7 +6,6 @@ import contextlib
 import copy
 import math
 import os
-import shlex
 import time
 from pathlib import Path
 from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
@@ -39,7 +38,7 @@ from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.hooks.metrics_file import read_metrics
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage, held
-from passl.utils.commands import command
+from passl.utils.commands import command, word
 from passl.utils.config import Config, plain
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
@@ -480,7 +479,7 @@ def _conclude(run: Run) -> None:
     else:
         logger.info("done: the last weights are in %s", checkpoints / LATEST)
     config, report, deploy = (
-        shlex.quote(str(run.folder / name)) for name in (RUN_CONFIG, "report", "deploy")
+        word(str(run.folder / name)) for name in (RUN_CONFIG, "report", "deploy")
     )
     if best is not None:
         logger.info("next: %s -c %s --report %s", command("eval"), config, report)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Optional
+
+from passl.utils.text import as_text
 
 
 def command(name: str) -> str:
@@ -27,6 +30,13 @@ def launched_command(name: str) -> str:
     tool = _tool(name)
     script = f'"$(command -v passl)" {name}' if tool is None else tool
     return f"python -m paddle.distributed.launch --gpus 0,1 {script}"
+
+
+def word(text: str) -> str:
+    r"""Returns a text as one word of a shell's command; bytes that are not UTF-8 as ``$'\xc6'``."""
+    if as_text(text) == text:
+        return shlex.quote(text)
+    return "$'" + as_text(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def _tool(name: str) -> Optional[Path]:

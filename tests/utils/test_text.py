@@ -14,6 +14,7 @@ import pytest
 from passl.cli import main as passl_main
 from passl.cli.common import FILES, FOLDERS, config_of, make_parser, run_command
 from passl.utils import environment
+from passl.utils.commands import word
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError, shown
 from passl.utils.home import expanded
@@ -110,6 +111,15 @@ def test_help_on_any_console(streams, command):
         module = importlib.import_module(f"passl.cli.{command}")  # as tools/*.py does
         module.main(["--help"])
     assert ended.value.code == 0 and b"usage" in out.getvalue()
+
+
+def test_a_word_of_a_command_is_the_name_again_in_a_shell():
+    for name in ("plain", "two words", "it's", "苹果", os.fsdecode(b"\xc6\xbb's \\x")):
+        said = subprocess.run(
+            ["bash", "-c", f"printf %s {word(name)}"], capture_output=True, check=True
+        )
+        assert said.stdout == os.fsencode(name)
+        word(name).encode("utf-8")
 
 
 def test_lists_on_any_console(streams):
