@@ -13,7 +13,7 @@ from paddle.io import Dataset
 from passl.datasets.decoding import MAX_PIXELS
 from passl.datasets.images import RgbImage
 from passl.datasets.registry import TRANSFORMS
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, first_of
 from passl.utils.seeding import sample_rng, split_order
 from passl.utils.text import as_text
 
@@ -89,9 +89,8 @@ class ImageDataset(Dataset, abc.ABC):
             return
         unknown = sorted(set(self.class_names) - set(class_names))
         if unknown:
-            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             raise PasslError(
-                f"{self.where(0)}: this set has the class {', '.join(unknown[:3])}{more}, which "
+                f"{self.where(0)}: this set has the class {first_of(unknown, 3)}, which "
                 f"the {len(class_names)} classes of the training set lack"
             )
         number = {name: i for i, name in enumerate(class_names)}

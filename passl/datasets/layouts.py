@@ -35,7 +35,7 @@ from passl.datasets.image_files import (
     kind_of,
     passed_over_text,
 )
-from passl.utils.errors import PasslError, shown
+from passl.utils.errors import PasslError, first_of, shown
 from passl.utils.logging import interactive
 from passl.utils.system_errors import explain_os_error
 from passl.utils.text_files import is_utf8, not_utf8, read_lines
@@ -105,10 +105,9 @@ def read_folders(root: str) -> Catalog:
         for kind, number in beside.items():
             count(passed_over, kind, number)
     if empty:
-        named = ", ".join(shown(name) + what for name, what in list(empty.items())[:3])
-        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        named = first_of([shown(name) + what for name, what in empty.items()], 3)
         raise PasslError(
-            f"{shown(root)}: no images in the class folder {named}{more}; "
+            f"{shown(root)}: no images in the class folder {named}; "
             f"add some ({', '.join(image_extensions())}) or remove the folder"
         )
     labels = np.repeat(np.arange(len(classes)), counts)

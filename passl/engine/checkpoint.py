@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import paddle
@@ -17,7 +17,7 @@ from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
 from passl.utils.config import Config, plain, with_defaults
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
@@ -210,8 +210,9 @@ class Checkpoint:
         begin = f"begin a new run in another --output-dir with --pretrained {self.path}"
         if names is not None and dataset.class_names not in (None, names):
             raise PasslError(
-                f"{self.path}: was trained on the classes {_shortened(names)}; the training set "
-                f"now has {_shortened(dataset.class_names)}; restore the data to resume, or {begin}"
+                f"{self.path}: was trained on the classes {first_of(names, _SHOWN)}; the training "
+                f"set now has {first_of(dataset.class_names, _SHOWN)}; restore the data to resume, "
+                f"or {begin}"
             )
         moved = self._moved_classes(dataset)
         if facts["samples"] != len(dataset):
@@ -243,9 +244,8 @@ class Checkpoint:
         then, now = (list(c) + [0] * (count - len(c)) for c in (then, now))
         changed = [i for i in range(count) if then[i] != now[i]]
         names = dataset.class_names or [f"class {i}" for i in range(count)]
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        told = ", ".join(f"{names[i]} {then[i]} → {now[i]}" for i in changed[:3])
-        return f" ({told}{more})" if changed else ""
+        told = first_of([f"{names[i]} {then[i]} → {now[i]}" for i in changed], 3)
+        return f" ({told})" if changed else ""
 
     def check_batch(self, global_batch: int, allow_change: bool = False) -> None:
         """Raises PasslError if a step has another number of images than in the checkpoint's run.
@@ -302,8 +302,3 @@ def _differences(then: Any, now: Any, path: str = "") -> Iterator[Tuple[str, Any
         return
     for key, a, b in pairs:
         yield from _differences(a, b, f"{path}.{key}" if path else str(key))
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

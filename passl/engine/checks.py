@@ -12,7 +12,7 @@ from passl.datasets import ImageDataset, Loader, UnreadableImage, layouts
 from passl.datasets.files import ImageFolder
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
-from passl.utils.errors import PasslError, listing, shown
+from passl.utils.errors import PasslError, first_of, listing, shown
 from passl.utils.logging import logger
 
 
@@ -116,11 +116,10 @@ def check_classes(
             logger.info("%s: has no image of %d classes", root, missing)
     if dataset.class_names is not None and len(dataset.class_names) != num_classes:
         count = len(dataset.class_names)
-        named = ", ".join(shown(name) for name in dataset.class_names[:5])
-        more = f" and {count - 5} more" if count > 5 else ""
+        named = first_of([shown(name) for name in dataset.class_names], 5)
         remedy = _level_below(dataset, num_classes) or f"; set -o model.head.num_classes={count}"
         raise PasslError(
-            f"{root}: has {count} class{'es' if count > 1 else ''} ({named}{more}), but "
+            f"{root}: has {count} class{'es' if count > 1 else ''} ({named}), but "
             f"model.head.num_classes is {num_classes}{remedy}",
             place,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from passl.utils.text import as_text
 
@@ -42,6 +42,12 @@ def suggest(word: object, known: Iterable[object]) -> str:
 def listing(names: Iterable[object]) -> str:
     """Returns the names sorted and joined with commas."""
     return ", ".join(sorted(str(name) for name in names))
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """Returns the first names joined with commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def shown(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.utils.errors import PasslError
+from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.stored_array import BFLOAT16, StoredArray
 from passl.weights.naming import OWN, ReleasedNames, translate
@@ -246,8 +246,8 @@ def _with_rows_by_name(
     if common:
         logger.info(
             "%s: of its head the rows of %d classes with the same name are taken (%s)%s",
-            file.path, len(common), _some([class_names[j] for j, _ in common]),
-            f"; those of {len(new)} begin anew ({_some(new)})" if new else "",
+            file.path, len(common), first_of([class_names[j] for j, _ in common], _SHOWN),
+            f"; those of {len(new)} begin anew ({first_of(new, _SHOWN)})" if new else "",
         )  # fmt: skip
     else:
         logger.info("%s: its head knows none of the classes, so the head begins anew", file.path)
@@ -267,11 +267,6 @@ def _rows(own: paddle.Tensor, array: StoredArray, common: List[Tuple[int, int]])
     to, source = ([pair[i] for pair in common] for i in (0, 1))
     rows[..., to] = _plain(array.read())[..., source]
     return rows
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _classes(tensors: Dict[str, Any]) -> int:
@@ -316,4 +311,4 @@ def _same_kind(dtype: np.dtype, own: paddle.dtype) -> bool:
 
 
 def _list(title: str, names: List[str]) -> List[str]:
-    return [f"{len(names)} {title}: {_some(names)}"] if names else []
+    return [f"{len(names)} {title}: {first_of(names, _SHOWN)}"] if names else []
