@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.9,<3.14",
     packages=find_packages(include=["passl", "passl.*"]),
     package_dir={"": "."},
-    package_data={"passl.datasets": ["*.txt"]},
+    package_data={"passl.datasets.sources": ["*.txt"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=REQUIREMENTS,
     extras_require={

@@ -29,7 +29,7 @@ import passl  # noqa: F401  before Paddle, which reads its settings at import
 import numpy as np
 import paddle
 
-from passl.engine.processes import join_processes
+from passl.distributed.processes import join_processes
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
 

@@ -31,8 +31,8 @@ import yaml
 from PIL import Image
 
 from passl.datasets import DATASETS, ImageDataset, Loader, TrainingBatches, build_dataset
+from passl.distributed.processes import join_processes, launched_size
 from passl.engine import train
-from passl.engine.processes import join_processes, launched_size
 from passl.hooks import HOOKS, Hook
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config

@@ -53,8 +53,8 @@ def passl_runs(name, folder):
     # isort: split
     import paddle
 
-    from passl.engine.export import FORMATS, export
-    from passl.engine.runtimes import candidates
+    from passl.deployment.export import FORMATS, export
+    from passl.deployment.runtimes import candidates
     from passl.utils.config import get_config
 
     network = passl.create_model(f"mlp_{name}")

@@ -39,7 +39,7 @@ def passl(files, split):
     import passl  # noqa: F401
 
     # isort: split
-    from passl.datasets.decoding import decode_image
+    from passl.datasets.images.decoding import decode_image
     from passl.datasets.registry import TRANSFORMS
     from passl.utils.seeding import sample_rng
 

@@ -32,7 +32,7 @@ import passl  # noqa: F401
 from input_pipeline import make_files
 
 from passl.datasets import Loader, SampleKey, TrainingBatches, build_dataset
-from passl.datasets.packing import pack
+from passl.datasets.sources.packing import pack
 
 CROP = [{"name": "RandomResizedCrop", "size": 224}, {"name": "RandomHorizontalFlip"}]
 BATCH, BATCHES, WARM_UP = 32, 60, 8

@@ -26,7 +26,7 @@ import passl  # before Paddle, which reads its settings at import
 import paddle
 from paddle import nn
 
-from passl.engine.costs import count_macs, kept_for_backward
+from passl.inspection.costs import count_macs, kept_for_backward
 from passl.modeling.backbones.mlp_mixer import MixerBlock
 
 IMAGES = 1_281_167  # of ImageNet-1k's training set

@@ -18,13 +18,13 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
+from passl.building import create_model
 from passl.cli import main as passl
-from passl.datasets import synthetic
-from passl.datasets.files import ImageNet
 from passl.datasets.registry import TRANSFORMS
-from passl.engine import pictures
-from passl.engine.create_model import create_model
+from passl.datasets.sources import synthetic
+from passl.datasets.sources.files import ImageNet
 from passl.hooks import HOOKS
+from passl.inspection import pictures
 from passl.modeling.backbones import BACKBONES
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError

@@ -31,7 +31,7 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
         names = archive.namelist()
         assert "passl/configs/mlp_mixer/mlp-mixer_b16_224.yaml" in names
         assert "passl/configs/zoo/mlp_mixer.yaml" in names
-        assert "passl/datasets/imagenet_1k.txt" in names
+        assert "passl/datasets/sources/imagenet_1k.txt" in names
         assert not [n for n in names if n.startswith(("tests/", "tools/", "configs/"))]
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
         commands = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()

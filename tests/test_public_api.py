@@ -69,3 +69,16 @@ def test_relative_paths_need_no_checkout(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert get_config("configs/mlp_mixer/mlp-mixer_b16_224.yaml").epochs == 300
     assert not os.listdir(tmp_path)
+
+
+def test_old_names_of_modules_still_import():
+    import importlib
+
+    from passl.moved import MOVED
+
+    for old, new in MOVED.items():
+        with pytest.warns(DeprecationWarning, match="now"):
+            module = importlib.import_module(old)
+        assert module is importlib.import_module(new)
+        assert module.__name__ == module.__spec__.name == new
+    from passl.datasets.images import RgbImage  # noqa: F401  a module until it was a folder

@@ -16,9 +16,9 @@ from passl.cli.common import (
     run_command,
     write_json,
 )
-from passl.engine import benchmarks
-from passl.engine.export import TOLERANCE
-from passl.engine.runtimes import math_threads
+from passl.deployment.export import TOLERANCE
+from passl.deployment.runtimes import math_threads
+from passl.inspection import benchmarks
 from passl.modeling.network import Network
 from passl.utils.commands import command
 from passl.utils.config import Config

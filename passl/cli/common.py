@@ -13,8 +13,8 @@ from typing import Any, Callable, List, Optional, Sequence
 from paddle import nn
 
 from passl.datasets import with_synthetic_data
-from passl.datasets.class_names import read_class_names, readable_names
-from passl.engine.interrupts import Interrupted
+from passl.datasets.sources.class_names import read_class_names, readable_names
+from passl.distributed.interrupts import Interrupted
 from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain, quoted

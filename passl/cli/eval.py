@@ -22,9 +22,9 @@ from passl.cli.common import (
 )
 from passl.datasets import build_dataset
 from passl.datasets.view import evaluated_section
+from passl.distributed.processes import join_processes
 from passl.engine.checks import check_classes
-from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
-from passl.engine.processes import join_processes
+from passl.evaluation.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils import zoo
 from passl.utils.commands import command, launched_command
@@ -86,7 +86,7 @@ def _main(arguments: argparse.Namespace) -> None:
     look: Dict[str, Any] = {}
     if arguments.report is not None:
         # Imported late: what draws takes half a second.
-        from passl.engine.report import Answers, write_report
+        from passl.evaluation.report import Answers, write_report
 
         if processes.size > 1:
             raise PasslError("a report is made by one process; start it without the launcher")

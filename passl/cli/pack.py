@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from passl.cli.common import add_config_arguments, make_parser, overrides_of, run_command
 from passl.datasets import build_dataset
-from passl.datasets.files import CatalogDataset
-from passl.datasets.packing import pack, verify
+from passl.datasets.sources.files import CatalogDataset
+from passl.datasets.sources.packing import pack, verify
 from passl.utils.commands import command
 from passl.utils.config import get_config, split_section
 from passl.utils.environment import available_cores

@@ -22,9 +22,9 @@ from passl.cli.common import (
     run_command,
     write_json,
 )
-from passl.datasets.paths import ImagePaths, find_images
+from passl.datasets.sources.paths import ImagePaths, find_images
 from passl.datasets.view import evaluation_view
-from passl.engine.predictor import Prediction, features, predict, prediction_loader
+from passl.deployment.predictor import Prediction, features, predict, prediction_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils.commands import command
 from passl.utils.environment import select_device

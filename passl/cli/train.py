@@ -70,7 +70,7 @@ def _main(arguments: argparse.Namespace) -> None:
     cfg = config_of(arguments)
     if arguments.dry_run:
         # Imported late: drawing takes half a second that training should not wait for.
-        from passl.engine.dry_run import dry_run, format_table
+        from passl.inspection.dry_run import dry_run, format_table
 
         if arguments.resume is not None:
             raise PasslError("--dry-run looks at a run from its beginning; leave --resume out")

@@ -15,7 +15,7 @@ from passl.cli.common import (
     make_parser,
     run_command,
 )
-from passl.engine.visualization import visualize
+from passl.inspection.visualization import visualize
 from passl.modeling.architectures import build_architecture
 from passl.utils.commands import command
 from passl.utils.environment import select_device

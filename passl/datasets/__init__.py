@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from passl.datasets.dataset import ImageDataset, SampleKey
-from passl.datasets.decoding import MAX_PIXELS
-from passl.datasets.failures import UnreadableImage
-from passl.datasets.loader import Loader, StandIn, dead_worker
+from passl.datasets.images.decoding import MAX_PIXELS
+from passl.datasets.images.failures import UnreadableImage
+from passl.datasets.loading.loader import Loader, StandIn, dead_worker
+from passl.datasets.loading.sampler import EvaluationBatches, TrainingBatches
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
-from passl.datasets.sampler import EvaluationBatches, TrainingBatches
-from passl.datasets.synthetic import with_synthetic_data
+from passl.datasets.sources.synthetic import with_synthetic_data
 from passl.utils.discovery import import_modules
 
 import_modules(__name__, __path__)

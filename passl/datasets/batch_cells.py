@@ -7,7 +7,7 @@ from typing import Any, Dict, List
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset
-from passl.datasets.loader import Loader
+from passl.datasets.loading.loader import Loader
 from passl.utils.contact_sheet import Cell
 from passl.utils.fonts import installed_fonts
 

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 import numpy as np
 from paddle.io import Dataset
 
-from passl.datasets.decoding import MAX_PIXELS
-from passl.datasets.images import RgbImage
+from passl.datasets.images.decoding import MAX_PIXELS
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError, first_of
 from passl.utils.seeding import sample_rng, split_order

@@ -1,6 +1,6 @@
 """Engine: the training loop, the evaluation loop, checkpoints."""
 
-from passl.engine.evaluator import evaluate
 from passl.engine.trainer import train
+from passl.evaluation.evaluator import evaluate
 
 __all__ = ["evaluate", "train"]

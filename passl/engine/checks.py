@@ -8,8 +8,9 @@ from typing import Optional, Sequence
 import numpy as np
 import paddle
 
-from passl.datasets import ImageDataset, Loader, UnreadableImage, layouts
-from passl.datasets.files import ImageFolder
+from passl.datasets import ImageDataset, Loader, UnreadableImage
+from passl.datasets.sources import layouts
+from passl.datasets.sources.files import ImageFolder
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError, first_of, listing, shown

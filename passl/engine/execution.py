@@ -8,8 +8,8 @@ from typing import Any, Callable, ContextManager, Dict
 import paddle
 from paddle.distributed.fleet.utils import recompute
 
+from passl.distributed.processes import Processes
 from passl.engine.precision import Precision
-from passl.engine.processes import Processes
 from passl.engine.sharding import shard
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer

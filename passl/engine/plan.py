@@ -8,8 +8,8 @@ from typing import Dict, Optional, Tuple
 import paddle
 
 from passl.datasets import ImageDataset, build_dataset
+from passl.distributed.processes import Processes
 from passl.engine.checks import check_classes
-from passl.engine.processes import Processes
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of

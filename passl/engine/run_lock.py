@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
-from passl.engine.processes import Processes
+from passl.distributed.processes import Processes
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error

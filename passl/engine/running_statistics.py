@@ -7,7 +7,7 @@ from typing import List, Sequence
 import paddle
 from paddle import nn
 
-from passl.engine.processes import Processes
+from passl.distributed.processes import Processes
 
 
 def running_statistics(network: nn.Layer) -> List[paddle.Tensor]:

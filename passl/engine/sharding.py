@@ -14,7 +14,7 @@ import paddle
 from paddle import distributed
 from paddle.distributed.sharding import group_sharded_parallel
 
-from passl.engine.processes import Processes
+from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of

@@ -13,16 +13,15 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional
 import paddle
 
 from passl.datasets import ImageDataset, Loader, StandIn, TrainingBatches, dead_worker
+from passl.distributed.interrupts import Interrupted, Interrupts
+from passl.distributed.peers import Peers
+from passl.distributed.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.background import Background
 from passl.engine.checkpoint import remove_partial_files, training_state, write_checkpoint
 from passl.engine.checks import check_images
-from passl.engine.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.engine.execution import Execution
-from passl.engine.interrupts import Interrupted, Interrupts
-from passl.engine.peers import Peers
 from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.precision import Precision
-from passl.engine.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.run_lock import RunLock
 from passl.engine.running_statistics import (
     running_statistics,
@@ -32,6 +31,7 @@ from passl.engine.running_statistics import (
 from passl.engine.sharding import check_sharding
 from passl.engine.start import Start
 from passl.engine.tally import Tally
+from passl.evaluation.evaluator import crop_ratio, evaluate, evaluation_loader
 from passl.hooks import Hook, Run, build_hooks
 from passl.hooks.base import Progress, Record
 from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder

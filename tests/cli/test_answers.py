@@ -13,16 +13,16 @@ import pytest
 import yaml
 from helpers import small_config
 
+from passl.building import create_model
 from passl.cli import convert as convert_command
 from passl.cli import eval as eval_command
 from passl.cli import export as export_command
 from passl.cli import predict as predict_command
 from passl.cli.common import names_of_classes
-from passl.datasets.class_names import read_class_names, readable_names
+from passl.datasets.sources.class_names import read_class_names, readable_names
 from passl.datasets.view import evaluated_section, evaluation_view
-from passl.engine import export as export_module
+from passl.deployment import export as export_module
 from passl.engine.checkpoint import Checkpoint
-from passl.engine.create_model import create_model
 from passl.modeling.architectures import build_architecture
 from passl.modeling.network import Network
 from passl.utils import stored_array, system_errors

@@ -9,8 +9,8 @@ from PIL import Image
 
 from passl.cli import train as train_command
 from passl.datasets import with_synthetic_data
-from passl.engine import pictures
-from passl.engine.dry_run import dry_run
+from passl.inspection import pictures
+from passl.inspection.dry_run import dry_run
 from passl.utils.config import get_config, shipped_configs
 from passl.utils.errors import PasslError
 

@@ -12,7 +12,7 @@ from PIL import Image
 from passl.cli import benchmark as benchmark_command
 from passl.cli import export as export_command
 from passl.cli import predict as predict_command
-from passl.engine import runtimes
+from passl.deployment import runtimes
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.weights import load_weights

@@ -12,8 +12,8 @@ from helpers import ROOT, run_here
 from PIL import Image
 
 from passl.cli import predict as predict_command
-from passl.datasets.class_names import imagenet_classes, readable_names
-from passl.datasets.paths import find_images
+from passl.datasets.sources.class_names import imagenet_classes, readable_names
+from passl.datasets.sources.paths import find_images
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError

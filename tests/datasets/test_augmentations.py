@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance
 from scipy import stats
 
 from passl.datasets import TRANSFORMS
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.transforms import auto_augment, trivial_augment
 from passl.datasets.transforms.color_jitter import shift_hue
 from passl.utils.errors import PasslError

@@ -13,8 +13,9 @@ import pytest
 from helpers import photograph
 from PIL import Image, UnidentifiedImageError
 
-from passl.datasets import UnreadableImage, decoding
-from passl.datasets.decoding import decode_image
+from passl.datasets import UnreadableImage
+from passl.datasets.images import decoding
+from passl.datasets.images.decoding import decode_image
 from passl.utils.config import LoaderSection
 from passl.utils.errors import PasslError
 

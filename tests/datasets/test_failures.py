@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.datasets import EvaluationBatches, Loader, UnreadableImage, build_dataset, files, paths
-from passl.datasets.failures import reading_failed
-from passl.datasets.packing import pack
-from passl.datasets.paths import ImagePaths
+from passl.datasets import EvaluationBatches, Loader, UnreadableImage, build_dataset
+from passl.datasets.images.failures import reading_failed
+from passl.datasets.sources import files, paths
+from passl.datasets.sources.packing import pack
+from passl.datasets.sources.paths import ImagePaths
 from passl.utils.errors import PasslError
 
 OF_THE_FILE = ("ENOENT", "ENOTDIR", "EISDIR", "ELOOP", "ENAMETOOLONG")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.datasets import build_dataset, image_files
-from passl.datasets.image_files import image_extensions, images_below, passed_over_text
-from passl.datasets.paths import find_images
+from passl.datasets import build_dataset
+from passl.datasets.sources import image_files
+from passl.datasets.sources.image_files import image_extensions, images_below, passed_over_text
+from passl.datasets.sources.paths import find_images
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 

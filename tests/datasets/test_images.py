@@ -9,8 +9,8 @@ import pytest
 from helpers import ROOT, photograph
 from PIL import Image
 
-from passl.datasets import resampling
-from passl.datasets.images import RgbImage
+from passl.datasets.images import resampling
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.transforms.crops import RandomCrop, RandomResizedCrop
 from passl.datasets.transforms.flips import RandomHorizontalFlip, RandomVerticalFlip
 
@@ -91,7 +91,7 @@ def test_it_works_where_nothing_can_be_written(tmp_path):
     code = (
         "import numba.core.caching as c\n"
         "getattr(c, 'CacheImpl', getattr(c, '_CacheImpl', None))._locator_classes = []\n"
-        "from passl.datasets import resampling\n"
+        "from passl.datasets.images import resampling\n"
         "print(resampling._pillows_order() is not None)"
     )
     result = subprocess.run(

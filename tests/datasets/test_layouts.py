@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.datasets import build_dataset, catalog, files, image_files
-from passl.datasets.catalog import Names
-from passl.datasets.layouts import read_folders
+from passl.datasets import build_dataset
+from passl.datasets.sources import catalog, files, image_files
+from passl.datasets.sources.catalog import Names
+from passl.datasets.sources.layouts import read_folders
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 

@@ -24,8 +24,8 @@ from passl.datasets import (
     build_dataset,
     dead_worker,
 )
-from passl.datasets import loader as loader_module
-from passl.datasets.handover import Handover
+from passl.datasets.loading import loader as loader_module
+from passl.datasets.loading.handover import Handover
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 

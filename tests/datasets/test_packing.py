@@ -16,8 +16,9 @@ from helpers import ROOT, run_here, small_config
 from PIL import Image
 
 from passl.cli import pack as pack_command
-from passl.datasets import build_dataset, catalog, packing
-from passl.datasets.packing import pack, verify
+from passl.datasets import build_dataset
+from passl.datasets.sources import catalog, packing
+from passl.datasets.sources.packing import pack, verify
 from passl.utils.errors import PasslError
 
 
@@ -165,7 +166,7 @@ def test_what_stands_there_is_not_overwritten(dataset, tmp_path):
 SLOWLY = """
 import sys, time
 from passl.cli import pack
-from passl.datasets import packing
+from passl.datasets.sources import packing
 write = packing._write_shard
 def slowly(*arguments):
     time.sleep(0.2)

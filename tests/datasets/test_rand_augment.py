@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.transforms import rand_augment
 from passl.datasets.transforms.rand_augment import AUTHORS, INCREASING, RandAugment
 from passl.utils.errors import PasslError

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS, SampleKey, build_dataset
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.utils.errors import PasslError
 
 

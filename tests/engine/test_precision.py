@@ -7,12 +7,12 @@ import yaml
 from helpers import NETWORK, small_config
 from paddle import nn
 
+from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.checkpoint import training_state
 from passl.engine.execution import Execution, recompute_blocks
 from passl.engine.plan import make_plan
 from passl.engine.precision import Precision, choose_dtype
-from passl.engine.processes import Processes
 from passl.modeling.architectures import build_architecture
 from passl.solver import LossScaling, WeightAverage, build_optimizer
 from passl.utils.config import get_config

@@ -9,9 +9,9 @@ import yaml
 from helpers import small_config
 from paddle import nn
 
+from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.execution import Execution
-from passl.engine.processes import Processes
 from passl.engine.running_statistics import share_running_statistics
 from passl.modeling.layers.batch_norm import BatchNorm2D
 from passl.utils.config import get_config

@@ -18,9 +18,9 @@ from helpers import records, small_config
 
 from passl.cli import train as train_command
 from passl.datasets import build_dataset
+from passl.distributed.processes import Processes
 from passl.engine import train, trainer
 from passl.engine.checkpoint import Checkpoint
-from passl.engine.processes import Processes
 from passl.engine.run_lock import RunLock
 from passl.hooks.console import Console
 from passl.modeling.architectures import build_architecture

@@ -13,10 +13,10 @@ from helpers import losses, small_config, weights
 
 from passl.cli import predict as predict_command
 from passl.datasets import StandIn
+from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.execution import Execution
 from passl.engine.precision import Precision
-from passl.engine.processes import Processes
 from passl.modeling.layers.batch_norm import BatchNorm2D
 from passl.utils.config import get_config
 

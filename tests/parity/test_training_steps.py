@@ -6,9 +6,9 @@ import numpy as np
 import paddle
 import pytest
 
+from passl.distributed.processes import Processes
 from passl.engine.execution import Execution
 from passl.engine.precision import Precision
-from passl.engine.processes import Processes
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer, build_schedule
 from passl.utils.config import get_config

@@ -15,9 +15,9 @@ from PIL import Image
 
 from passl.cli.predict import _write_answers
 from passl.datasets.batch_cells import batch_cells
-from passl.datasets.paths import ImagePaths
-from passl.engine import report
-from passl.engine.predictor import Prediction
+from passl.datasets.sources.paths import ImagePaths
+from passl.deployment.predictor import Prediction
+from passl.evaluation import report
 from passl.utils import fonts as module
 from passl.utils.contact_sheet import contact_sheet
 from passl.utils.fonts import Fonts, installed_fonts
@@ -261,7 +261,7 @@ def test_every_picture(letters, tmp_path, machine, monkeypatch, photos):
     _write_answers(tmp_path / "out", ImagePaths([path]), answers)
     assert seen == [f"75.0 % {apple}\n001.jpg"]
 
-    seen = captions(monkeypatch, "passl.engine.report.contact_sheet")
+    seen = captions(monkeypatch, "passl.evaluation.report.contact_sheet")
     answers = SimpleNamespace(
         labels=np.array([0, 1]), predicted=np.array([1, 0]),
         confidence=np.array([0.6, 0.9]), label_probability=np.array([0.4, 0.9]),

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import paddle
 import pytest
 
+from passl.distributed.processes import Processes
 from passl.engine.execution import Execution
-from passl.engine.processes import Processes
 from passl.utils.lent_home import lend_home, writable_home
 
 
@@ -52,7 +52,7 @@ def test_a_board_its_graph_and_an_export_are_made_all_the_same(nowhere, tmp_path
         "import passl, sys\n"
         "from pathlib import Path\n"
         "from types import SimpleNamespace\n"
-        "from passl.engine.export import export\n"
+        "from passl.deployment.export import export\n"
         "from passl.hooks.visual_dl import VisualDL\n"
         "from passl.modeling.graph import trace\n"
         "from passl.modeling.network import Network\n"

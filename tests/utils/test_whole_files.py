@@ -16,12 +16,12 @@ from helpers import ROOT
 
 from passl.cli.common import write_json
 from passl.cli.predict import _write_answers, _write_features
-from passl.datasets.catalog import _index_path
-from passl.datasets.paths import ImagePaths
-from passl.engine.pictures import draw_schedule
-from passl.engine.predictor import Prediction
+from passl.datasets.sources.catalog import _index_path
+from passl.datasets.sources.paths import ImagePaths
+from passl.deployment.predictor import Prediction
 from passl.engine.trainer import _prepare_folder
-from passl.engine.visualization import visualize
+from passl.inspection.pictures import draw_schedule
+from passl.inspection.visualization import visualize
 from passl.solver.schedules import Constant
 from passl.utils.config import Config
 from passl.utils.errors import PasslError

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.datasets.transforms.operations import OPERATIONS, Filling, signed
 from passl.utils.errors import PasslError

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.utils.errors import PasslError
 

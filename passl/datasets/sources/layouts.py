@@ -24,8 +24,8 @@ from typing import (
 import numpy as np
 from tqdm import tqdm
 
-from passl.datasets.catalog import Catalog, Names
-from passl.datasets.image_files import (
+from passl.datasets.sources.catalog import Catalog, Names
+from passl.datasets.sources.image_files import (
     BROKEN_LINK,
     count,
     entries_of,

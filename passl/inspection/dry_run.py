@@ -10,12 +10,12 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.distributed.processes import Processes, launched_size
 from passl.engine.checks import check_images
-from passl.engine.costs import count_macs, kept_for_backward
-from passl.engine.pictures import draw_augmented, draw_schedule, first_steps
 from passl.engine.plan import Plan, check_sections, make_plan
-from passl.engine.processes import Processes, launched_size
 from passl.hooks import build_hooks
+from passl.inspection.costs import count_macs, kept_for_backward
+from passl.inspection.pictures import draw_augmented, draw_schedule, first_steps
 from passl.solver import WeightAverage
 from passl.utils.config import Config
 from passl.utils.environment import select_device

@@ -19,8 +19,8 @@ from typing import Any, Dict, List, Optional
 
 from paddle.base import core
 
-from passl.engine.interrupts import Interrupts
-from passl.engine.processes import LostProcess, Processes
+from passl.distributed.interrupts import Interrupts
+from passl.distributed.processes import LostProcess, Processes
 from passl.utils.logging import logger
 
 _SECONDS_BETWEEN_BEATS = 0.5

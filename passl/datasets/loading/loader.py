@@ -27,10 +27,10 @@ from paddle.io import DataLoader, Dataset
 from paddle.io.dataloader import dataloader_iter
 
 from passl.datasets.dataset import ImageDataset, SampleKey
-from passl.datasets.failures import UnreadableImage, starting_failed
-from passl.datasets.handover import Handover
+from passl.datasets.images.failures import UnreadableImage, starting_failed
+from passl.datasets.loading.handover import Handover
+from passl.datasets.loading.watch import Watch
 from passl.datasets.registry import BATCH_TRANSFORMS
-from passl.datasets.watch import Watch
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger

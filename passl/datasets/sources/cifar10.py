@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset, subset_indices
-from passl.datasets.images import RgbImage
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import DATASETS
 from passl.utils.errors import PasslError
 from passl.utils.pickles import Unpickler

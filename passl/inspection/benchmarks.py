@@ -15,12 +15,12 @@ import paddle
 from paddle import nn
 
 from passl.datasets import Loader, TrainingBatches, build_dataset
-from passl.datasets.decoding import decode_image
 from passl.datasets.image_size import image_size
-from passl.datasets.loader import collate
+from passl.datasets.images.decoding import decode_image
+from passl.datasets.loading.loader import collate
 from passl.datasets.view import evaluation_view
-from passl.engine.export import FORMATS, TOLERANCE, export
-from passl.engine.runtimes import candidates, difference
+from passl.deployment.export import FORMATS, TOLERANCE, export
+from passl.deployment.runtimes import candidates, difference
 from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
 from passl.utils.config import Config, split_section

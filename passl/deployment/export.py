@@ -17,7 +17,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
-from passl.engine import runtimes
+from passl.deployment import runtimes
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 from passl.utils.lent_home import writable_home

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from passl.engine.metrics import NO_ANSWER, answered, label_ranks, probabilities
+from passl.evaluation.metrics import NO_ANSWER, answered, label_ranks, probabilities
 
 
 @pytest.mark.smoke

@@ -9,8 +9,8 @@ import simplejpeg
 from PIL import Image
 
 from passl.datasets.dataset import ImageDataset, subset_bounds
-from passl.datasets.decoding import decode_image
-from passl.datasets.images import RgbImage
+from passl.datasets.images.decoding import decode_image
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import DATASETS
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from passl.cli.common import run_command
-from passl.engine.interrupts import Interrupted, Interrupts
+from passl.distributed.interrupts import Interrupted, Interrupts
 
 
 @pytest.fixture(autouse=True)

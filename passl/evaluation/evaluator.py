@@ -9,8 +9,8 @@ import paddle
 from tqdm import tqdm
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
-from passl.engine.metrics import NO_ANSWER, label_ranks
-from passl.engine.processes import Processes
+from passl.distributed.processes import Processes
+from passl.evaluation.metrics import NO_ANSWER, label_ranks
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.logging import interactive

@@ -20,8 +20,8 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from PIL import Image
 from tqdm import tqdm
 
-from passl.datasets.decoding import UnreadableImage, decode_image
-from passl.datasets.files import MANIFEST, PACKING, CatalogDataset
+from passl.datasets.images.decoding import UnreadableImage, decode_image
+from passl.datasets.sources.files import MANIFEST, PACKING, CatalogDataset
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 from passl.utils.strict_json import to_json

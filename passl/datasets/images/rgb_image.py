@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from passl.datasets.resampling import resize
+from passl.datasets.images.resampling import resize
 
 
 class RgbImage:

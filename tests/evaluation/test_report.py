@@ -13,7 +13,7 @@ from helpers import run_here, small_config
 from PIL import Image
 
 from passl.datasets import build_dataset
-from passl.engine.report import Answers, write_report
+from passl.evaluation.report import Answers, write_report
 from passl.utils.errors import PasslError
 
 RESULT = {"top1": 50.0, "top5": 100.0, "loss": 1.5}

@@ -9,10 +9,15 @@ from typing import Any, Dict, List, Mapping, Sequence
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset
-from passl.datasets.decoding import decode_image
-from passl.datasets.failures import reading_failed
-from passl.datasets.image_files import count, image_extensions, images_below, passed_over_text
-from passl.datasets.images import RgbImage
+from passl.datasets.images.decoding import decode_image
+from passl.datasets.images.failures import reading_failed
+from passl.datasets.images.rgb_image import RgbImage
+from passl.datasets.sources.image_files import (
+    count,
+    image_extensions,
+    images_below,
+    passed_over_text,
+)
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import logger
 

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
-from passl.engine.metrics import answered, probabilities
+from passl.evaluation.metrics import answered, probabilities
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.errors import PasslError

@@ -15,8 +15,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError, __version__
 
-from passl.datasets.failures import UnreadableImage, reading_failed
-from passl.datasets.images import RgbImage
+from passl.datasets.images.failures import UnreadableImage, reading_failed
+from passl.datasets.images.rgb_image import RgbImage
 from passl.utils.errors import PasslError
 
 # Height × width of the largest image that is decoded, the number at which Pillow gives up too.

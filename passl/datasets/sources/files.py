@@ -15,15 +15,20 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from passl.datasets import layouts
-from passl.datasets.catalog import Catalog, cached
-from passl.datasets.class_names import read_class_names
 from passl.datasets.dataset import ImageDataset, subset_indices
-from passl.datasets.decoding import decode_image
-from passl.datasets.failures import UnreadableImage, reading_failed
-from passl.datasets.image_files import entries_of, image_extensions, kind_of, passed_over_text
-from passl.datasets.images import RgbImage
+from passl.datasets.images.decoding import decode_image
+from passl.datasets.images.failures import UnreadableImage, reading_failed
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import DATASETS
+from passl.datasets.sources import layouts
+from passl.datasets.sources.catalog import Catalog, cached
+from passl.datasets.sources.class_names import read_class_names
+from passl.datasets.sources.image_files import (
+    entries_of,
+    image_extensions,
+    kind_of,
+    passed_over_text,
+)
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from passl.cli import visualize as command
-from passl.engine.visualization import (
+from passl.inspection.visualization import (
     draw_stem,
     draw_token_mixing,
     frequency,

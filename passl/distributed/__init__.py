@@ -1,0 +1,1 @@
+"""Several processes: which of them this is, what they tell one another, and signals."""

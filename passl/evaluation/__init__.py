@@ -1,0 +1,1 @@
+"""How good a network is: one file, one way to say it; metrics and the report."""

@@ -1,0 +1,1 @@
+"""Looks before and beside training: dry run, costs, pictures, benchmarks."""
