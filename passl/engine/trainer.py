@@ -373,7 +373,7 @@ def _loop(
         finite = optimizer.step(rate)
         tally.add_step(finite)
         take_back(statistics, before, finite)
-        architecture.after_step(step, run.total_steps)
+        architecture.after_step(step, run.total_steps, optimizer.weights(), finite)
         progress.step += 1
         if average is not None:
             average.update(progress.step, optimizer.weights())

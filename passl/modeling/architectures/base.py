@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Dict, Sequence
 
+import paddle
 from paddle import nn
 
 from passl.modeling.layers import freeze, keep_frozen
@@ -13,10 +14,27 @@ from passl.utils.errors import PasslError, listing, suggest
 class Architecture(nn.Layer):
     """Base of all architectures.
 
-    ``forward(batch)`` takes named fields and returns named outputs, ``loss`` among them when
-    the batch holds what the loss needs. Everything that takes part in training happens inside
-    ``forward``, because data parallelism synchronises gradients through it alone.
+    ``forward(batch)`` takes named fields and returns named outputs. In training ``loss`` is among
+    them, a scalar, and ``scalars`` may be: a dict of further scalars (an accuracy, a temperature)
+    that take no part in the gradient and are recorded beside the loss, as means over the images of
+    the interval. In evaluation it returns what its evaluator needs: ``logits``, or ``features``.
+
+    Everything that takes part in training happens inside ``forward``, because data parallelism
+    synchronises gradients through it alone.
+
+    Attributes:
+        evaluator: the name of the evaluator that a config gets which names none.
+        additive: whether the loss of a batch is the mean of losses that belong to one sample each.
+            Where it is not, as in contrastive learning, gradients cannot be accumulated over
+            micro-batches: the result would be another one than that of the whole batch.
+        equal_batches: whether all processes must have equally many samples in every step, because
+            they gather each other's. An image that cannot be read is then replaced by another one,
+            where it would otherwise be left out.
     """
+
+    evaluator = "Classification"
+    additive = True
+    equal_batches = False
 
     def freeze(self, names: Sequence[str]) -> None:
         """Keeps the named sub-networks (``backbone``) as they are while the rest learns.
@@ -42,5 +60,20 @@ class Architecture(nn.Layer):
     def before_step(self, step: int, total_steps: int) -> None:
         """Called before the forward pass of step ``step`` (from 0) of ``total_steps``."""
 
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Called after the optimizer's update of that step: momentum encoders, queues."""
+    def after_step(
+        self,
+        step: int,
+        total_steps: int,
+        weights: Dict[str, paddle.Tensor],
+        finite: paddle.Tensor,
+    ) -> None:
+        """Called after the optimizer's update of that step: momentum encoders, queues.
+
+        Args:
+            step: which step it was, from 0.
+            total_steps: of the run.
+            weights: what the optimizer steps on, by the names of the trainable parameters:
+                float32 where the network itself has 16 bits. A change for good is made here.
+            finite: whether the step was made; bool ``[]``, on the device. A step is skipped when
+                the loss or a gradient is not finite.
+        """
