@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ContextManager, Dict
+from typing import Any, Callable, ContextManager, Dict, Tuple
 
 import paddle
 from paddle.distributed.fleet.utils import recompute
@@ -68,7 +68,9 @@ class Execution:
             )
             self._local = self._network.no_sync
 
-    def backward(self, batch: Dict[str, Any], weight: float, exchange: bool) -> paddle.Tensor:
+    def backward(
+        self, batch: Dict[str, Any], weight: float, exchange: bool
+    ) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
         """Adds the gradients of a batch to those there are.
 
         Args:
@@ -79,19 +81,21 @@ class Execution:
                 included.
 
         Returns:
-            The loss, a scalar on the device, unscaled.
+            The loss, unscaled, and the architecture's ``scalars``; all on the device.
         """
         kept = [] if weight else [(b, b.clone()) for b in self._architecture.buffers()]
         with contextlib.nullcontext() if exchange else self._local():
             with self.autocast():
-                loss = self._network(batch)["loss"]
+                outputs = self._network(batch)
+            loss = outputs["loss"]
             scaled = loss if weight == 1.0 else loss * weight
             if self._optimizer.loss_scaling.moves:
                 scaled = scaled * self._optimizer.loss_scaling.scale
             scaled.backward()
         for buffer, value in kept:
             buffer.set_value(value)
-        return loss.detach()
+        scalars = {name: value.detach() for name, value in outputs.get("scalars", {}).items()}
+        return loss.detach(), scalars
 
     def autocast(self) -> ContextManager[None]:
         """Returns the context of forward passes outside of ``backward``, for an evaluation."""

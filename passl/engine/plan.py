@@ -29,6 +29,7 @@ class Plan:
         global_batch: images an optimizer step.
         accumulation: micro-batches that a process makes a step of.
         steps_per_epoch, total_steps: in optimizer steps.
+        schedule_epochs: over which the learning rate's schedule goes.
     """
 
     architecture: Architecture
@@ -40,6 +41,7 @@ class Plan:
     accumulation: int
     steps_per_epoch: int
     total_steps: int
+    schedule_epochs: int
 
 
 def check_sections(cfg: Config, processes: int) -> None:
@@ -91,12 +93,13 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         )
     steps_per_epoch = samples // global_batch
     total_steps = cfg.epochs * steps_per_epoch
+    schedule_epochs = cfg.epochs if schedule_epochs is None else schedule_epochs
     return Plan(
         architecture=architecture,
         optimizer=build_optimizer(cfg.optimizer, architecture),
         schedule=build_schedule(
             cfg.lr_scheduler,
-            (schedule_epochs or cfg.epochs) * steps_per_epoch,
+            schedule_epochs * steps_per_epoch,
             steps_per_epoch,
             global_batch,
         ),
@@ -106,6 +109,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         accumulation=accumulation,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        schedule_epochs=schedule_epochs,
     )
 
 

@@ -26,6 +26,7 @@ class Start:
 
     Attributes:
         checkpoint: what the run goes on from; None where it begins.
+        resumed_at: the step that the checkpoint was written at, 0 without one.
         pretrained: the weights that the run began or begins from, None for none.
 
     Raises:
@@ -57,6 +58,7 @@ class Start:
         self.pretrained = pretrained
         path = self._find(resume)
         self.checkpoint = None if path is None else Checkpoint.open(path)
+        self.resumed_at = 0 if self.checkpoint is None else self.checkpoint.progress.step
         if self.checkpoint is not None:
             self.pretrained = self.checkpoint.file.metadata.get("pretrained")
         elif resume == "auto":
@@ -87,11 +89,6 @@ class Start:
                 "go on from one of them with --resume PATH, or choose another --output-dir"
             )
         return path
-
-    @property
-    def resumed_at(self) -> int:
-        """The step that the checkpoint was written at, 0 without one."""
-        return 0 if self.checkpoint is None else self.checkpoint.progress.step
 
     def schedule_epochs(self, cfg: Config) -> int:
         """Returns the epochs over which the learning rate's schedule goes.

@@ -24,6 +24,7 @@ class Progress:
         step: optimizer steps done.
         loss_sum: the losses of the images since the last record, summed over those of this process.
         loss_images: over how many images; in a checkpoint, both are means over the processes.
+        scalar_sums: of each further scalar of the architecture the same two numbers.
         bad_steps: how many steps were skipped because a gradient was not finite.
         bad_in_a_row: how many of them the last ones are.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
@@ -33,6 +34,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     loss_images: float = 0.0
+    scalar_sums: Dict[str, List[float]] = dataclasses.field(default_factory=dict)
     bad_steps: int = 0
     bad_in_a_row: int = 0
     evaluated_step: int = -1
@@ -49,14 +51,9 @@ class Run:
         total_steps, steps_per_epoch, global_batch: the plan, in optimizer steps and images.
         progress: how far the run is.
         environment: versions, commit, threads; see ``describe_environment``.
-        save: takes the state down and writes it atomically to each of the given paths, perhaps
-            while training goes on, then calls the function given; every process calls it, the first
-            one writes. False: not now, because the last gradients were not finite.
-        finish_saving: waits until what was saved is on the disk; ``finish_saving(wait=False)`` only
-            raises the error of a save that has failed.
-        is_first: whether this is the first process, the one that writes.
         architecture: what learns.
         loader: what the batches of training come from.
+        is_first: whether this is the first process, the one that writes.
         resumed_at: the step of the checkpoint that the run goes on from, 0 without one; not that of
             ``progress`` where a step has another number of images now.
     """
@@ -68,12 +65,10 @@ class Run:
     global_batch: int
     progress: Progress
     environment: Record
-    save: Callable[[List[Path], Callable[[], None]], bool]
-    finish_saving: Callable[..., None]
     architecture: Architecture
     loader: Loader
-    is_first: bool = True
-    resumed_at: int = 0
+    is_first: bool
+    resumed_at: int
 
     @property
     def epoch(self) -> int:
@@ -96,6 +91,28 @@ class Run:
         return (
             due and progress.evaluated_step != progress.step and self.cfg.dataloader.val is not None
         )
+
+    def save(self, paths: List[Path], after: Callable[[], None]) -> bool:
+        """Takes the state down and writes it, atomically, to each of the paths.
+
+        Every process calls it and the first one writes, perhaps while training goes on.
+
+        Args:
+            paths: of the checkpoint files.
+            after: called when they are written.
+
+        Returns:
+            False where nothing is saved, because the last gradients were not finite.
+        """
+        raise NotImplementedError
+
+    def finish_saving(self, wait: bool = True) -> None:
+        """Waits until what was saved is on the disk, and raises the error of a save that failed.
+
+        Args:
+            wait: False only raises, where the failure is known by now.
+        """
+        raise NotImplementedError
 
 
 class Hook:

@@ -122,6 +122,6 @@ def train_here(architecture, optimizer, dtype, data, folder):
             "partner_label": paddle.to_tensor(data["labels"][step][partners]),
             "partner_weight": paddle.to_tensor(share.astype(dtype)),
         }
-        losses.append(float(execution.backward(batch, 1.0, True)))
+        losses.append(float(execution.backward(batch, 1.0, True)[0]))
         assert bool(solver.step(float(data["rates"][step])))
     return np.array(losses)

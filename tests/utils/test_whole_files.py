@@ -137,7 +137,14 @@ def test_modes_are_those_of_the_umask(tmp_path):
 def config_yaml(folder):
     processes = SimpleNamespace(is_first=True, wait=lambda: None)
     try:
-        _prepare_folder(folder, Config({"text": "x" * 2000}), {"command": "苹果"}, processes)
+        _prepare_folder(
+            SimpleNamespace(
+                folder=folder,
+                cfg=Config({"text": "x" * 2000}),
+                environment={"command": "苹果"},
+                processes=processes,
+            )
+        )
     finally:
         stop_logging_to_files()
 

@@ -1,0 +1,275 @@
+"""A training run: what it is made of, and its steps from the first to the last."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import math
+from pathlib import Path
+from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional
+
+from passl.datasets import ImageDataset, Loader, StandIn
+from passl.distributed.interrupts import Interrupted, Interrupts
+from passl.distributed.peers import Peers
+from passl.distributed.processes import Processes
+from passl.engine.background import Background
+from passl.engine.checkpoint import training_state, write_checkpoint
+from passl.engine.execution import Execution
+from passl.engine.pace import Pace
+from passl.engine.plan import Plan
+from passl.engine.running_statistics import share_running_statistics
+from passl.engine.start import Start
+from passl.engine.step import StepResult, TrainingStep
+from passl.engine.tally import Tally
+from passl.evaluation.evaluator import evaluate
+from passl.hooks import Hook, Run
+from passl.hooks.base import Record
+from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
+from passl.hooks.metrics_file import read_metrics
+from passl.solver import Optimizer, WeightAverage, held
+from passl.utils.config import plain
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+from passl.weights import load_weights
+
+
+@dataclasses.dataclass
+class TrainingRun(Run):
+    """A run with all that it is made of; ``train`` takes it from its first step to its last.
+
+    Attributes:
+        start: where it begins.
+        plan: what the config makes.
+        processes: those that train together.
+        hooks: look on, in this order.
+        average: the moving average of the weights, which is evaluated in their place; or None.
+        execution: runs the network.
+        step: makes the optimizer steps.
+        evaluation_loaders: of the splits that are evaluated, by name.
+        training_set: digest and class counts of the training set.
+    """
+
+    start: Start
+    plan: Plan
+    processes: Processes
+    hooks: List[Hook]
+    average: Optional[WeightAverage]
+    execution: Execution
+    step: TrainingStep
+    evaluation_loaders: Dict[str, Loader]
+    training_set: Dict[str, Any]
+
+    def __post_init__(self):
+        self._saving = Background(self.cfg.checkpoint.background)
+        self._tally = Tally(self.progress)
+        self._schedule = held(self.plan.schedule)
+        self._shown_first_batch = False
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """Steps on the architecture's parameters."""
+        return self.plan.optimizer
+
+    @property
+    def datasets(self) -> Mapping[str, ImageDataset]:
+        """The sets by the names of their sections."""
+        return self.plan.datasets
+
+    # ------------------------------------------------ from the first step to the last
+
+    def train(self) -> None:
+        """Makes the steps that are left, with what they make due, and tests the best weights.
+
+        Raises:
+            Interrupted: a signal; the state was saved.
+            PasslError: the run cannot go on.
+        """
+        with self._saving, Interrupts() as interrupts, Peers(
+            self.processes, interrupts, self.cfg.parallel.lost_after
+        ) as self._peers:  # fmt: skip
+            self._call("on_start")
+            with contextlib.closing(iter(self.loader)) as batches:
+                self._make_steps(batches)
+            self._saving.finish()
+            if "test" in self.evaluation_loaders:
+                self._test_once()
+            self.processes.wait()
+            if self.is_first and not (checkpoint_folder(self.folder) / LATEST).exists():
+                raise PasslError(
+                    f"{self.folder}: the run has ended without a checkpoint, because its last "
+                    "gradients were not finite; lower learning_rate, lengthen the warm-up or set "
+                    "optimizer.grad_clip"
+                )
+
+    def _make_steps(self, batches: Iterator[Dict[str, Any]]) -> None:
+        """Steps until the run's end; what a step makes due happens before the next one."""
+        self.architecture.train()
+        self._pace = Pace()
+        stepped = False
+        while True:
+            if self.evaluation_due and self._validate():
+                stepped = True
+            if stepped:
+                self._call("on_step")
+            if not self._peers.may_begin(self.progress.step):
+                self._call("on_stop")
+                self.processes.wait()  # Paddle's launcher ends all others 3 s after the first
+                raise Interrupted(self._peers.signum)
+            if self.progress.step == self.total_steps:
+                return
+            self._make_step(self._showing_first(batches))
+            stepped = True
+
+    def _make_step(self, batches: Iterator[Dict[str, Any]]) -> None:
+        step, progress = self.progress.step, self.progress
+        due = (step + 1) % self.cfg.log_config.interval == 0 or step + 1 == self.total_steps
+        rate = self._schedule(step)
+        result = self.step(step, batches, rate, with_norm=due)
+        self._tally.add(result)
+        self._pace.add(sum(result.counts))
+        progress.step += 1
+        if due:
+            self._record(rate, result)
+
+    def _showing_first(self, batches: Iterator[Dict[str, Any]]) -> Iterator[Dict[str, Any]]:
+        """Returns the batches, after the hooks have seen the first that is none of stand-ins."""
+        if self._shown_first_batch:
+            return batches
+        batch = next(batches)
+        if not isinstance(batch, StandIn):
+            self._shown_first_batch = True
+            with self._pace.paused():
+                self._call("on_first_batch", batch)
+        return itertools.chain([batch], batches)
+
+    def _record(self, rate: float, result: StepResult) -> None:
+        """Tells the hooks what the steps since the last record have given."""
+        means = self._tally.means(self.processes)
+        self._tally.report_skipped(self.cfg.max_bad_steps)
+        self.finish_saving(wait=False)
+        pace = self._pace.images_per_second(self.processes)
+        norm = result.gradient_norm.item()
+        record = {
+            "step": self.progress.step,
+            "epoch": self.epoch,
+            "loss": means.pop("loss", None),
+            "lr": rate,
+            "grad_norm": norm,
+            "images_per_second": pace,
+            **means,
+        }
+        if not math.isfinite(norm):  # not a number that JSON has
+            del record["grad_norm"]
+        if record["loss"] is not None:  # else there is nothing to tell that has not been said
+            self._call("on_record", record)
+
+    def _call(self, moment: str, *arguments: Any) -> None:
+        for hook in self.hooks:
+            getattr(hook, moment)(self, *arguments)
+
+    # ------------------------------------------------ evaluation
+
+    def _validate(self) -> bool:
+        """Evaluates the validation split; returns False where a request to stop broke it off."""
+        progress = self.progress
+        with self._pace.paused():
+            self._call("before_evaluation")
+            with self._evaluated_weights():
+                record = self._evaluate("val", f"evaluate epoch {self.epoch}")
+        if not record:  # after a resume it is evaluated anew
+            self._peers.stop_before(progress.step)
+            return False
+        progress.evaluated_step = progress.step
+        if not math.isfinite(record["loss"]):
+            logger.warning(
+                "step %d: the loss on the validation images is not finite", progress.step
+            )
+        elif progress.best is None or _better(record, progress.best):
+            progress.best = record
+        self._call("on_evaluation", record)
+        return True
+
+    def _test_once(self) -> None:
+        """Evaluates the test split, with the best weights, once in the life of a run."""
+        records = read_metrics(self.folder / "metrics.jsonl") if self.is_first else []
+        done = [r.get("split") == "test" and r["step"] == self.progress.step for r in records]
+        if self.processes.sum([any(done)])[0]:
+            return
+        best = checkpoint_folder(self.folder) / BEST
+        with self._evaluated_weights():
+            if best.exists():  # it has the averages in it; without one, the last weights count
+                load_weights(self.architecture, best)
+            record = self._evaluate("test", "test")
+        if not record:
+            raise Interrupted(self._peers.signum)
+        self._call("on_evaluation", record)
+
+    def _evaluated_weights(self) -> ContextManager[None]:
+        """Returns the context in which the network has the weights to evaluate."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def _evaluate(self, split: str, name: str) -> Record:
+        """Returns the record of a split; an empty one where a process was asked to stop."""
+        share_running_statistics(self.architecture, self.processes)
+        with self.execution.autocast():
+            figures = evaluate(
+                self.architecture,
+                self.evaluation_loaders[split],
+                name,
+                self._peers.stopping,
+                self.processes,
+            )
+        if not figures:
+            return {}
+        return {"step": self.progress.step, "epoch": self.epoch, "split": split, **figures}
+
+    # ------------------------------------------------ saving
+
+    def save(self, paths: List[Path], after: Callable[[], None]) -> bool:
+        self._tally.settle()
+        progress, optimizer = self.progress, self.optimizer
+        # It may be the weights that are wrong. A loss scale that moves is too large now and then.
+        if progress.bad_in_a_row > int(optimizer.loss_scaling.moves):
+            logger.warning(
+                "step %d: not saved: the last %d gradients were not finite",
+                progress.step,
+                progress.bad_in_a_row,
+            )
+            return False
+        share_running_statistics(self.architecture, self.processes)
+        self._tally.share(self.processes)
+        if self.is_first or optimizer.shards is not None:
+            tensors = training_state(self.architecture, optimizer, self.average)
+        if self.is_first:
+            metadata = copy.deepcopy({"progress": vars(progress), **self._metadata()})
+
+            def write() -> None:
+                write_checkpoint(paths, tensors, metadata)
+                after()
+
+            self._saving.do(write)
+        return True
+
+    def finish_saving(self, wait: bool = True) -> None:
+        self._saving.finish(wait)
+
+    def _metadata(self) -> Dict[str, Any]:
+        """Returns what a checkpoint says of the run, beside how far it is."""
+        return {
+            "samples": self.plan.samples,
+            "global_batch": self.global_batch,
+            "samples_seen": self.progress.step * self.global_batch,
+            "class_names": self.datasets["train"].class_names,
+            "training_set": self.training_set,
+            "pretrained": self.start.pretrained,
+            "schedule_epochs": self.plan.schedule_epochs,
+            "config": plain(self.cfg),
+            "environment": self.environment,
+        }
+
+
+def _better(record: Record, best: Record) -> bool:
+    """By Top-1; on a small set ties are common, and the lower loss decides."""
+    return (record["top1"], -record["loss"]) > (best["top1"], -best["loss"])
