@@ -110,8 +110,8 @@ class Tally:
         if in_a_row >= most:
             raise PasslError(
                 f"no gradient has been finite since step {progress.step - in_a_row + 1} "
-                f"({in_a_row} steps, max_bad_steps: {most}), and nothing has been saved since; lower "
-                "learning_rate, lengthen the warm-up or set optimizer.grad_clip"
+                f"({in_a_row} steps, max_bad_steps: {most}), and nothing has been saved since; "
+                "lower learning_rate, lengthen the warm-up or set optimizer.grad_clip"
             )
         if total > self._told:
             logger.warning(
