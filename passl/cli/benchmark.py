@@ -76,23 +76,28 @@ def _main(arguments: argparse.Namespace) -> None:
             f"with {loader['num_workers']} workers"
         )
     elif arguments.what == "step":
-        step = benchmarks.model_steps(cfg, arguments.steps, arguments.repeats)
+        step = benchmarks.model_steps(cfg, device, arguments.steps, arguments.repeats)
         result.update(step)
         print(
-            f"{step['images_per_second']:.1f} images/s, batches of {step['batch_size']}, "
-            f"{step['parameters']:,} parameters"
+            f"{step['images_per_second']:.1f} images/s, {_batches(step)} of "
+            f"{step['batch_size']}, {step['parameters']:,} parameters"
         )
     elif arguments.what == "infer":
         result.update(_infer(arguments, cfg))
     else:
-        run = benchmarks.training(cfg, arguments.steps)
+        run = benchmarks.training(cfg, device, arguments.steps)
         result.update(run)
         print(
-            f"{run['images_per_second']:.1f} images/s over {run['steps']} steps; the model waited "
-            f"for data {100 * run['waiting']:.1f} % of the time"
+            f"{run['images_per_second']:.1f} images/s over {run['steps']} {_batches(run)}; "
+            f"the model waited for data {100 * run['waiting']:.1f} % of the time"
         )
     if arguments.json:
         write_json(arguments.json, result)
+
+
+def _batches(result: Dict[str, Any]) -> str:
+    accumulated = result["accumulation"]
+    return "batches" if accumulated == 1 else f"batches, {accumulated} an optimizer step,"
 
 
 def _infer(arguments: argparse.Namespace, cfg: Config) -> Dict[str, Any]:

@@ -60,7 +60,7 @@ class Execution:
             architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
-        if cfg.parallel.sharding:
+        if cfg.parallel.sharding and processes.size > 1:
             self._network = shard(architecture, optimizer, cfg, processes)
         elif processes.size > 1:
             self._network = paddle.DataParallel(

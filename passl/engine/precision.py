@@ -45,6 +45,11 @@ class Precision:
             self._first_scale = section["loss_scale"]
         logger.info("mixed precision: %s, level %s", self.dtype, self.level)
 
+    @classmethod
+    def where_possible(cls, section: Optional[Mapping[str, Any]], device: str) -> Precision:
+        """Returns the precision of a trial: on a processor float32, whatever a run is to have."""
+        return cls(section if device == "gpu" else None, device)
+
     def __str__(self) -> str:
         return "float32" if self.dtype == "float32" else f"{self.dtype} {self.level}"
 

@@ -9,10 +9,13 @@ from typing import Any, Dict, Iterator, List, Optional
 import paddle
 
 from passl.datasets import StandIn
+from passl.distributed.processes import Processes
 from passl.engine.execution import Execution
+from passl.engine.precision import Precision
 from passl.engine.running_statistics import running_statistics, take_back
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
+from passl.utils.config import Config
 from passl.utils.seeding import step_seed
 
 
@@ -102,3 +105,29 @@ class TrainingStep:
         if self._average is not None:
             self._average.update(step + 1, weights)
         return StepResult(losses, scalars, counts, finite, norm)
+
+
+def trial_step(
+    cfg: Config,
+    architecture: Architecture,
+    optimizer: Optimizer,
+    precision: Precision,
+    images: int,
+    accumulation: int,
+    average: Optional[WeightAverage] = None,
+) -> TrainingStep:
+    """Returns the step of a run as this process makes it alone, to try it or to time it.
+
+    Static program and recomputation are the config's; ``parallel`` plays no part.
+
+    Args:
+        cfg: the whole config.
+        architecture, optimizer, average: they change as in a run.
+        precision: what is computed in 16 bits, see ``Precision.where_possible``.
+        images, accumulation: see ``TrainingStep``.
+    """
+    execution = Execution(cfg, architecture, optimizer, precision, Processes())
+    architecture.train()
+    return TrainingStep(
+        architecture, optimizer, execution, average, images, accumulation, 1, cfg.seed
+    )

@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -21,8 +21,11 @@ from passl.datasets.loading.loader import collate
 from passl.datasets.view import evaluation_view
 from passl.deployment.export import FORMATS, TOLERANCE, export
 from passl.deployment.runtimes import candidates, difference
-from passl.modeling.architectures import build_architecture
-from passl.solver import build_optimizer
+from passl.engine.plan import batch_plan
+from passl.engine.precision import Precision
+from passl.engine.step import trial_step
+from passl.modeling.architectures import Architecture, build_architecture
+from passl.solver import WeightAverage, build_optimizer
 from passl.utils.config import Config, split_section
 from passl.utils.errors import PasslError
 from passl.utils.seeding import epoch_order, sample_rng
@@ -93,7 +96,7 @@ def data_loader(cfg: Config, split: str, batches: int, repeats: int) -> Result:
     for _ in range(repeats):
         started, count = time.perf_counter(), 0
         for batch in itertools.islice(stream, batches):
-            count += batch["label"].shape[0]
+            count += next(iter(batch.values())).shape[0]
         _wait()
         rates.append(count / (time.perf_counter() - started))
     stream.close()
@@ -104,27 +107,36 @@ def data_loader(cfg: Config, split: str, batches: int, repeats: int) -> Result:
     }
 
 
-def model_steps(cfg: Config, steps: int, repeats: int) -> Result:
+def model_steps(cfg: Config, device: str, steps: int, repeats: int) -> Result:
     """Times training steps on one batch of random pixels that stays on the device.
 
+    Precision, recomputation, static program, accumulation and moving average are the config's.
+
+    Args:
+        cfg: the whole config.
+        device: the one selected.
+        steps: batches a run, forward and backward.
+        repeats: runs.
+
     Returns:
-        ``images_per_second``, median of ``repeats`` runs of ``steps`` steps, ``batch_size`` and
-        ``parameters``.
+        ``images_per_second``, median of the runs, ``batch_size``, ``accumulation`` (batches an
+        optimizer step) and ``parameters``.
     """
     section = split_section(cfg, "train")
-    architecture = build_architecture(cfg.model)
+    architecture, accumulation, step = _stepper(cfg, device, steps)
     count = section.sampler.batch_size
     size = image_size(section)
     batch = {
         "image": paddle.randn([count, 3, *size]),
         "label": paddle.to_tensor(np.arange(count) % architecture.num_classes),
     }
-    step = _stepper(cfg, architecture)
-    rates = _rates(lambda: step(batch), steps, repeats, count)
+    batches = itertools.repeat(batch)
+    rates = _rates(lambda: step(batches), steps // accumulation, repeats, accumulation * count)
     parameters = sum(p.size for p in architecture.parameters())
     return {
         "images_per_second": statistics.median(rates),
         "batch_size": count,
+        "accumulation": accumulation,
         "parameters": parameters,
         "rates": rates,
     }
@@ -199,28 +211,53 @@ def inference(
     return {"runtimes": result, "left_out": left_out, "fastest": fastest, "image_size": list(size)}
 
 
-def training(cfg: Config, steps: int) -> Result:
+def training(cfg: Config, device: str, steps: int) -> Result:
     """Times training steps fed by the loader.
+
+    Args:
+        cfg: the whole config.
+        device: the one selected.
+        steps: batches, forward and backward; optimizer steps are as many as they make.
 
     Returns:
         ``images_per_second`` and ``waiting``, the share of the time in which the model had no
-        batch to work on.
+        batch to work on; ``steps``, batches, and ``accumulation``, batches an optimizer step.
     """
-    architecture = build_architecture(cfg.model)
-    step = _stepper(cfg, architecture)
-    stream = _batches(cfg, "train", _WARM_UP + steps)
+    split_section(cfg, "train")
+    _, accumulation, step = _stepper(cfg, device, steps)
+    times = steps // accumulation
+    stream = _batches(cfg, "train", (_WARM_UP + times) * accumulation)
     for _ in range(_WARM_UP):
-        step(next(stream))
-    waited, count, started = 0.0, 0, time.perf_counter()
-    for _ in range(steps):
-        before = time.perf_counter()
-        batch = next(stream)
-        waited += time.perf_counter() - before
-        step(batch)
-        count += batch["label"].shape[0]
+        step(stream)
+    watched = _Watched(stream)
+    started = time.perf_counter()
+    for _ in range(times):
+        step(watched)
     total = time.perf_counter() - started
     stream.close()
-    return {"images_per_second": count / total, "waiting": waited / total, "steps": steps}
+    return {
+        "images_per_second": watched.images / total,
+        "waiting": watched.waited / total,
+        "steps": times * accumulation,
+        "accumulation": accumulation,
+    }
+
+
+class _Watched:
+    """An iterator over batches that notes how long it was waited for, and their images."""
+
+    def __init__(self, batches: Iterator[Dict[str, Any]]):
+        self._batches, self.waited, self.images = batches, 0.0, 0
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def __next__(self) -> Dict[str, Any]:
+        before = time.perf_counter()
+        batch = next(self._batches)
+        self.waited += time.perf_counter() - before
+        self.images += next(iter(batch.values())).shape[0]
+        return batch
 
 
 @contextlib.contextmanager
@@ -252,16 +289,31 @@ def _transfer(loader: Loader, batch: Dict[str, Any]) -> None:
     _wait()
 
 
-def _stepper(cfg: Config, architecture: Any) -> Callable[[Dict[str, Any]], None]:
-    optimizer = build_optimizer(cfg.optimizer or {"name": "SGD"}, architecture)
-    architecture.train()
+def _stepper(
+    cfg: Config, device: str, most: int
+) -> Tuple[Architecture, int, Callable[[Iterator[Dict[str, Any]]], None]]:
+    """Returns a network, its micro-batches a step, and what makes a step on those of an iterator.
 
-    def step(batch: Dict[str, Any]) -> None:
-        architecture(batch)["loss"].backward()
-        optimizer.step(1e-4)
+    Args:
+        cfg: the whole config.
+        device: the one selected.
+        most: micro-batches a step; more, which a single process has where several were planned, are
+            cut to as many.
+    """
+    architecture = build_architecture(cfg.model)
+    optimizer = build_optimizer(cfg.optimizer or {"name": "SGD"}, architecture)
+    average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)
+    accumulation = min(batch_plan(cfg)[1], most)
+    images = accumulation * cfg.dataloader.train.sampler.batch_size
+    precision = Precision.where_possible(cfg.amp, device)
+    make = trial_step(cfg, architecture, optimizer, precision, images, accumulation, average)
+    numbers = itertools.count()
+
+    def step(batches: Iterator[Dict[str, Any]]) -> None:
+        make(next(numbers), batches, 1e-4)
         _wait()
 
-    return step
+    return architecture, accumulation, step
 
 
 def _rates(call: Callable[[], None], times: int, repeats: int, images: int) -> List[float]:

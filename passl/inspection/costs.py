@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, List
 
 import paddle
 from paddle import nn
@@ -34,24 +33,50 @@ def count_macs(network: nn.Layer, run: Callable[[], Any]) -> int:
     return sum(macs)
 
 
-@contextlib.contextmanager
-def kept_for_backward(network: nn.Layer) -> Iterator[Dict[int, int]]:
-    """Notes the tensors that a forward pass keeps for the backward pass, besides parameters.
+def kept_for_backward(network: nn.Layer, run: Callable[[], Any], recompute: bool = False) -> int:
+    """Returns the bytes that a forward pass keeps for the backward pass, besides parameters.
 
-    Yields:
-        a dict that fills with the bytes of each, by its address; on PaddlePaddle 2, whose hooks
-        lose tensors of a convolution, it stays empty.
+    Args:
+        network: as it is built: nothing in it is recomputed yet.
+        run: a forward pass.
+        recompute: whether its blocks are going to forget their activations. Then their inputs are
+            kept, and while a block is computed again, what that one keeps; the largest counts.
+
+    Returns:
+        0 on PaddlePaddle 2, whose hooks lose tensors of a convolution.
     """
     if paddle.__version__.startswith("2."):
-        yield {}
-        return
+        return 0
     parameters = {parameter.data_ptr() for parameter in network.parameters()}
-    kept: Dict[int, int] = {}
+    kept: Dict[int, int] = {}  # bytes by address
+    blocks: List[Dict[int, int]] = []
+    inside: List[Dict[int, int]] = []  # the block that is being run, if one is
 
-    def keep(tensor):
+    def note(tensor: paddle.Tensor) -> paddle.Tensor:
         if tensor.data_ptr() not in parameters:
-            kept[tensor.data_ptr()] = tensor.size * tensor.element_size()
+            place = inside[-1] if inside else kept
+            place[tensor.data_ptr()] = tensor.size * tensor.element_size()
         return tensor
 
-    with paddle.autograd.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield kept
+    def enter(_, inputs) -> None:
+        for tensor in inputs:
+            note(tensor)
+        blocks.append({})
+        inside.append(blocks[-1])
+
+    def leave(*_) -> None:
+        inside.pop()
+
+    hooks = []
+    if recompute:
+        for layer in network.sublayers():
+            if getattr(layer, "recompute", False):
+                hooks.append(layer.register_forward_pre_hook(enter))
+                hooks.append(layer.register_forward_post_hook(leave))
+    with paddle.autograd.saved_tensors_hooks(note, lambda tensor: tensor):
+        held = run()  # until it is counted no address is given out again
+    for hook in hooks:
+        hook.remove()
+    del held
+    largest = max((sum(block.values()) for block in blocks), default=0)
+    return sum(kept.values()) + largest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ import paddle
 from passl.distributed.processes import Processes, launched_size
 from passl.engine.checks import check_images
 from passl.engine.plan import Plan, check_sections, make_plan
+from passl.engine.precision import Precision
+from passl.engine.step import trial_step
 from passl.hooks import build_hooks
 from passl.inspection.costs import count_macs, kept_for_backward
 from passl.inspection.pictures import draw_augmented, draw_schedule, first_steps
@@ -20,7 +23,6 @@ from passl.solver import WeightAverage
 from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
-from passl.utils.seeding import step_seed
 from passl.utils.whole_files import filling
 from passl.weights import load_weights
 
@@ -65,11 +67,10 @@ def dry_run(
             class_names=plan.datasets["train"].class_names,
         )  # fmt: skip
     build_hooks(cfg.hooks)
-    if cfg.ema is not None:
-        WeightAverage(plan.architecture, **cfg.ema)
+    average = None if cfg.ema is None else WeightAverage(plan.architecture, **cfg.ema)
     for name, dataset in plan.datasets.items():
         check_images(plan.architecture, dataset, cfg.dataloader[name], name, cfg.seed)
-    rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device)]
+    rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device, average)]
     folder = Path(cfg.output_dir) / "dry-run"
     with filling(folder):
         draw_schedule(folder / "schedule.png", plan.schedule, plan.total_steps)
@@ -190,27 +191,27 @@ def _kinds(names: Sequence[str]) -> List[str]:
 # ---------------------------------------------------------------- two steps
 
 
-def _try_steps(cfg: Config, plan: Plan, device: str) -> List[Row]:
-    """Makes two steps on made-up pixels; what they cost is counted in the first."""
-    architecture, optimizer = plan.architecture, plan.optimizer
+def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAverage]) -> List[Row]:
+    """Makes two steps on made-up pixels as the run would; what they cost is counted in the first.
+
+    Of a step that accumulates, two micro-batches are made.
+    """
+    architecture = plan.architecture
     batch = _made_up_batch(cfg, plan)
     architecture.train()
-    losses, kept, macs, started = [], None, 0, time.perf_counter()
-    for step in range(_STEPS):
-        paddle.seed(step_seed(cfg.seed, step))
-        architecture.before_step(step, plan.total_steps)
-        if step == 0:
-            with paddle.no_grad():
-                macs = count_macs(architecture, lambda: architecture(batch))
-            with kept_for_backward(architecture) as kept:
-                loss = architecture(batch)["loss"]
-        else:
-            loss = architecture(batch)["loss"]
-        loss.backward()
+    with paddle.no_grad():
+        macs = count_macs(architecture, lambda: architecture(batch))
+    precision = Precision.where_possible(cfg.amp, device)
+    with precision.autocast():
+        kept = kept_for_backward(architecture, lambda: architecture(batch), cfg.recompute)
+    accumulation = min(plan.accumulation, 2)
+    images = _MICRO_BATCH * accumulation
+    step = trial_step(cfg, architecture, plan.optimizer, precision, images, accumulation, average)
+    losses, started = [], time.perf_counter()
+    for number in range(_STEPS):
         # At a rate that moves something: the first one of a warm-up may be zero.
-        optimizer.step(plan.schedule.learning_rate)
-        architecture.after_step(step, plan.total_steps)
-        losses.append(float(loss))
+        result = step(number, itertools.repeat(batch), plan.schedule.learning_rate)
+        losses.append(sum(map(float, result.losses)) / accumulation)
     seconds = time.perf_counter() - started
     if not np.isfinite(losses).all():
         raise PasslError(f"the loss of two steps on made-up images is not finite: {losses}")
@@ -220,7 +221,7 @@ def _try_steps(cfg: Config, plan: Plan, device: str) -> List[Row]:
             "operations",
             f"{gmacs:.4g} G multiply-adds an image forward, {6 * gmacs:.4g} GFLOP in training",
         ),
-        ("memory", _memory(cfg, plan, sum(kept.values()) / _MICRO_BATCH)),
+        ("memory", _memory(cfg, plan, kept / _MICRO_BATCH, precision)),
         (
             "two steps",
             f"of {_MICRO_BATCH} made-up images on {device}: loss {losses[0]:.4f}, {losses[1]:.4f}; "
@@ -242,8 +243,8 @@ def _made_up_batch(cfg: Config, plan: Plan) -> Dict[str, Any]:
     return first_steps(cfg, plan.datasets["train"]).transform(batch)
 
 
-def _memory(cfg: Config, plan: Plan, activations: float) -> str:
-    """Estimates what a process needs in float32.
+def _memory(cfg: Config, plan: Plan, activations: float, precision: Precision) -> str:
+    """Estimates what a process needs.
 
     The fixed part is the parameters, their gradients, the optimizer's state as it is after the
     steps, the average of the weights, and with several processes the buffers of the exchange. Mixed
@@ -263,9 +264,13 @@ def _memory(cfg: Config, plan: Plan, activations: float) -> str:
     if not activations:
         return text + "what an image needs is counted with PaddlePaddle 3 alone"
     return text + (
-        f"{activations / _MB:,.1f} MB an image kept in float32: {size} images "
+        f"{activations / _MB:,.1f} MB an image kept in {precision}: {size} images "
         f"{size * activations / _MB:,.0f} MB; together "
         f"{(fixed + size * activations) / _MB:,.0f} MB a process\n"
-        "without what operations need for a moment, and without amp, which keeps about 0.6 to 0.8 "
-        "of the images' part"
+        "without what operations need for a moment"
+        + (
+            ", and without amp, which keeps about 0.6 to 0.8 of the images' part"
+            if precision.dtype == "float32"
+            else ""
+        )
     )
