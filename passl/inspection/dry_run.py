@@ -211,7 +211,7 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
     for number in range(_STEPS):
         # At a rate that moves something: the first one of a warm-up may be zero.
         result = step(number, itertools.repeat(batch), plan.schedule.learning_rate)
-        losses.append(sum(map(float, result.losses)) / accumulation)
+        losses.append(sum(loss.item() for loss in result.losses) / accumulation)
     seconds = time.perf_counter() - started
     if not np.isfinite(losses).all():
         raise PasslError(f"the loss of two steps on made-up images is not finite: {losses}")
