@@ -44,6 +44,7 @@ MOVED = {
     for new, names in rooms.items()
     for name in names
 }
+MOVED["passl.hooks.metrics_file"] = "passl.utils.records"
 
 
 class _Moved(MetaPathFinder, Loader):

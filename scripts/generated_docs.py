@@ -50,7 +50,7 @@ PARTS = (
     ("optimizer", OPTIMIZERS, "how weights are changed", ("model",)),
     ("hooks", HOOKS, "a list; besides the four that are always there", ()),
 )
-BUILT_IN_HOOKS = ("MetricsFile", "VisualDL", "Console", "Checkpoint")
+BUILT_IN_HOOKS = ("VisualDL", "Console", "Checkpoint")
 
 
 def cell(text):

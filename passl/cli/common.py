@@ -15,13 +15,13 @@ from paddle import nn
 from passl.datasets import with_synthetic_data
 from passl.datasets.sources.class_names import read_class_names, readable_names
 from passl.distributed.interrupts import Interrupted
-from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain, quoted
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
 from passl.utils.logging import log_to_console, logger
+from passl.utils.run_folder import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
 from passl.utils.text import accept_all_text, visible

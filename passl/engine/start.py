@@ -8,11 +8,11 @@ from typing import List, Optional
 from passl.datasets import ImageDataset
 from passl.engine.checkpoint import Checkpoint
 from passl.hooks.base import Progress
-from passl.hooks.checkpoint import LATEST, checkpoint_folder
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+from passl.utils.run_folder import LATEST, RECORDS, checkpoint_folder
 from passl.weights import load_weights
 
 
@@ -76,7 +76,7 @@ class Start:
             path = latest if latest.exists() else None
         else:
             path = None if resume is None else Path(resume)
-            if latest.exists() or (self._folder / "metrics.jsonl").exists():
+            if latest.exists() or (self._folder / RECORDS).exists():
                 # Going back to an older checkpoint of the same run is the one other way to write.
                 if path is None or path.parent.resolve() != checkpoints.resolve():
                     raise PasslError(

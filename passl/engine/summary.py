@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from passl.engine.training_run import TrainingRun
 from passl.evaluation.evaluator import crop_ratio
-from passl.hooks.checkpoint import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.solver import held
 from passl.utils.commands import command, word
 from passl.utils.logging import logger
+from passl.utils.run_folder import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 
 
 def announce(run: TrainingRun) -> None:

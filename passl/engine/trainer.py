@@ -24,13 +24,12 @@ from passl.engine.training_run import TrainingRun
 from passl.evaluation.evaluator import evaluation_loader
 from passl.hooks import build_hooks
 from passl.hooks.base import Record
-from passl.hooks.checkpoint import RUN_CONFIG, checkpoint_folder
-from passl.hooks.metrics_file import read_metrics
 from passl.solver import WeightAverage
 from passl.utils.config import Config
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import hold_for_file, log_to_file, stop_logging_to_files
+from passl.utils.run_folder import RUN_CONFIG, checkpoint_folder
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing
@@ -97,7 +96,7 @@ def train(
                 for hook in run.hooks:
                     with contextlib.suppress(OSError):  # a full disk has been reported already
                         hook.on_end(run)
-            return _last_evaluation(folder)
+            return run.last_evaluation()
     finally:
         stop_logging_to_files()
 
@@ -242,8 +241,3 @@ def _prepare_folder(run: TrainingRun) -> None:
         processes.wait()
     except OSError as error:
         raise explain_os_error(error, folder) from None
-
-
-def _last_evaluation(folder: Path) -> Record:
-    records = [r for r in read_metrics(folder / "metrics.jsonl") if "split" in r]
-    return records[-1] if records else {}

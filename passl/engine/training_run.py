@@ -26,12 +26,12 @@ from passl.engine.tally import Tally
 from passl.evaluation.evaluator import evaluate
 from passl.hooks import Hook, Run
 from passl.hooks.base import Record
-from passl.hooks.checkpoint import BEST, LATEST, checkpoint_folder
-from passl.hooks.metrics_file import read_metrics
 from passl.solver import Optimizer, WeightAverage, held
 from passl.utils.config import plain
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+from passl.utils.records import open_records, read_metrics, write_record
+from passl.utils.run_folder import BEST, LATEST, RECORDS, checkpoint_folder
 from passl.weights import load_weights
 
 
@@ -89,12 +89,13 @@ class TrainingRun(Run):
         with self._saving, Interrupts() as interrupts, Peers(
             self.processes, interrupts, self.cfg.parallel.lost_after
         ) as self._peers:  # fmt: skip
-            self._call("on_start")
-            with contextlib.closing(iter(self.loader)) as batches:
-                self._make_steps(batches)
-            self._saving.finish()
-            if "test" in self.evaluation_loaders:
-                self._test_once()
+            with self._recording():
+                self._call("on_start")
+                with contextlib.closing(iter(self.loader)) as batches:
+                    self._make_steps(batches)
+                self._saving.finish()
+                if "test" in self.evaluation_loaders:
+                    self._test_once()
             self.processes.wait()
             if self.is_first and not (checkpoint_folder(self.folder) / LATEST).exists():
                 raise PasslError(
@@ -163,7 +164,26 @@ class TrainingRun(Run):
         if not math.isfinite(norm):  # not a number that JSON has
             del record["grad_norm"]
         if record["loss"] is not None:  # else there is nothing to tell that has not been said
-            self._call("on_record", record)
+            self._tell("on_record", record)
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[None]:
+        """Opens the file of the records, without what is going to be recorded anew.
+
+        So the file of a resumed run reads as if it had never been interrupted.
+        """
+        if not self.is_first:
+            yield
+            return
+        path = self.folder / RECORDS
+        with open_records(path, self.resumed_at, not self.evaluation_due) as self._records:
+            yield
+
+    def _tell(self, moment: str, record: Record) -> None:
+        """Writes a record down, before the checkpoint that promises it, and tells the hooks."""
+        if self.is_first:
+            write_record(self._records, record)
+        self._call(moment, record)
 
     def _call(self, moment: str, *arguments: Any) -> None:
         for hook in self.hooks:
@@ -188,12 +208,12 @@ class TrainingRun(Run):
             )
         elif progress.best is None or _better(record, progress.best):
             progress.best = record
-        self._call("on_evaluation", record)
+        self._tell("on_evaluation", record)
         return True
 
     def _test_once(self) -> None:
         """Evaluates the test split, with the best weights, once in the life of a run."""
-        records = read_metrics(self.folder / "metrics.jsonl") if self.is_first else []
+        records = read_metrics(self.folder / RECORDS) if self.is_first else []
         done = [r.get("split") == "test" and r["step"] == self.progress.step for r in records]
         if self.processes.sum([any(done)])[0]:
             return
@@ -204,7 +224,7 @@ class TrainingRun(Run):
             record = self._evaluate("test", "test")
         if not record:
             raise Interrupted(self._peers.signum)
-        self._call("on_evaluation", record)
+        self._tell("on_evaluation", record)
 
     def _evaluated_weights(self) -> ContextManager[None]:
         """Returns the context in which the network has the weights to evaluate."""
@@ -224,6 +244,11 @@ class TrainingRun(Run):
         if not figures:
             return {}
         return {"step": self.progress.step, "epoch": self.epoch, "split": split, **figures}
+
+    def last_evaluation(self) -> Record:
+        """Returns the last record of a split, also of an earlier process; empty without one."""
+        records = [r for r in read_metrics(self.folder / RECORDS) if "split" in r]
+        return records[-1] if records else {}
 
     # ------------------------------------------------ saving
 

@@ -1,7 +1,7 @@
 """Hooks: what happens around the steps of a run. A new file here registers itself.
 
-The console, ``metrics.jsonl``, VisualDL and checkpoints are hooks like any other; a config adds
-more by name under ``hooks``.
+The console, VisualDL and checkpoints are hooks like any other; a config adds more by name under
+``hooks``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from passl.utils.discovery import import_modules
 
 import_modules(__name__, __path__)
 
-# The order in which they look on. The record is written before the checkpoint that promises it.
-_ALWAYS = ("MetricsFile", "VisualDL", "Console", "Checkpoint")
+# The order in which they look on.
+_ALWAYS = ("VisualDL", "Console", "Checkpoint")
 
 
 def build_hooks(extra: Sequence[Mapping[str, Any]], is_first: bool = True) -> List[Hook]:

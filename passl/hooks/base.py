@@ -9,11 +9,10 @@ from typing import Any, Callable, Dict, List, Optional
 from passl.datasets import Loader
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
+from passl.utils.records import Record
 from passl.utils.registry import Registry
 
 HOOKS = Registry("hook")
-
-Record = Dict[str, Any]
 
 
 @dataclasses.dataclass

@@ -7,14 +7,7 @@ from typing import List, Optional
 
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.logging import logger
-
-LATEST, BEST = "latest.safetensors", "best.safetensors"
-RUN_CONFIG = "config.yaml"  # in a run's folder, beside that of the checkpoints
-
-
-def checkpoint_folder(folder: Path) -> Path:
-    """Returns where a run keeps its checkpoints."""
-    return folder / "checkpoints"
+from passl.utils.run_folder import BEST, LATEST, checkpoint_folder
 
 
 @HOOKS.register

@@ -13,12 +13,13 @@ import numpy as np
 
 from passl.datasets.batch_cells import batch_cells
 from passl.hooks.base import HOOKS, Hook, Record, Run
-from passl.hooks.metrics_file import open_records, read_metrics, write_record
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import Config, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
 from passl.utils.lent_home import writable_home
 from passl.utils.logging import logger
+from passl.utils.records import open_records, read_metrics, write_record
+from passl.utils.run_folder import RECORDS
 from passl.utils.text import as_text
 from passl.utils.whole_files import replacing
 
@@ -55,7 +56,7 @@ class VisualDL(Hook):
             file.unlink()
         self._writer = LogWriter(logdir=str(folder))
         self._add_settings(run)
-        for record in read_metrics(run.folder / "metrics.jsonl"):
+        for record in read_metrics(run.folder / RECORDS):
             self.on_record(run, record)
         if run.cfg.log_config.histograms is not None:
             path = run.folder / "histograms.jsonl"

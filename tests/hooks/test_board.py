@@ -19,10 +19,10 @@ from PIL import Image
 from visualdl import LogReader
 
 from passl.engine import train
-from passl.hooks.metrics_file import read_metrics
 from passl.hooks.visual_dl import VisualDL
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import get_config
+from passl.utils.records import read_metrics
 from passl.weights import WeightFile
 
 BROWSER = next(

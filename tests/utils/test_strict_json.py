@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from passl.hooks.metrics_file import read_metrics, write_record
+from passl.utils.records import read_metrics, write_record
 from passl.utils.strict_json import to_json
 from passl.weights import WeightFile, write_tensor_file
 

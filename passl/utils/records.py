@@ -1,15 +1,16 @@
-"""``metrics.jsonl``: one JSON object per record, the run's own account of itself."""
+"""Files of records, one JSON object a line: ``metrics.jsonl`` is a run's account of itself."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Iterator, Optional, TextIO
+from typing import Any, Dict, Iterator, TextIO
 
-from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.utils.errors import PasslError
 from passl.utils.strict_json import to_json
 from passl.utils.whole_files import replacing
+
+Record = Dict[str, Any]
 
 
 def read_metrics(path: Path) -> Iterator[Record]:
@@ -51,28 +52,3 @@ def write_record(file: TextIO, record: Record) -> None:
     """Adds a record; it is in the file when this returns. What is no number becomes null."""
     file.write(to_json(record) + "\n")
     file.flush()
-
-
-@HOOKS.register
-class MetricsFile(Hook):
-    """Appends records, after taking back what came after the step the run starts from.
-
-    So the file of a resumed run reads as if it had never been interrupted.
-    """
-
-    def __init__(self):
-        self._file: Optional[TextIO] = None
-
-    def on_start(self, run: Run) -> None:
-        path = run.folder / "metrics.jsonl"
-        self._file = open_records(path, run.resumed_at, not run.evaluation_due)
-
-    def on_record(self, run: Run, record: Record) -> None:
-        write_record(self._file, record)
-
-    on_evaluation = on_record
-
-    def on_end(self, run: Run) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
