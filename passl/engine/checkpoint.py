@@ -39,7 +39,7 @@ _FREE = (
     "tf32",
     "recompute",
     "max_bad_steps",
-    # What an optimizer step is made of is compared as a whole, see check_batch.
+    # What an optimizer step is made of is compared as a whole, see progress_in_steps_of.
     "global_batch_size",
     "dataloader.train.sampler.batch_size",
     "dataloader.val.",
@@ -247,19 +247,22 @@ class Checkpoint:
         told = first_of([f"{names[i]} {then[i]} → {now[i]}" for i in changed], 3)
         return f" ({told})" if changed else ""
 
-    def check_batch(self, global_batch: int, allow_change: bool = False) -> None:
-        """Raises PasslError if a step has another number of images than in the checkpoint's run.
+    def progress_in_steps_of(self, global_batch: int, allow_change: bool = False) -> Progress:
+        """Returns how far the run is, in steps of so many images.
 
-        If that is allowed, the step becomes the one that many images further into the epoch: the
-        images of a batch that was begun are passed over.
+        Where a step had another number of images, and that may change, the run goes on that many
+        images further into the epoch: the images of a batch that was begun are passed over.
 
         Args:
             global_batch: images an optimizer step.
             allow_change: whether it may differ.
+
+        Raises:
+            PasslError: it differs and may not.
         """
         before, samples = self.file.metadata["global_batch"], self.file.metadata["samples"]
         if before == global_batch:
-            return
+            return self.progress
         if not allow_change:
             raise PasslError(
                 f"{self.path}: was trained with {before} images a step, now it would be "
@@ -267,10 +270,10 @@ class Checkpoint:
                 f"global_batch_size={before}, or --allow-batch-change"
             )
         epoch, step = divmod(self.progress.step, samples // before)
-        self.progress.step = epoch * (samples // global_batch) + min(
+        step = epoch * (samples // global_batch) + min(
             -(-step * before // global_batch), samples // global_batch
         )
-        self.progress.evaluated_step = -1
+        return dataclasses.replace(self.progress, step=step, evaluated_step=-1)
 
     def restore(
         self,

@@ -116,8 +116,7 @@ class Start:
             return Progress()
         self.checkpoint.check_config(cfg, self._extend)
         self.checkpoint.check_data(dataset, self._allow_data_change)
-        self.checkpoint.check_batch(global_batch, self._allow_batch_change)
-        return self.checkpoint.progress
+        return self.checkpoint.progress_in_steps_of(global_batch, self._allow_batch_change)
 
     def load_pretrained(self, architecture: Architecture, class_names: Optional[List[str]]) -> None:
         """Loads the weights that a run which begins is to begin from, if there are any.

@@ -236,31 +236,66 @@ def test_scalars_stand_in_the_records_and_survive_a_resume_within_an_interval(te
     assert records(again) == records(whole)
 
 
+class Two(Processes):
+    """This process and one that has seen two images of loss 1.5 each, which is not there."""
+
+    def sum(self, values):
+        if len(values) == 2:
+            return [values[0] + 3.0, values[1] + 2.0]
+        return super().sum(values)
+
+
+def test_processes_share_what_they_have_counted():
+    progress = Progress(loss_sum=5.0, loss_images=4.0)
+    Tally(progress).share(Two(rank=0, size=2))
+    assert (progress.loss_sum, progress.loss_images) == (4.0, 3.0)
+
+
+def test_a_checkpoint_holds_what_all_processes_have_counted(telling, monkeypatch, tmp_path):
+    """After step 5, one after a record; what this process has is known from a run of its own."""
+    monkeypatch.setattr(TellingClassifier, "forward", Classifier.forward)
+    middle = "checkpoints/step-00000005.safetensors"
+
+    def sums(folder):
+        with WeightFile(folder / middle) as file:
+            progress = file.metadata["progress"]
+        return progress["loss_sum"], progress["loss_images"]
+
+    own, images = sums(telling("one", checkpoint={"interval_steps": 5, "keep": 9}, epochs=1))
+    assert images == 8
+    monkeypatch.setattr("passl.engine.trainer.join_processes", Two)
+    both = sums(telling("two", checkpoint={"interval_steps": 5, "keep": 9}, epochs=1))
+    assert both == (own + 3.0, images + 2.0)
+
+
 # ---------------------------------------------------------------- steps on trial
 
 
-class Counted(nn.Layer):
-    """Numbers of 4 bytes: 10 an image in, 10 out."""
+class Squares(nn.Layer):
+    """Squares twice: keeps its input and the first square, of 4 bytes a number."""
 
     recompute = True
 
     def forward(self, x):
-        return paddle.exp(x)  # keeps what it gives
+        return paddle.square(paddle.square(x))
 
 
-def test_recomputed_blocks_keep_their_inputs_and_the_largest_one():
+def test_recomputed_blocks_keep_their_inputs_and_the_largest_one_both():
     from passl.inspection.costs import kept_for_backward
 
     if paddle.__version__.startswith("2."):
         pytest.skip("PaddlePaddle 2 loses tensors here")
-    network = nn.Sequential(*[Counted() for _ in range(4)])
+    network = nn.Sequential(*[Squares() for _ in range(4)])
     x = paddle.ones([3, 10])
     x.stop_gradient = False
-    assert kept_for_backward(network, lambda: network(x)) == 4 * 3 * 10 * 4
-    assert kept_for_backward(network, lambda: network(x), recompute=True) == (4 + 1) * 3 * 10 * 4
+    bytes_of_one = 3 * 10 * 4
+    assert kept_for_backward(network, lambda: network(x)) == 8 * bytes_of_one
+    again = kept_for_backward(network, lambda: network(x), recompute=True)
+    assert again == (4 + 2) * bytes_of_one
+    assert not any(layer._forward_pre_hooks for layer in network)
 
 
-@pytest.mark.parametrize("what", ["step", "train", "dry run"])
+@pytest.mark.parametrize("what", ["step", "train", "dry_run"])
 def test_trials_make_the_steps_of_the_run(what, photos, tmp_path, monkeypatch):
     """Accumulated and averaged as the config says, by the way that training goes."""
     from passl.inspection import benchmarks
