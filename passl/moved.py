@@ -19,7 +19,7 @@ _ROOMS = {
         "building": ["create_model"],
         "deployment": ["export", "predictor", "runtimes"],
         "distributed": ["interrupts", "peers", "processes"],
-        "evaluation": ["evaluator", "metrics", "report"],
+        "evaluation": ["metrics", "report"],
         "inspection": ["benchmarks", "costs", "dry_run", "pictures", "visualization"],
     },
     "datasets": {
@@ -44,6 +44,7 @@ MOVED = {
     for new, names in rooms.items()
     for name in names
 }
+MOVED["passl.engine.evaluator"] = "passl.evaluation"
 MOVED["passl.hooks.metrics_file"] = "passl.utils.records"
 
 

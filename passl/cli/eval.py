@@ -1,11 +1,11 @@
-"""``passl eval``: Top-1 and Top-5 of a checkpoint."""
+"""``passl eval``: how good a checkpoint is, by its evaluator."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from passl.cli.common import (
     add_class_names,
@@ -20,14 +20,21 @@ from passl.cli.common import (
     run_command,
     write_json,
 )
-from passl.datasets import build_dataset
+from passl.datasets import Loader, build_dataset
 from passl.datasets.view import evaluated_section
-from passl.distributed.processes import join_processes
+from passl.distributed.processes import Processes, join_processes
 from passl.engine.checks import check_classes
-from passl.evaluation.evaluator import crop_ratio, evaluate, evaluation_loader
-from passl.modeling.architectures import build_architecture
+from passl.evaluation import (
+    Evaluator,
+    build_evaluator,
+    crop_ratio,
+    evaluation_loader,
+    sections_also_read,
+)
+from passl.modeling.architectures import Architecture, build_architecture
 from passl.utils import zoo
 from passl.utils.commands import command, launched_command
+from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -43,7 +50,8 @@ class _List(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "Evaluate weights: Top-1, Top-5 and loss over exactly the images of a set.",
+        "Evaluate weights over exactly the images of a set: Top-1, Top-5 and loss, or what "
+        "evaluate.evaluator of the config measures.",
         f"  {command('eval')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz\n"
         f"  {command('eval')} -c mlp-mixer_groceries --split test --report output/report\n"
         f"  {launched_command('eval')} -c … --weights …",
@@ -82,7 +90,9 @@ def _main(arguments: argparse.Namespace) -> None:
     report = load_named_weights(architecture, arguments, cfg)
     compare_with_zoo(Path(report.path), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
+    evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
     loader = evaluation_loader(dataset, section, processes)
+    also = _loaders_also_read(cfg, evaluator, architecture, report.metadata, processes)
     look: Dict[str, Any] = {}
     if arguments.report is not None:
         # Imported late: what draws takes half a second.
@@ -90,22 +100,33 @@ def _main(arguments: argparse.Namespace) -> None:
 
         if processes.size > 1:
             raise PasslError("a report is made by one process; start it without the launcher")
+        if not evaluator.classifies:
+            raise PasslError(
+                f"--report shows how images were classified, which {type(evaluator).__name__} does "
+                "not do; leave it out"
+            )
         answers = Answers()
         look = {"look": answers.add}
-    result = evaluate(architecture, loader, arguments.split, processes=processes, **look)
-    _check_answers(report.path, result)
+    result = evaluator.evaluate(
+        architecture, loader, also, arguments.split, processes=processes, **look
+    )
+    problem = evaluator.problem(result)
+    if problem is not None:
+        raise PasslError(f"{report.path}: {problem}")
     if arguments.report is not None:
         classes = architecture.num_classes
         names = names_of_classes(classes, report, arguments, section, dataset.class_names)
         facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
-        path = write_report(Path(arguments.report), answers, dataset, names, result, facts)
+        path = write_report(
+            Path(arguments.report), answers, dataset, names, evaluator, result, facts
+        )
         logger.info("%s: open it in a browser", path)
     if not processes.is_first:
         return
     ratio = crop_ratio(dataset)
     print(
         f"{section.dataset.get('dataroot', section.dataset.name)} ({arguments.split}): "
-        f"Top-1 {result['top1']:.2f} %  Top-5 {result['top5']:.2f} %  loss {result['loss']:.4f}  "
+        f"{evaluator.describe(result)}  "
         f"over {result['samples']} images at crop ratio {'none' if ratio is None else ratio}, "
         f"{result['seconds']:.1f} s, {result['images_per_second']:.1f} images/s"
     )
@@ -113,12 +134,20 @@ def _main(arguments: argparse.Namespace) -> None:
         write_json(arguments.json, {**result, "crop_ratio": ratio})
 
 
-def _check_answers(weights: str, result: Dict[str, Any]) -> None:
-    if "without_answer" in result:
-        raise PasslError(
-            f"{weights}: the logits of {result['without_answer']} of {result['samples']} images "
-            "are not finite (NaN or infinity), so they have no answer; take other weights"
-        )
+def _loaders_also_read(
+    cfg: Config,
+    evaluator: Evaluator,
+    architecture: Architecture,
+    metadata: Mapping[str, Any],
+    processes: Processes,
+) -> Dict[str, Loader]:
+    loaders = {}
+    for name, section in sections_also_read(cfg, evaluator).items():
+        with processes.one_by_host():
+            dataset = build_dataset(section.dataset, section.loader.max_pixels)
+        check_classes(architecture, dataset, metadata.get("class_names"), section)
+        loaders[name] = evaluation_loader(dataset, section, processes)
+    return loaders
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -14,7 +14,7 @@ from passl.utils.version import __version__
 # What they do, for the list of them; each is a module beside this one.
 COMMANDS: Dict[str, str] = {
     "train": "train as a config says, or look at a run beforehand (--dry-run)",
-    "eval": "Top-1 and Top-5 of weights, and a report page (--report)",
+    "eval": "how good weights are (Top-1, Top-5, …), and a report page (--report)",
     "predict": "what is in these images: names, probabilities, contact sheets, features",
     "visualize": "pictures of what a network has learned",
     "export": "files for Paddle Inference and ONNX, checked as they are made",

@@ -1,6 +1,6 @@
-"""Engine: the training loop, the evaluation loop, checkpoints."""
+"""Engine: the training loop and its checkpoints."""
 
 from passl.engine.trainer import train
-from passl.evaluation.evaluator import evaluate
+from passl.evaluation import evaluate
 
 __all__ = ["evaluate", "train"]

@@ -10,6 +10,7 @@ import paddle
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
 from passl.engine.checks import check_classes
+from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of
@@ -24,7 +25,9 @@ class Plan:
         architecture: what learns, as it starts.
         optimizer: over its parameters.
         schedule: the learning rate of each step.
-        datasets: by the names of the sections, ``train`` among them.
+        evaluator: measures how good the network is.
+        sections: of ``dataloader``, by name; ``train`` is among them, and what the evaluator reads.
+        datasets: by the names of the sections.
         samples: images of the training set.
         global_batch: images an optimizer step.
         accumulation: micro-batches that a process makes a step of.
@@ -35,6 +38,8 @@ class Plan:
     architecture: Architecture
     optimizer: Optimizer
     schedule: Schedule
+    evaluator: Evaluator
+    sections: Dict[str, Config]
     datasets: Dict[str, ImageDataset]
     samples: int
     global_batch: int
@@ -76,7 +81,10 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     global_batch, accumulation = batch_plan(cfg, processes.size)
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
+    evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
+    if "val" in sections or "test" in sections:
+        sections.update(sections_also_read(cfg, evaluator))
     with processes.one_by_host():  # the first one leaves an index of the files to the others
         datasets = {
             name: build_dataset(section.dataset, section.loader.max_pixels)
@@ -103,6 +111,8 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             steps_per_epoch,
             global_batch,
         ),
+        evaluator=evaluator,
+        sections=sections,
         datasets=datasets,
         samples=samples,
         global_batch=global_batch,

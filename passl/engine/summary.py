@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from passl.engine.training_run import TrainingRun
-from passl.evaluation.evaluator import crop_ratio
+from passl.evaluation import crop_ratio
 from passl.solver import held
 from passl.utils.commands import command, word
 from passl.utils.logging import logger
@@ -66,11 +66,10 @@ def conclude(run: TrainingRun) -> None:
     checkpoints, best = checkpoint_folder(run.folder), run.progress.best
     if best is not None:
         logger.info(
-            "best: epoch %d, %s Top-1 %.2f %%, loss %.4f, in %s; the last weights are in %s",
+            "best: epoch %d, %s %s, in %s; the last weights are in %s",
             best["epoch"],
             best["split"],
-            best["top1"],
-            best["loss"],
+            run.evaluator.headline(best),
             checkpoints / BEST,
             LATEST,
         )

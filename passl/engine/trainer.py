@@ -21,7 +21,7 @@ from passl.engine.start import Start
 from passl.engine.step import TrainingStep
 from passl.engine.summary import announce, conclude
 from passl.engine.training_run import TrainingRun
-from passl.evaluation.evaluator import evaluation_loader
+from passl.evaluation import evaluation_loader
 from passl.hooks import build_hooks
 from passl.hooks.base import Record
 from passl.solver import WeightAverage
@@ -125,7 +125,7 @@ def _build(
     if start.checkpoint is not None:
         start.checkpoint.restore(architecture, optimizer, average)
     for name, dataset in datasets.items():
-        check_images(architecture, dataset, cfg.dataloader[name], name, cfg.seed)
+        check_images(architecture, dataset, plan.sections[name], name, cfg.seed)
     execution = Execution(cfg, architecture, optimizer, precision, processes)
     digest = datasets["train"].digest()
     run = TrainingRun(
@@ -138,6 +138,7 @@ def _build(
         environment={**describe_environment(device), "processes": processes.size},
         architecture=architecture,
         loader=_training_loader(cfg, plan, progress.step, processes),
+        evaluator=plan.evaluator,
         is_first=processes.is_first,
         resumed_at=start.resumed_at,
         start=start,
@@ -158,9 +159,9 @@ def _build(
             rank=processes.rank,
         ),
         evaluation_loaders={
-            name: evaluation_loader(datasets[name], cfg.dataloader[name], processes)
-            for name in ("val", "test")
-            if name in datasets
+            name: evaluation_loader(datasets[name], section, processes)
+            for name, section in plan.sections.items()
+            if name != "train"
         },
         training_set={"sha256": digest, "class_counts": datasets["train"].class_counts()},
     )

@@ -23,7 +23,6 @@ from passl.engine.running_statistics import share_running_statistics
 from passl.engine.start import Start
 from passl.engine.step import StepResult, TrainingStep
 from passl.engine.tally import Tally
-from passl.evaluation.evaluator import evaluate
 from passl.hooks import Hook, Run
 from passl.hooks.base import Record
 from passl.solver import Optimizer, WeightAverage, held
@@ -47,7 +46,7 @@ class TrainingRun(Run):
         average: the moving average of the weights, which is evaluated in their place; or None.
         execution: runs the network.
         step: makes the optimizer steps.
-        evaluation_loaders: of the splits that are evaluated, by name.
+        evaluation_loaders: of the splits that are evaluated and of what the evaluator also reads.
         training_set: digest and class counts of the training set.
     """
 
@@ -202,11 +201,14 @@ class TrainingRun(Run):
             self._peers.stop_before(progress.step)
             return False
         progress.evaluated_step = progress.step
-        if not math.isfinite(record["loss"]):
+        odd = self.evaluator.not_finite(record)
+        if odd:
             logger.warning(
-                "step %d: the loss on the validation images is not finite", progress.step
+                "step %d: the %s on the validation images is not finite",
+                progress.step,
+                " and the ".join(odd),
             )
-        elif progress.best is None or _better(record, progress.best):
+        elif progress.best is None or self.evaluator.is_better(record, progress.best):
             progress.best = record
         self._tell("on_evaluation", record)
         return True
@@ -234,9 +236,10 @@ class TrainingRun(Run):
         """Returns the record of a split; an empty one where a process was asked to stop."""
         share_running_statistics(self.architecture, self.processes)
         with self.execution.autocast():
-            figures = evaluate(
+            figures = self.evaluator.evaluate(
                 self.architecture,
                 self.evaluation_loaders[split],
+                self.evaluation_loaders,
                 name,
                 self._peers.stopping,
                 self.processes,
@@ -293,8 +296,3 @@ class TrainingRun(Run):
             "config": plain(self.cfg),
             "environment": self.environment,
         }
-
-
-def _better(record: Record, best: Record) -> bool:
-    """By Top-1; on a small set ties are common, and the lower loss decides."""
-    return (record["top1"], -record["loss"]) > (best["top1"], -best["loss"])

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from paddle.nn import functional as F
 
 from passl.datasets import ImageDataset
+from passl.evaluation.base import Evaluator
 from passl.utils.contact_sheet import contact_sheet, in_rows
 from passl.utils.fonts import installed_fonts
 from passl.utils.text import as_text
@@ -73,6 +74,7 @@ def write_report(
     answers: Answers,
     dataset: ImageDataset,
     names: Sequence[str],
+    evaluator: Evaluator,
     result: Dict[str, Any],
     facts: Dict[str, str],
 ) -> Path:
@@ -87,7 +89,8 @@ def write_report(
         answers: of all images of ``dataset``, in their order.
         dataset: the set.
         names: of the classes.
-        result: what ``evaluate`` returned.
+        evaluator: says what the result means.
+        result: what it returned.
         facts: what else stands at the head of the page.
 
     Raises:
@@ -96,7 +99,7 @@ def write_report(
     matrix = np.zeros((len(names), len(names)), np.int64)
     np.add.at(matrix, (answers.labels, answers.predicted), 1)
     parts = [
-        _head(result, facts),
+        _head(evaluator, result, facts),
         "<h2>Surest mistakes</h2>",
         _mistakes(answers, dataset, names),
         "<h2>Classes that are taken for one another</h2>",
@@ -109,7 +112,7 @@ def write_report(
     text = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Evaluation: {result['top1']:.2f} %</title><style>{_STYLE}</style></head>\n<body>"
+        f"<title>Evaluation: {evaluator.headline(result)}</title><style>{_STYLE}</style></head>\n<body>"
         + "\n".join(parts)
         + "</body></html>\n"
     )
@@ -120,13 +123,8 @@ def write_report(
     return path
 
 
-def _head(result: Dict[str, Any], facts: Dict[str, str]) -> str:
-    figures = {
-        "Top-1": f"{result['top1']:.2f} %",
-        "Top-5": f"{result['top5']:.2f} %",
-        "loss": f"{result['loss']:.4f}",
-        "images": f"{result['samples']:,}",
-    }
+def _head(evaluator: Evaluator, result: Dict[str, Any], facts: Dict[str, str]) -> str:
+    figures = {**evaluator.shown(result), "images": f"{result['samples']:,}"}
     return (
         "<h1>Evaluation</h1>"
         + _table([list(figures), list(figures.values())], "figures")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 from passl.datasets import Loader
+from passl.evaluation import Evaluator
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
 from passl.utils.records import Record
@@ -27,7 +28,7 @@ class Progress:
         bad_steps: how many steps were skipped because a gradient was not finite.
         bad_in_a_row: how many of them the last ones are.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
-        best: the evaluation record with the highest Top-1 so far.
+        best: the best evaluation record so far, by the run's evaluator.
     """
 
     step: int = 0
@@ -52,6 +53,7 @@ class Run:
         environment: versions, commit, threads; see ``describe_environment``.
         architecture: what learns.
         loader: what the batches of training come from.
+        evaluator: measures how good the network is, and says what its records mean.
         is_first: whether this is the first process, the one that writes.
         resumed_at: the step of the checkpoint that the run goes on from, 0 without one; not that of
             ``progress`` where a step has another number of images now.
@@ -66,6 +68,7 @@ class Run:
     environment: Record
     architecture: Architecture
     loader: Loader
+    evaluator: Evaluator
     is_first: bool
     resumed_at: int
 

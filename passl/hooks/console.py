@@ -58,12 +58,10 @@ class Console(Hook):
         best = run.progress.best
         mark = "  (best so far)" if best is not None and best is record else ""
         logger.info(
-            "epoch %d  %s: Top-1 %.2f %%  Top-5 %.2f %%  loss %.4f  over %d images%s",
+            "epoch %d  %s: %s  over %d images%s",
             record["epoch"],
             record["split"],
-            record["top1"],
-            record["top5"],
-            record["loss"],
+            run.evaluator.describe(record),
             record["samples"],
             mark,
         )

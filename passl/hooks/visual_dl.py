@@ -25,7 +25,6 @@ from passl.utils.whole_files import replacing
 
 _NO_CURVES = ("step", "epoch", "split", "samples", "seconds")
 _BINS = 30  # of a histogram
-_FINAL = ("top1", "top5", "loss")  # beside the settings of a run, for comparing runs
 
 
 @HOOKS.register
@@ -113,7 +112,7 @@ class VisualDL(Hook):
         from visualdl.component.base_component import hparam
 
         evaluated = run.cfg.dataloader.val is not None
-        figures = [f"val/{name}" for name in _FINAL] if evaluated else []
+        figures = [f"val/{name}" for name in run.evaluator.figures] if evaluated else []
         settings = {**hyper_parameters(run.cfg), "global_batch_size": run.global_batch}
         # add_hparams takes no folder whose name is not UTF-8.
         name = hashlib.md5(os.fsencode(self._writer.file_name)).hexdigest()

@@ -69,7 +69,7 @@ def dry_run(
     build_hooks(cfg.hooks)
     average = None if cfg.ema is None else WeightAverage(plan.architecture, **cfg.ema)
     for name, dataset in plan.datasets.items():
-        check_images(plan.architecture, dataset, cfg.dataloader[name], name, cfg.seed)
+        check_images(plan.architecture, dataset, plan.sections[name], name, cfg.seed)
     rows = [*_describe(cfg, plan), *_try_steps(cfg, plan, device, average)]
     folder = Path(cfg.output_dir) / "dry-run"
     with filling(folder):
@@ -126,9 +126,9 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
         ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
     ]
     rows += [
-        (f"view of {name}", "\n".join(map(_component, cfg.dataloader[name].dataset.transforms)))
-        for name in plan.datasets
-        if name != "train" and cfg.dataloader[name].dataset.get("transforms")
+        (f"view of {name}", "\n".join(map(_component, section.dataset.transforms)))
+        for name, section in plan.sections.items()
+        if name != "train" and section.dataset.get("transforms")
     ]
     if cfg.ema is not None:
         rows.append(("average", f"of the weights, decay {cfg.ema.decay:g}"))

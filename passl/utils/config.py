@@ -71,6 +71,7 @@ class DataloaderSection:
     train: Optional[SplitSection] = None  # what is trained on
     val: Optional[SplitSection] = None  # chooses the best checkpoint
     test: Optional[SplitSection] = None  # reported once, at the end of training
+    bank: Optional[SplitSection] = None  # what Neighbours compares with; default: `train`, as `val`
 
 
 @dataclasses.dataclass
@@ -96,6 +97,7 @@ class EvaluateSection:
     """``evaluate``."""
 
     interval_epochs: int = 1  # epochs between evaluations of `val`; the last one always is
+    evaluator: Optional[Dict[str, Any]] = None  # name and arguments; default: the model's own
 
 
 @dataclasses.dataclass
@@ -167,12 +169,14 @@ _LEAST = {
     "parallel.fusion_mb": 1,
     "parallel.sharding": 0,
     "parallel.lost_after": 1,
-    **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test")},
-    **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test")},
-    **{f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test")},
-    **{f"dataloader.{split}.loader.max_pixels": 1 for split in ("train", "val", "test")},
-    **{f"dataloader.{split}.sampler.repeats": 1 for split in ("train", "val", "test")},
-    **{f"dataloader.{split}.loader.timeout": 1 for split in ("train", "val", "test")},
+    **{f"dataloader.{split}.sampler.batch_size": 1 for split in ("train", "val", "test", "bank")},
+    **{f"dataloader.{split}.loader.num_workers": 0 for split in ("train", "val", "test", "bank")},
+    **{
+        f"dataloader.{split}.loader.max_unreadable": 0 for split in ("train", "val", "test", "bank")
+    },
+    **{f"dataloader.{split}.loader.max_pixels": 1 for split in ("train", "val", "test", "bank")},
+    **{f"dataloader.{split}.sampler.repeats": 1 for split in ("train", "val", "test", "bank")},
+    **{f"dataloader.{split}.loader.timeout": 1 for split in ("train", "val", "test", "bank")},
 }
 
 

@@ -19,7 +19,7 @@ from passl.cli import export as export_command
 from passl.datasets import build_dataset
 from passl.deployment import runtimes
 from passl.engine import train
-from passl.evaluation.evaluator import evaluate, evaluation_loader
+from passl.evaluation import evaluate, evaluation_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.weights import WeightFile, load_weights

@@ -4,7 +4,7 @@ import pytest
 from helpers import small_config
 
 from passl.datasets import build_dataset
-from passl.evaluation.evaluator import crop_ratio, evaluate, evaluation_loader
+from passl.evaluation import crop_ratio, evaluate, evaluation_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import Config
 

@@ -1,0 +1,5 @@
+"""The registry of evaluators."""
+
+from passl.utils.registry import Registry
+
+EVALUATORS = Registry("evaluator")
