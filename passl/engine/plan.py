@@ -11,6 +11,7 @@ from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
 from passl.engine.checks import check_classes
 from passl.modeling.architectures import Architecture, build_architecture
+from passl.modeling.layers import has_sync_batch_norms, sync_batch_norms
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
@@ -28,6 +29,7 @@ class Plan:
         samples: images of the training set.
         global_batch: images an optimizer step.
         accumulation: micro-batches that a process makes a step of.
+        equal_batches: whether all processes must have equally many samples in every step.
         steps_per_epoch, total_steps: in optimizer steps.
     """
 
@@ -38,6 +40,7 @@ class Plan:
     samples: int
     global_batch: int
     accumulation: int
+    equal_batches: bool
     steps_per_epoch: int
     total_steps: int
 
@@ -74,6 +77,9 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     global_batch, accumulation = batch_plan(cfg, processes.size)
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
+    if cfg.parallel.sync_batch_norm:
+        sync_batch_norms(architecture)
+    _check_accumulation(cfg, architecture, accumulation, processes.size)
     sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
     with processes.one_by_host():  # the first one leaves an index of the files to the others
         datasets = {
@@ -104,6 +110,8 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         samples=samples,
         global_batch=global_batch,
         accumulation=accumulation,
+        # A stand-in for a batch without images would be part of everybody's statistics.
+        equal_batches=architecture.equal_batches or has_sync_batch_norms(architecture),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
@@ -127,3 +135,20 @@ def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:
             place=origin_of(cfg, "global_batch_size"),
         )
     return total, total // micro
+
+
+def _check_accumulation(
+    cfg: Config, architecture: Architecture, accumulation: int, processes: int
+) -> None:
+    """Raises PasslError where gradients of parts of a batch do not add up to that of the whole."""
+    if accumulation == 1 or architecture.additive:
+        return
+    batch_size, total = cfg.dataloader.train.sampler.batch_size, cfg.global_batch_size
+    raise PasslError(
+        f"global_batch_size {total} would be accumulated over {accumulation} batches, but the loss "
+        f"of {type(architecture).__name__} compares the samples of a batch with one another, and "
+        "parts of it would give another gradient; train with more processes "
+        f"({total // batch_size} of batch_size {batch_size}), or set dataloader.train.sampler."
+        f"batch_size={total // processes}, or global_batch_size={batch_size * processes}",
+        place=origin_of(cfg, "global_batch_size"),
+    )

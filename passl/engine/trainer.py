@@ -150,6 +150,7 @@ def _train(
         timeout=cfg.dataloader.train.loader.timeout,
         batch_rng=training_batches.rng,
         stand_ins=True,
+        replace_unreadable=plan.equal_batches,
     )
     evaluation_loaders = {
         name: evaluation_loader(datasets[name], cfg.dataloader[name], processes)
