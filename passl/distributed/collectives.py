@@ -4,9 +4,10 @@ This is the only place that does it. Alone, a process gets back what it came wit
 Paddle's launcher has started it. Otherwise all processes must call the same functions in the same
 order.
 
-On a processor, processes that come with different shapes get a PasslError, all of them; gloo alone
-would abort them. On a GPU nobody looks: that would wait for the device in every step, and a training
-loop whose architecture says ``equal_batches`` has equal shapes by itself.
+On a processor all processes get a PasslError where they come with different shapes; gloo alone
+would abort them. The exchange of shapes takes as long as one of small tensors. On a GPU nobody
+looks: it would have the host wait for the device in each step, and where the architecture says
+``equal_batches`` the loader sees to equal shapes.
 
 Inside ``to_static`` they are refused, except in a process alone.
 """

@@ -161,9 +161,8 @@ class _Normalise(PyLayer):
         scale = ctx.inverse if ctx.weight is None else ctx.inverse * ctx.weight.astype("float64")
         to_x = gradient - _along(mean, gradient) - standard * _along(slope, gradient)
         found = (to_x * _along(scale, gradient), to_weight, to_bias)
-        return tuple(
-            None if dtype is None else value.astype(dtype) for dtype, value in zip(ctx.wanted, found)
-        )
+        wanted = zip(ctx.wanted, found)
+        return tuple(None if dtype is None else value.astype(dtype) for dtype, value in wanted)
 
 
 def _standardised(x: paddle.Tensor, ctx: Any) -> paddle.Tensor:
