@@ -57,6 +57,49 @@ def test_the_check_sees_imports():
     assert imported_rooms(source) == {"engine", "cli", "hooks"}
 
 
+# Of paddle.distributed, outside of the room of that name: what exchanges no data by being called.
+ELSEWHERE = {"sharding.group_sharded_parallel", "fleet.utils.recompute"}
+EXCHANGES = {"all_reduce", "all_gather", "all_gather_object", "broadcast", "reduce", "scatter"}
+
+
+def of_paddle_distributed(source):
+    """Names that a source takes from paddle.distributed, in either way."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+    start = "paddle.distributed"
+    return {name[len(start) + 1 :] for name in names if f"{name}.".startswith(f"{start}.")}
+
+
+@pytest.mark.smoke
+def test_data_is_exchanged_in_one_place():
+    for file in PACKAGE.rglob("*.py"):
+        source = file.read_text()
+        if file.parent != PACKAGE / "distributed":
+            assert of_paddle_distributed(source) <= ELSEWHERE, file
+        elif file.name != "collectives.py":
+            calls = {n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)}
+            assert not calls & EXCHANGES, file
+
+
+def test_the_check_sees_exchanges():
+    for source in (
+        "from paddle import distributed",
+        "from paddle.distributed import all_reduce",
+        "import paddle.distributed as dist",
+        "import paddle\npaddle.distributed.all_reduce(x)",
+    ):
+        assert of_paddle_distributed(source) - ELSEWHERE, source
+    assert (
+        of_paddle_distributed("from paddle.distributed.fleet.utils import recompute") <= ELSEWHERE
+    )
+
+
 def test_configs_are_never_evaluated():
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

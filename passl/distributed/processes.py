@@ -16,6 +16,7 @@ from typing import Iterator, List, Optional, Sequence
 import paddle
 from paddle import distributed
 
+from passl.distributed.collectives import all_reduce
 from passl.utils.errors import PasslError
 from passl.utils.logging import quiet_console
 
@@ -41,15 +42,14 @@ class Processes:
         """Returns the sums of numbers that every process has, in float64; all must call it."""
         if self.size == 1:
             return [float(value) for value in values]
-        total = paddle.to_tensor([float(value) for value in values], dtype="float64")
-        distributed.all_reduce(total)
-        return total.numpy().tolist()
+        mine = paddle.to_tensor([float(value) for value in values], dtype="float64")
+        return all_reduce(mine).numpy().tolist()
 
     def mean(self, tensor: paddle.Tensor) -> paddle.Tensor:
         """Returns the mean of a tensor over the processes, the same in all; all must call it."""
         total = tensor.astype("float64")
         if self.size > 1:
-            distributed.all_reduce(total)
+            total = all_reduce(total)
         return (total / self.size).astype(tensor.dtype)
 
     def agree(self, what: str, value: float, remedy: str) -> None:

@@ -12,6 +12,7 @@ from passl.distributed.processes import Processes
 from passl.engine.checks import check_classes
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
+from passl.modeling.layers import has_sync_batch_norms, sync_batch_norms
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
@@ -31,6 +32,7 @@ class Plan:
         samples: images of the training set.
         global_batch: images an optimizer step.
         accumulation: micro-batches that a process makes a step of.
+        equal_batches: whether all processes must have equally many samples in every step.
         steps_per_epoch, total_steps: in optimizer steps.
         schedule_epochs: over which the learning rate's schedule goes.
     """
@@ -44,6 +46,7 @@ class Plan:
     samples: int
     global_batch: int
     accumulation: int
+    equal_batches: bool
     steps_per_epoch: int
     total_steps: int
     schedule_epochs: int
@@ -82,7 +85,11 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
     evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
-    sections = {name: section for name, section in cfg.dataloader.items() if section is not None}
+    if cfg.parallel.sync_batch_norm:
+        sync_batch_norms(architecture)
+    _check_accumulation(cfg, architecture, accumulation, processes.size)
+    splits = {name: cfg.dataloader[name] for name in ("train", "val", "test")}
+    sections = {name: section for name, section in splits.items() if section is not None}
     if "val" in sections or "test" in sections:
         sections.update(sections_also_read(cfg, evaluator))
     with processes.one_by_host():  # the first one leaves an index of the files to the others
@@ -117,6 +124,8 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         samples=samples,
         global_batch=global_batch,
         accumulation=accumulation,
+        # A stand-in for a batch without images would be part of everybody's statistics.
+        equal_batches=architecture.equal_batches or has_sync_batch_norms(architecture),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         schedule_epochs=schedule_epochs,
@@ -141,3 +150,20 @@ def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:
             place=origin_of(cfg, "global_batch_size"),
         )
     return total, total // micro
+
+
+def _check_accumulation(
+    cfg: Config, architecture: Architecture, accumulation: int, processes: int
+) -> None:
+    """Raises PasslError where gradients of parts of a batch do not add up to that of the whole."""
+    if accumulation == 1 or architecture.additive:
+        return
+    batch_size, total = cfg.dataloader.train.sampler.batch_size, cfg.global_batch_size
+    raise PasslError(
+        f"global_batch_size {total} would be accumulated over {accumulation} batches, but the loss "
+        f"of {type(architecture).__name__} compares the samples of a batch with one another, and "
+        "parts of it would give another gradient; train with more processes "
+        f"({total // batch_size} of batch_size {batch_size}), or set dataloader.train.sampler."
+        f"batch_size={total // processes}, or global_batch_size={batch_size * processes}",
+        place=origin_of(cfg, "global_batch_size"),
+    )

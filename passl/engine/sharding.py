@@ -7,13 +7,13 @@ to one process, which alone makes its steps; all processes then get it from ther
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import numpy as np
 import paddle
-from paddle import distributed
 from paddle.distributed.sharding import group_sharded_parallel
 
+from passl.distributed import collectives
 from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
@@ -59,8 +59,7 @@ class Shards:
 
     def sum(self, tensor: paddle.Tensor) -> paddle.Tensor:
         """Returns the sum over all processes, on the device; all must call it."""
-        distributed.all_reduce(tensor)
-        return tensor
+        return collectives.all_reduce(tensor)
 
     def gather(self, own: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """Returns the arrays of all processes, in the first of them; {} in the others.
@@ -68,9 +67,8 @@ class Shards:
         Args:
             own: those of this process; no other one has an array of the same name.
         """
-        listings: List[Any] = []
-        distributed.all_gather_object(
-            listings, [(name, array.shape, str(array.dtype)) for name, array in own.items()]
+        listings = collectives.all_gather_object(
+            [(name, array.shape, str(array.dtype)) for name, array in own.items()]
         )
         everything: Dict[str, np.ndarray] = {}
         # One after the other: no GPU has to hold more than one array of the others.
@@ -78,7 +76,7 @@ class Shards:
             for name, shape, dtype in listing:
                 mine = owner == self._rank
                 tensor = paddle.to_tensor(own[name]) if mine else paddle.empty(shape, dtype)
-                distributed.broadcast(tensor, src=owner)
+                collectives.broadcast(tensor, owner)
                 if self._rank == 0:
                     everything[name] = tensor.numpy()
         return everything

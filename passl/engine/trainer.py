@@ -200,6 +200,7 @@ def _training_loader(cfg: Config, plan: Plan, first_step: int, processes: Proces
         timeout=section.loader.timeout,
         batch_rng=batches.rng,
         stand_ins=True,
+        replace_unreadable=plan.equal_batches,
     )
 
 

@@ -47,12 +47,12 @@ class Evaluator(abc.ABC):
     ``best``, the console, the board and the report follow it.
 
     Attributes:
-        figures: the numbers of its records that are shown, in this order; the first is the main one,
-            by which checkpoints are compared.
+        figures: the numbers of its records that are shown, in this order; the first is the main
+            one, by which checkpoints are compared.
         more_is_better: whether a larger main number is better.
         also_reads: sections of ``dataloader`` that it needs beside the one that is evaluated.
-        classifies: whether the architecture's outputs are ``logits`` over the classes of the set, so
-            that a report can show each answer.
+        classifies: whether the architecture's outputs are ``logits`` over the classes of the set,
+            so that a report can show each answer.
     """
 
     figures: Mapping[str, Figure] = {}
@@ -137,7 +137,7 @@ class Evaluator(abc.ABC):
         return rank(record) > rank(best)
 
     def not_finite(self, record: Record) -> List[str]:
-        """Returns the titles of the figures that are no finite numbers; such a record is no best."""
+        """Returns the titles of the figures that are not finite; such a record is never the best."""
         return [
             figure.title
             for key, figure in self.figures.items()

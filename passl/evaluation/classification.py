@@ -61,6 +61,6 @@ class Classification(Evaluator):
         if "without_answer" not in record:
             return None
         return (
-            f"the logits of {record['without_answer']} of {record['samples']} images are not finite "
-            "(NaN or infinity), so they have no answer; take other weights"
+            f"the logits of {record['without_answer']} of {record['samples']} images are not "
+            "finite (NaN or infinity), so they have no answer; take other weights"
         )

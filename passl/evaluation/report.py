@@ -112,9 +112,8 @@ def write_report(
     text = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>Evaluation: {evaluator.headline(result)}</title><style>{_STYLE}</style></head>\n<body>"
-        + "\n".join(parts)
-        + "</body></html>\n"
+        f"<title>Evaluation: {evaluator.headline(result)}</title>"
+        f"<style>{_STYLE}</style></head>\n<body>" + "\n".join(parts) + "</body></html>\n"
     )
     path = folder / "report.html"
     with filling(folder):

@@ -12,7 +12,7 @@ from passl.utils.run_folder import BEST, LATEST, checkpoint_folder
 
 @HOOKS.register
 class Checkpoint(Hook):
-    """Keeps ``latest``, ``best`` (of the validation split, by the evaluator) and the last few by number.
+    """Keeps ``latest``, ``best`` (on the validation split, by the evaluator) and the last few.
 
     The config's ``checkpoint`` section says when: every ``interval_steps`` and at the end of
     every ``interval_epochs``, before the evaluation that may be due there, besides at the end, at a

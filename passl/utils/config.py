@@ -71,7 +71,7 @@ class DataloaderSection:
     train: Optional[SplitSection] = None  # what is trained on
     val: Optional[SplitSection] = None  # chooses the best checkpoint
     test: Optional[SplitSection] = None  # reported once, at the end of training
-    bank: Optional[SplitSection] = None  # what Neighbours compares with; default: `train`, as `val`
+    bank: Optional[SplitSection] = None  # what Neighbours compares with; default: `train`
 
 
 @dataclasses.dataclass
@@ -123,6 +123,7 @@ class ParallelSection:
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
     sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
+    sync_batch_norm: bool = False  # batch norms normalise over the batches of all processes
     # gloo gives up after 30 seconds by itself, and cannot say on whom.
     lost_after: float = 28.0  # seconds without a sign of life of a process before all end
 

@@ -26,6 +26,7 @@ from passl.datasets import (
 )
 from passl.datasets.loading import loader as loader_module
 from passl.datasets.loading.handover import Handover
+from passl.datasets.transforms.flips import RandomHorizontalFlip
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -333,6 +334,48 @@ def test_batch_transforms_draw_by_the_place_of_a_batch_also_behind_an_empty_one(
     )  # fmt: skip
     kinds = [isinstance(batch, StandIn) for batch in loader]
     assert kinds == [keys[0].index in (1, 4, 10) for keys in order] and places == list(range(12))
+
+
+@WORKERS
+def test_the_next_readable_image_takes_the_place_of_an_unreadable_one(
+    damaged, warnings, num_workers
+):
+    """Drawn as that image is where it stands by itself; behind the last one comes the first."""
+    dataset, bad = damaged
+    bad.append(dataset.where(11))
+    with open(bad[-1], "wb") as file:
+        file.write(b"no image")
+    dataset.transforms.append(RandomHorizontalFlip())
+    order = [[SampleKey(i, 3, 1, 7) for i in batch] for batch in ((0, 1, 2), (10, 11, 4))]
+    loader = Loader(
+        dataset, order, num_workers=num_workers, max_unreadable=4, replace_unreadable=True
+    )
+    found = as_arrays(loader)
+    for batch, indices in zip(found, ((0, 2, 2), (0, 0, 5))):
+        for image, index in zip(batch["image"], indices):
+            np.testing.assert_array_equal(image, dataset[SampleKey(index, 3, 1, 7)]["image"])
+    assert len(found) == 2 and sorted(loader.unreadable) == sorted(
+        text.partition(": ")[2] for text in warnings()
+    )
+    assert {path for path in bad for text in loader.unreadable if path in text} == set(bad)
+    assert len(loader.unreadable) == 4  # number 11 was met twice
+
+
+@pytest.mark.parametrize("limit, said", [(2, "more than 2"), (100, "not one of the first 12")])
+def test_the_search_for_a_replacement_ends(damaged, limit, said):
+    """With the error that as many unreadable images give anyway."""
+    dataset, _ = damaged
+    for i in range(12):
+        with open(dataset.where(i), "wb") as file:
+            file.write(b"no image")
+    read = []
+    dataset.read = lambda index, read_it=dataset.read: (read.append(index), read_it(index))[1]
+    loader = Loader(
+        dataset, [[SampleKey(10)]], max_unreadable=limit, stand_ins=True, replace_unreadable=True
+    )
+    with pytest.raises(PasslError, match=said):
+        list(loader)
+    assert read[:3] == [10, 11, 0] and len(read) == {2: 3, 100: 24}[limit]
 
 
 @pytest.mark.parametrize("limit", [2, 100])

@@ -73,6 +73,8 @@ class Loader:
             ``batches``; None, for evaluation, where nothing may be drawn.
         stand_ins: for training, whose batches are counted: yield a ``StandIn`` for a batch of
             which no image could be read. Otherwise it is passed over.
+        replace_unreadable: for training whose batches must be full: the next readable image of the
+            dataset takes the place of an unreadable one, drawn with the same epoch, copy and seed.
 
     Attributes:
         unreadable: what was said of images that cannot be read, in the order in which they came.
@@ -98,6 +100,7 @@ class Loader:
         timeout: int = 600,
         batch_rng: Optional[Callable[[int], np.random.Generator]] = None,
         stand_ins: bool = False,
+        replace_unreadable: bool = False,
     ):
         self.dataset = dataset
         self.batches = batches
@@ -115,6 +118,8 @@ class Loader:
         self.max_unreadable = max_unreadable
         self.timeout = timeout
         self.stand_ins = stand_ins
+        # More unreadable images in a row than may be passed over in all end the run anyway.
+        self._tries = max_unreadable + 1 if replace_unreadable else 1
         self.unreadable: Dict[str, None] = {}
         self._blank: Dict[str, np.ndarray] = {}
 
@@ -136,7 +141,7 @@ class Loader:
             watch = Watch(self.dataset, self.num_workers, self.timeout)
             handover = self._handover()
             loader = DataLoader(
-                _Reader(self.dataset, watch),
+                _Reader(self.dataset, watch, self._tries),
                 batch_sampler=self.batches,
                 collate_fn=functools.partial(collate, handover=handover, watch=watch),
                 num_workers=self.num_workers,
@@ -149,7 +154,7 @@ class Loader:
             _say_no_workers()
         # Not by Paddle's DataLoader, whose thread waits for ever after an error, and with it the
         # main one, which then hears no signal.
-        reader = _Reader(self.dataset, Watch(self.dataset, 0, self.timeout))
+        reader = _Reader(self.dataset, Watch(self.dataset, 0, self.timeout), self._tries)
         for keys in self.batches:
             yield _opened(collate([reader[key] for key in keys]), None)
 
@@ -288,15 +293,32 @@ def dead_worker(error: BaseException, casualties: str = "") -> PasslError:
 
 
 class _Reader(Dataset):
-    """Returns what went wrong with a sample instead of raising it inside a worker."""
+    """Returns what went wrong with a sample instead of raising it inside a worker.
 
-    def __init__(self, dataset: ImageDataset, watch: Watch):
+    Args:
+        dataset: where samples come from.
+        watch: is told what is being read.
+        tries: how many images to try, one after the other, until one can be read.
+    """
+
+    def __init__(self, dataset: ImageDataset, watch: Watch, tries: int):
         self.dataset, self.watch = dataset, watch
+        self.tries = min(tries, len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> Any:
+    def __getitem__(self, key: SampleKey) -> List[Any]:
+        """Returns the errors of unreadable images and, unless all were, a sample or other error."""
+        found: List[Any] = []
+        for offset in range(self.tries):
+            index = (key.index + offset) % len(self.dataset)
+            found.append(self._read(key._replace(index=index)))
+            if not isinstance(found[-1], UnreadableImage):
+                break
+        return found
+
+    def _read(self, key: SampleKey) -> Any:
         try:
             with self.watch.working_on(key.index):
                 return self.dataset[key]
@@ -320,10 +342,12 @@ def collate(
     """Stacks samples field by field; sets the fields that report trouble, and raises nothing.
 
     Args:
-        samples: dicts, and the errors of what could not be read.
+        samples: dicts, and the errors of what could not be read; or lists of both, of ``_Reader``.
         handover: where a worker stacks them, if they fit.
         watch: knows which worker this is.
     """
+    lists = [sample if isinstance(sample, list) else [sample] for sample in samples]
+    samples = [sample for several in lists for sample in several]
     good = [sample for sample in samples if isinstance(sample, dict)]
     bad = [sample for sample in samples if not isinstance(sample, dict)]
     batch: Dict[str, Any] = {}

@@ -1,6 +1,11 @@
 """Small pieces that several backbones share."""
 
-from passl.modeling.layers.batch_norm import BatchNorm2D
+from passl.modeling.layers.batch_norm import (
+    BatchNorm1D,
+    BatchNorm2D,
+    has_sync_batch_norms,
+    sync_batch_norms,
+)
 from passl.modeling.layers.checks import check_drop_rate, check_input, check_sizes
 from passl.modeling.layers.columns import column_depths
 from passl.modeling.layers.depths import staged_depths
@@ -19,6 +24,7 @@ from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
+    "BatchNorm1D",
     "BatchNorm2D",
     "DropPath",
     "Mlp",
@@ -30,11 +36,13 @@ __all__ = [
     "column_depths",
     "drop_path_rates",
     "freeze",
+    "has_sync_batch_norms",
     "keep_frozen",
     "lecun_normal_",
     "normal_",
     "ones_",
     "staged_depths",
+    "sync_batch_norms",
     "to_pair",
     "torch_default_",
     "uniform_",
