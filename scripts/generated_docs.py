@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import passl  # noqa: E402, F401  before anything imports paddle
 from passl.datasets import BATCH_TRANSFORMS, DATASETS, TRANSFORMS  # noqa: E402
+from passl.evaluation import EVALUATORS  # noqa: E402
 from passl.hooks import HOOKS  # noqa: E402
 from passl.modeling.architectures import ARCHITECTURES  # noqa: E402
 from passl.modeling.backbones import BACKBONES  # noqa: E402
@@ -48,7 +49,8 @@ PARTS = (
         ("total_steps", "steps_per_epoch", "global_batch"),
     ),
     ("optimizer", OPTIMIZERS, "how weights are changed", ("model",)),
-    ("hooks", HOOKS, "a list; besides the four that are always there", ()),
+    ("evaluate.evaluator", EVALUATORS, "what says how good the network is", ()),
+    ("hooks", HOOKS, "a list; besides the three that are always there", ()),
 )
 BUILT_IN_HOOKS = ("VisualDL", "Console", "Checkpoint")
 

@@ -137,7 +137,7 @@ class Evaluator(abc.ABC):
         return rank(record) > rank(best)
 
     def not_finite(self, record: Record) -> List[str]:
-        """Returns the titles of the figures that are not finite; such a record is never the best."""
+        """Returns the titles of figures that are not finite; such a record is never the best."""
         return [
             figure.title
             for key, figure in self.figures.items()

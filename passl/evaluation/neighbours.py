@@ -59,12 +59,20 @@ class Neighbours(Evaluator):
         self, evaluation: Evaluation, loader: Loader, also: Mapping[str, Loader]
     ) -> Dict[str, Any]:
         bank = also["bank"]
+        for one in (loader, bank):
+            if one.dataset.labels is None:
+                raise PasslError(
+                    f"{one.dataset.where(0)}: has no label; the evaluator Neighbours needs the "
+                    "labels of the evaluated set and of the bank"
+                )
         queries, labels = self._queries(evaluation, loader)
         same = bank.dataset.digest() == loader.dataset.digest()
         keys = self._nearest(evaluation, queries, bank, same)
         found = keys.numpy()
         indices = np.where(found == _NONE, 0, _index(found))
-        votes = np.exp(_similarity(found) / self.temperature)
+        similarity = _similarity(found)
+        # Less the largest, so that no vote overflows; all scores of an image shrink alike.
+        votes = np.exp((similarity - similarity[:, :1]) / self.temperature)
         votes[found == _NONE] = 0.0
         classes = int(max(labels.max(), bank.dataset.labels.max())) + 1
         scores = np.zeros((len(labels), classes))
@@ -145,8 +153,8 @@ def _indices(loader: Loader) -> np.ndarray:
     return np.array([key.index for keys in loader.batches for key in keys], np.int64)
 
 
-# A neighbour is one number, so that the order of all is strict: the similarity, and below it the
-# place in the bank, the first the largest. Whoever sorts them gets the same, in any number of parts.
+# A neighbour is one integer, so that no two are equal: the similarity in the upper bits, the place
+# in the bank in the lower ones, the first place the largest.
 
 
 def _keys(similarity: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:

@@ -19,9 +19,10 @@ from helpers import records, small_config
 from passl.cli import train as train_command
 from passl.datasets import build_dataset
 from passl.distributed.processes import Processes
-from passl.engine import train, training_run
+from passl.engine import train
 from passl.engine.checkpoint import Checkpoint
 from passl.engine.run_lock import RunLock
+from passl.evaluation import Evaluator
 from passl.hooks.console import Console
 from passl.modeling.architectures import build_architecture
 from passl.solver import Optimizer
@@ -364,10 +365,10 @@ def test_a_best_that_could_not_be_saved_is_none(run, told, monkeypatch):
         steps.append(1)
         return paddle.zeros_like(finite) if len(steps) == 7 else finite
 
-    better = training_run._better
+    better = Evaluator.is_better
     asked = []
     monkeypatch.setattr(Optimizer, "step", seventh_is_bad)
-    monkeypatch.setattr(training_run, "_better", lambda *two: asked.append(two) or better(*two))
+    monkeypatch.setattr(Evaluator, "is_better", lambda *two: asked.append(two) or better(*two))
     folder = run("run", ["checkpoint.interval_steps=null"], epochs=2)
     assert told().count("step 7: not saved") == 1
     assert not asked  # the second evaluation was compared with none
@@ -377,7 +378,7 @@ def test_a_best_that_could_not_be_saved_is_none(run, told, monkeypatch):
 
 def test_a_finished_run_is_not_evaluated_again(run, monkeypatch):
     """Also where its last evaluation was not the best, so that nothing else was to be saved."""
-    monkeypatch.setattr(training_run, "_better", lambda record, best: False)
+    monkeypatch.setattr(Evaluator, "is_better", lambda self, record, best: False)
     folder = run("run", epochs=2)
     expected = (folder / "metrics.jsonl").read_text()  # with the seconds that each took
     run("run", epochs=2, resume="auto")
@@ -396,7 +397,7 @@ def test_what_is_tested_at_the_end_stays_where_nothing_is_validated(run):
 def test_weights_are_drawn_once_where_an_evaluation_is_made_again(run, monkeypatch):
     """Killed in the third epoch; the evaluation of the second was not the best."""
     changes = ["checkpoint.interval_steps=null", "log_config.histograms=1"]
-    monkeypatch.setattr(training_run, "_better", lambda record, best: False)
+    monkeypatch.setattr(Evaluator, "is_better", lambda self, record, best: False)
     whole = (run("whole", changes, epochs=3) / "histograms.jsonl").read_text()
 
     def end(hook, run, record):

@@ -13,6 +13,7 @@ from helpers import run_here, small_config
 from PIL import Image
 
 from passl.datasets import build_dataset
+from passl.evaluation.classification import Classification
 from passl.evaluation.report import Answers, write_report
 from passl.utils.errors import PasslError
 
@@ -76,7 +77,13 @@ def page_of(classes, length, folder, names=None):
     names = names or [f"kind {i}" for i in range(classes)]
     result = {**RESULT, "samples": length}
     path = write_report(
-        folder, answers_of(logits, dataset.labels), dataset, names, result, {"config": "x & y"}
+        folder,
+        answers_of(logits, dataset.labels),
+        dataset,
+        names,
+        Classification(),
+        result,
+        {"config": "x & y"},
     )
     text = path.read_text(encoding="utf-8")
     return Page(text), text, logits, dataset.labels
@@ -140,12 +147,20 @@ def test_where_nothing_is_wrong_it_says_so(tmp_path):
     logits = 9.0 * np.eye(3)[dataset.labels]
     names = ["a", "b", "c"]
     result = {**RESULT, "samples": 6}
-    path = write_report(tmp_path, answers_of(logits, dataset.labels), dataset, names, result, {})
+    path = write_report(
+        tmp_path, answers_of(logits, dataset.labels), dataset, names, Classification(), result, {}
+    )
     assert path.read_text().count("There are none.") == 2
     (tmp_path / "file").write_text("")
     with pytest.raises(PasslError, match="cannot be written"):
         write_report(
-            tmp_path / "file", answers_of(logits, dataset.labels), dataset, names, result, {}
+            tmp_path / "file",
+            answers_of(logits, dataset.labels),
+            dataset,
+            names,
+            Classification(),
+            result,
+            {},
         )
 
 

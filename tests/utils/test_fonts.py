@@ -18,6 +18,7 @@ from passl.datasets.batch_cells import batch_cells
 from passl.datasets.sources.paths import ImagePaths
 from passl.deployment.predictor import Prediction
 from passl.evaluation import report
+from passl.evaluation.classification import Classification
 from passl.utils import fonts as module
 from passl.utils.contact_sheet import contact_sheet
 from passl.utils.fonts import Fonts, installed_fonts
@@ -269,6 +270,8 @@ def test_every_picture(letters, tmp_path, machine, monkeypatch, photos):
     images = ImagePaths([path, path])
     result = {"top1": 50.0, "top5": 100.0, "loss": 1.0, "samples": 2}
     names = dataset.class_names
-    page = report.write_report(tmp_path, answers, images, names, result, {}).read_text("utf-8")
+    evaluator = Classification()
+    path = report.write_report(tmp_path, answers, images, names, evaluator, result, {})
+    page = path.read_text("utf-8")
     assert seen == [f"90.0 % kiwi\nis {apple}", f"60.0 % {apple}\nis kiwi"]
     assert "苹果" in page and "class 1" not in page, "a browser has fonts of its own"

@@ -24,7 +24,8 @@ class Classifier(Architecture):
 
     Shape:
         input: ``image`` ``[N, C, H, W]`` and, for a loss, ``label`` int64 ``[N]``;
-        output: ``logits`` ``[N, num_classes]`` and ``loss``, a scalar.
+        output: ``features`` ``[N, num_features]``, ``logits`` ``[N, num_classes]`` and ``loss``, a
+        scalar.
     """
 
     def __init__(
@@ -51,7 +52,8 @@ class Classifier(Architecture):
         return self.head.num_classes
 
     def forward(self, batch):
-        outputs = {"logits": self.head(self.backbone(batch["image"]))}
+        features = self.backbone(batch["image"])
+        outputs = {"features": features, "logits": self.head(features)}
         if "label" in batch:
             outputs["loss"] = self.head.loss(outputs, batch)
         return outputs
