@@ -165,7 +165,7 @@ def run(tree, program, *arguments, processes=1):
 
 def records(folder):
     """The records of a run without the clock, as text: a float is its shortest exact form."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if k not in CLOCK} for line in lines]
     return [json.dumps(row) for row in rows]
 
@@ -199,7 +199,7 @@ def same_runs(before, folder, only):
         if only and name not in only:
             continue
         file = folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(values))
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
         runs = {tree: folder / name / tree.name for tree in (before, ROOT)}
         for tree, output in runs.items():
             run(tree, "train", "-c", file, "--output-dir", output, processes=processes)
@@ -212,7 +212,11 @@ def same_runs(before, folder, only):
             best = old / "checkpoints" / "best.safetensors"
             run(tree, "eval", "-c", file, "--weights", best, "--json", output)
             answers.append(
-                {k: v for k, v in json.loads(output.read_text()).items() if k not in CLOCK}
+                {
+                    k: v
+                    for k, v in json.loads(output.read_text(encoding="utf-8")).items()
+                    if k not in CLOCK
+                }
             )
             for key in ("environment", "started", "command"):
                 answers[-1].pop(key, None)
@@ -241,9 +245,13 @@ def imports_of(tree):
     """Returns the import statements of a tree's pages and tests that speak of passl."""
     found = set()
     for page in [*tree.glob("README*.md"), *(tree / "docs").glob("*.md")]:
-        found |= set(re.findall(r"^(?:from|import) passl[^\n(]*$", page.read_text(), re.MULTILINE))
+        found |= set(
+            re.findall(
+                r"^(?:from|import) passl[^\n(]*$", page.read_text(encoding="utf-8"), re.MULTILINE
+            )
+        )
     for file in [*(tree / "tests").rglob("*.py"), *(tree / "benchmarks").glob("*.py")]:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("passl"):
                 public = [a.name for a in node.names if not a.name.startswith("_")]
                 found |= {f"from {node.module} import {name}" for name in public}

@@ -118,7 +118,9 @@ class Optimizer:
         if self.grad_clip is not None:
             # Not Paddle's grad_clip argument, which would take each group's norm by itself.
             divisor = divisor.astype("float64")
-            divisor = divisor * paddle.clip((self.gradient_norm() + 1e-6) / self.grad_clip, min=1.0)
+            # Without its upper bound, clip makes the largest number of an infinite norm.
+            share = (self.gradient_norm() + 1e-6) / self.grad_clip
+            divisor = divisor * paddle.clip(share, min=1.0, max=math.inf)
         bad = _unscale(gradients, divisor)
         if self.grad_clip is not None:  # the norm may overflow where no gradient does
             bad = paddle.logical_or(bad, paddle.logical_not(paddle.isfinite(divisor)))

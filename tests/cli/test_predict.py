@@ -13,7 +13,9 @@ from PIL import Image
 
 from passl.cli import predict as predict_command
 from passl.datasets.sources.class_names import imagenet_classes, readable_names
-from passl.datasets.sources.paths import find_images
+from passl.datasets.sources.paths import ImagePaths, find_images
+from passl.datasets.view import evaluation_view
+from passl.deployment.predictor import prediction_loader
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
@@ -133,3 +135,23 @@ def test_names_of_classes():
     assert readable_names(1000, None) == [f"class {label}" for label in range(1000)]
     assert readable_names(2, ["n02123045", "mine"]) == ["tabby, tabby cat", "mine"]
     assert readable_names(3, None) == ["class 0", "class 1", "class 2"]
+
+
+def test_many_images_are_read_by_workers_and_few_are_not(trained, photos):
+    config, _ = trained
+    section = evaluation_view(get_config(config))
+    path = str(next((photos / "val").rglob("*.jpg")))
+    for count, workers in ((32, 0), (33, 2)):
+        dataset = ImagePaths([path] * count)
+        assert prediction_loader(dataset, section, 8).num_workers == workers
+
+
+def test_images_are_looked_at_as_those_that_chose_the_weights(trained):
+    """``val`` before ``test``, and ``test`` where there is no ``val``."""
+    config, _ = trained
+    cfg = get_config(config, ["dataloader.test.dataset.transforms.0.size=24"])
+    assert evaluation_view(cfg).dataset.transforms[0].size == 16
+    cfg = get_config(
+        config, ["dataloader.test.dataset.transforms.0.size=24", "dataloader.val=null"]
+    )
+    assert evaluation_view(cfg).dataset.transforms[0].size == 24

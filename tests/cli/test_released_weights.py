@@ -12,6 +12,7 @@ from helpers import NETWORK, records, run_here
 
 from passl.cli import eval as eval_command
 from passl.cli import train as train_command
+from passl.modeling.architectures import build_architecture
 from passl.weights import WeightFile
 from passl.weights.formats import safetensors, torch
 
@@ -169,3 +170,20 @@ def test_a_damaged_file_is_one_line(files, config_file, tmp_path, capsys):
         assert eval_command.main(["-c", config_file(), "--weights", str(broken)]) == 2, name
         err = capsys.readouterr().err
         assert err.startswith(f"error: {broken}: ") and err.count("\n") == 1, err
+
+
+def test_a_frozen_backbone_is_as_in_evaluation_while_the_head_learns():
+    cfg = {
+        "architecture": {"name": "MlpMixer", **NETWORK, "drop_rate": 0.5, "drop_path_rate": 0.5},
+        "head": {"name": "ClassificationHead", "num_classes": 3, "init": "normal"},
+        "freeze": ["backbone"],
+    }
+    model = build_architecture(cfg)
+    batch = {"image": paddle.randn([4, 3, 16, 16])}
+    found = [model(batch)["logits"].numpy()]  # as it is built
+    for mode in (model.train, model.eval, model.train):
+        mode()
+        found.append(model(batch)["logits"].numpy())
+    for logits in found[1:]:
+        np.testing.assert_array_equal(logits, found[0])
+    assert model.head.training and not model.backbone.training

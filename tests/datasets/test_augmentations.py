@@ -241,3 +241,14 @@ def test_the_same_numbers_give_the_same_image(cfg):
     one, other = (transform(sample(), np.random.default_rng(8)) for _ in range(2))
     assert one["label"] == 3 and (np.asarray(one["image"]) == np.asarray(other["image"])).all()
     assert np.asarray(one["image"]).shape == PIXELS.shape
+
+
+@pytest.mark.parametrize(
+    "turns, colour", [(1 / 3, (0, 255, 0)), (-1 / 3, (0, 0, 255)), (0, (255, 0, 0))]
+)
+def test_jitter_turns_the_hue_by_what_it_drew(turns, colour):
+    """A red image; a third of the circle further red is green, and the other way blue."""
+    red = sample(np.full((3, 4, 3), (255, 0, 0), np.uint8))
+    jitter = TRANSFORMS.build({"name": "ColorJitter", "hue": [turns, turns], "brightness": 0.0})
+    found = np.asarray(jitter(red, np.random.default_rng(0))["image"])
+    np.testing.assert_allclose(found, np.broadcast_to(colour, (3, 4, 3)), atol=6)

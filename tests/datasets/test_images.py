@@ -127,3 +127,19 @@ def test_other_transforms_give_the_pixels_that_a_pil_image_would(transform):
             for picture in (image, RgbImage(np.asarray(image)))
         )
         np.testing.assert_array_equal(one, other)
+
+
+def test_images_taller_than_a_hundred_times_their_width_are_left_to_pillow(monkeypatch):
+    """There are versions of Pillow that resize those in another way."""
+    small = Image.Resampling.BILINEAR
+    resampling.resize(np.zeros((4, 4, 3), np.uint8), (2, 2), small)  # compares itself with Pillow
+    asked, resize = [], Image.Image.resize
+
+    def noted(self, *arguments, **more):
+        asked.append(self.size)
+        return resize(self, *arguments, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    for width, height in ((1, 101), (1, 100), (3, 301), (3, 300), (101, 1)):
+        resampling.resize(np.zeros((height, width, 3), np.uint8), (5, 5), small)
+    assert asked == [(1, 101), (3, 301)]

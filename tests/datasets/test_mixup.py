@@ -224,3 +224,20 @@ def test_it_needs_floats_and_training(photos):
 def test_an_alpha_that_is_no_number_is_refused(alpha):
     with pytest.raises(PasslError, match="mixup_alpha and cutmix_alpha are finite"):
         BATCH_TRANSFORMS.build({"name": "Mixup", "mixup_alpha": alpha})
+
+
+def test_an_image_without_a_box_is_faded_everywhere_and_one_with_a_box_nowhere():
+    """Both kinds in one batch, image by image against NumPy."""
+    cfg = {"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "mode": "element"}
+    transform = BATCH_TRANSFORMS.build({"name": "Mixup", **cfg})
+    share, boxed, boxes = transform.draw(8, 6, 10, batch_rng(0, 3))
+    assert 2 < boxed.sum() < 6 and (boxes[~boxed][:, 2:] > boxes[~boxed][:, :2]).all(axis=1).any()
+    before, after = mixed(cfg, batch_rng(0, 3))
+    for i, (left, upper, right, lower) in enumerate(boxes):
+        other = before[after["partner_label"][i]]
+        if boxed[i]:
+            expected = before[i].copy()
+            expected[:, upper:lower, left:right] = other[:, upper:lower, left:right]
+        else:
+            expected = share[i] * before[i] + (1 - share[i]) * other
+        np.testing.assert_allclose(after["image"][i], expected, atol=1e-5)

@@ -1,5 +1,8 @@
 """Mixed precision: what a processor can tell of it, and what only a GPU can."""
 
+import contextlib
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -13,7 +16,9 @@ from passl.engine.checkpoint import training_state
 from passl.engine.execution import Execution, recompute_blocks
 from passl.engine.plan import make_plan
 from passl.engine.precision import Precision, choose_dtype
-from passl.modeling.architectures import build_architecture
+from passl.engine.step import TrainingStep
+from passl.evaluation.base import ALONE
+from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import LossScaling, WeightAverage, build_optimizer
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
@@ -297,3 +302,58 @@ def test_a_resumed_run_has_the_same_loss_scale(trained, tmp_path):
     trained("run", [amp])
     file = WeightFile(tmp_path / "run" / "checkpoints" / "latest.safetensors")
     assert file.read_group("optimizer")["loss_scaling/scale"].tolist() == [1024.0]
+
+
+class Line(Architecture):
+    """Loss w·x; its gradient is x."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = self.create_parameter([1], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, batch):
+        return {"loss": (self.w * batch["x"]).mean()}
+
+
+def line_step(processes=ALONE, first_scale=None, accumulation=1):
+    cfg = SimpleNamespace(
+        recompute=False, to_static=False, parallel=SimpleNamespace(sharding=0, fusion_mb=1.0)
+    )
+    network = Line()
+    optimizer = build_optimizer({"name": "SGD", "momentum": 0.0}, network)
+    if first_scale:
+        optimizer.loss_scaling.begin(first_scale)
+    execution = Execution(cfg, network, optimizer, Precision(None, "cpu"), processes)
+    return network, TrainingStep(
+        network, optimizer, execution, None, accumulation, accumulation, 9, seed=0
+    )
+
+
+def test_a_scaled_loss_makes_the_same_step():
+    network, step = line_step(first_scale=1024.0)
+    result = step(0, iter([{"x": paddle.to_tensor([3.0])}]), 0.5, with_norm=True)
+    assert network.w.item() == 1 - 0.5 * 3.0
+    assert result.losses[0].item() == 3.0 and result.gradient_norm.item() == 3.0
+
+
+def test_gradients_are_exchanged_with_the_last_micro_batch_alone(monkeypatch):
+    exchanging, seen = [True], []
+
+    class Parallel:
+        def __init__(self, network, comm_buffer_size):
+            self.network = network
+
+        def __call__(self, batch):
+            seen.append(exchanging[0])
+            return self.network(batch)
+
+        @contextlib.contextmanager
+        def no_sync(self):
+            exchanging[0] = False
+            yield
+            exchanging[0] = True
+
+    monkeypatch.setattr(paddle, "DataParallel", Parallel)
+    _, step = line_step(Processes(0, 2), accumulation=3)
+    step(0, iter([{"x": paddle.to_tensor([1.0])}] * 3), 0.5)
+    assert seen == [False, False, True]

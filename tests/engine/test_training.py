@@ -1,7 +1,12 @@
 """Training through the Python API: what a run computes and writes."""
 
+import errno
 import json
 import logging
+import os
+import signal
+import threading
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -9,12 +14,19 @@ import pytest
 import yaml
 from helpers import records, small_config
 
+from passl.datasets import TrainingBatches, build_dataset
+from passl.distributed.interrupts import Interrupts
 from passl.engine import train
-from passl.engine.checkpoint import Checkpoint
+from passl.engine.background import Background
+from passl.engine.checkpoint import Checkpoint, write_checkpoint
+from passl.engine.checks import check_images
+from passl.evaluation import Evaluator
+from passl.modeling.architectures import build_architecture
 from passl.modeling.architectures.classifier import Classifier
 from passl.solver import Optimizer
-from passl.utils.config import get_config
+from passl.utils.config import Config, get_config
 from passl.utils.errors import PasslError
+from passl.utils.seeding import step_seed
 from passl.weights import WeightFile, write_tensor_file
 
 
@@ -216,3 +228,144 @@ def test_class_names_that_are_no_names(tmp_path):
     write_tensor_file(path, {"a": np.zeros(2, np.float32)}, {"class_names": [1, {}]})
     with pytest.raises(PasslError, match="its class names are no names"):
         WeightFile(path)
+
+
+# ---------------------------------------------------------------- single parts of a run
+
+
+def test_what_a_batch_is_mixed_with_differs_between_processes():
+    batches = [TrainingBatches(64, 16, 8, 3, 5, 9, rank=rank, size=2) for rank in (0, 1)]
+    drawn = [one.rng(position).random() for one in batches for position in range(4)]
+    assert len(set(drawn)) == 8
+    again = TrainingBatches(64, 16, 8, 3, 6, 9, rank=1, size=2)  # resumed a step later
+    assert again.rng(0).random() == batches[1].rng(2).random()
+
+
+def test_what_a_step_draws_is_a_function_of_seed_step_and_process():
+    seeds = [step_seed(seed, step, rank) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)]
+    assert len(set(seeds)) == 8 and seeds == [
+        step_seed(seed, step, rank) for seed in (0, 1) for step in (0, 1) for rank in (0, 1)
+    ]
+
+
+def test_work_beside_the_loop_waits_for_the_work_before_and_tells_its_errors():
+    done, go_on = [], threading.Event()
+
+    def slow():
+        go_on.wait(30)
+        done.append("slow")
+
+    def broken():
+        raise PasslError("the disk is full")
+
+    with Background() as background:
+        background.do(slow)
+        threading.Timer(0.05, go_on.set).start()
+        background.do(lambda: done.append("second"))
+        assert done[0] == "slow"
+        background.do(broken)
+        with pytest.raises(PasslError, match="the disk is full"):
+            background.do(lambda: done.append("never"))
+    assert done == ["slow", "second"]
+
+
+def test_a_checkpoint_needs_no_hard_links(tmp_path, monkeypatch):
+    def refused(*paths):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    paths = [tmp_path / name for name in ("best.safetensors", "latest.safetensors")]
+    tensors = {"model/w": np.arange(3, dtype=np.float32)}
+    write_checkpoint(paths, tensors, {"progress": {}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(p.name for p in paths)
+    for path in paths:
+        with WeightFile(path) as file:
+            np.testing.assert_array_equal(file.read_group("model")["w"], tensors["model/w"])
+
+
+def test_a_resumed_run_is_the_same_run(run):
+    """What changes what is learned may not change; each key by itself."""
+    folder = run(epochs=1)
+    checkpoint = Checkpoint.open(folder / "checkpoints" / "latest.safetensors")
+    config = folder / "config.yaml"
+    checkpoint.check_config(get_config(config))
+    changes = {
+        "seed": "seed=1",
+        "epochs": "epochs=2",
+        "ema": "ema={}",
+        "amp": "amp={}",
+        "to_static": "to_static=true",
+        "lr_scheduler.learning_rate": "lr_scheduler.learning_rate=0.5",
+        "optimizer.weight_decay": "optimizer.weight_decay=0.5",
+        "model.architecture.drop_rate": "model.architecture.drop_rate=0.5",
+        "model.head.label_smoothing": "model.head.label_smoothing=0.1",
+        "dataloader.train.sampler.repeats": "dataloader.train.sampler.repeats=2",
+        "dataloader.train.dataset.transforms": "dataloader.train.dataset.transforms=[]",
+        "evaluate.evaluator": "evaluate.evaluator={name: Neighbours}",
+    }
+    for key, override in changes.items():
+        with pytest.raises(PasslError, match=f"was trained with {key}"):
+            checkpoint.check_config(get_config(config, [override]))
+    free = ["log_config.interval=7", "evaluate.interval_epochs=2", "checkpoint.keep=3",
+            "max_bad_steps=3", "hooks=[]", "dataloader.train.loader.num_workers=0"]  # fmt: skip
+    checkpoint.check_config(get_config(config, free))
+
+
+def test_what_is_checked_beforehand_leaves_no_trace(photos):
+    """One forward pass, in evaluation mode: no running statistic moves."""
+    section = Config(small_config(photos)["dataloader"]["val"])
+    network = build_architecture(
+        {
+            "architecture": {
+                "name": "ConvMlp", "stem_channels": 8, "conv_depth": 1, "embed_dims": [8, 12],
+                "depths": [1, 1], "mlp_ratios": [2, 2],
+            },
+            "head": {"name": "ClassificationHead", "num_classes": 3},
+        }
+    )  # fmt: skip
+    network.train()
+    before = {name: buffer.numpy() for name, buffer in network.named_buffers()}
+    check_images(network, build_dataset(section.dataset), section, "val", seed=0)
+    assert before and network.training
+    for name, buffer in network.named_buffers():
+        np.testing.assert_array_equal(buffer.numpy(), before[name], err_msg=name)
+
+
+def test_a_launcher_may_repeat_its_signal():
+    with Interrupts() as interrupts:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts() and interrupts.signum == signal.SIGTERM
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # of which it does not die afterwards either
+
+
+def test_the_last_epoch_is_evaluated_whatever_the_interval(run):
+    rows = records(run(epochs=3, evaluate={"interval_epochs": 2}))
+    assert [r["epoch"] for r in rows if r.get("split") == "val"] == [2, 3]
+
+
+def test_best_is_the_best_and_not_the_last(run, monkeypatch):
+    monkeypatch.setattr(Evaluator, "is_better", lambda self, record, best: False)
+    folder = run(epochs=3)
+    steps = {}
+    for name in ("best", "latest"):
+        with WeightFile(folder / "checkpoints" / f"{name}.safetensors") as file:
+            steps[name] = file.metadata["progress"]["step"]
+    assert steps == {"best": 7, "latest": 21}
+
+
+def test_hooks_of_the_architecture_surround_every_step(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(Classifier, "before_step", lambda self, *a: calls.append(("before", *a)))
+    monkeypatch.setattr(
+        Classifier,
+        "after_step",
+        lambda self, step, total, weights, finite: calls.append(
+            ("after", step, total, len(weights), bool(finite))
+        ),
+    )
+    run(epochs=1)
+    count = len([p for p in build_architecture(small_config(Path())["model"]).parameters()])
+    assert calls == [
+        call for i in range(7) for call in (("before", i, 7), ("after", i, 7, count, True))
+    ]

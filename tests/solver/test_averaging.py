@@ -84,3 +84,15 @@ def test_resumed_it_is_the_same_average(whole, tmp_path, photos):
     assert one.keys() == other.keys() and one
     for name, array in one.items():
         np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def test_biases_and_norms_are_averaged_as_well():
+    layer = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    average = WeightAverage(layer, 0.5, warmup=False)
+    names = {name for name, _ in layer.named_parameters()}
+    assert average.tensors().keys() == names and len(names) == 4
+    average.update(1, {name: p + 1.0 for name, p in layer.named_parameters()})
+    for name, parameter in layer.named_parameters():
+        np.testing.assert_allclose(
+            average.tensors()[name].numpy(), parameter.numpy() + 0.5, atol=1e-6, err_msg=name
+        )

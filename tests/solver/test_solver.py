@@ -312,3 +312,16 @@ def test_the_norm_of_the_gradients_is_that_before_clipping_and_without_the_loss_
     assert optimizer.gradient_norm().item() == pytest.approx(expected, rel=1e-6)
     optimizer.loss_scaling.scale.set_value(paddle.full_like(optimizer.loss_scaling.scale, 4.0))
     assert optimizer.gradient_norm().item() == pytest.approx(expected / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_norm_that_overflows_skips_the_step(name):
+    """No gradient is infinite, but their squares are: clipped by it, they would all be zero."""
+    network = make_network()
+    optimizer = build_optimizer({"name": name, "weight_decay": 0.5, "grad_clip": 1.0}, network)
+    before = values(network)
+    sum((p * 3e38).sum() for p in network.parameters() if not p.stop_gradient).backward()
+    finite = optimizer.step(0.1)
+    assert not bool(finite)
+    for key, value in values(network).items():
+        np.testing.assert_array_equal(value, before[key], err_msg=key)

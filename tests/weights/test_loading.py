@@ -517,3 +517,37 @@ def test_folders_and_missing_files(tmp_path):
         WeightFile(tmp_path / "x")
     with pytest.raises(PasslError, match="is not a file"):
         WeightFile("/dev/zero")
+
+
+def test_16_bit_weights_fit_a_network_of_16_bits(tmp_path):
+    arrays = {name: array.astype(ml_dtypes.bfloat16) for name, array in own().items()}
+    path = tmp_path / "half.safetensors"
+    safetensors.write_tensor_file(path, arrays, {"kind": "weights"})
+    model = network().bfloat16()
+    load_weights(model, path)
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == paddle.bfloat16
+        found = tensor.astype("float32").numpy()
+        np.testing.assert_array_equal(found, arrays[name].astype(np.float32), err_msg=name)
+
+
+def test_names_in_several_wrappers(tmp_path):
+    arrays = own()
+    for wrappers in ("module.", "module.model.", "model.module.model.", "module.module.module."):
+        path = tmp_path / "wrapped.pdparams"
+        paddle.save({wrappers + name: paddle.to_tensor(a) for name, a in arrays.items()}, str(path))
+        model = network()
+        load_weights(model, path)
+        holds(model, arrays)
+
+
+def test_a_file_of_which_most_names_are_unknown_is_another_networks(tmp_path):
+    """A third of the names is not enough, more than a half is."""
+    known = {name: paddle.to_tensor(array) for name, array in own().items()}
+    path = tmp_path / "other.pdparams"
+    for times, said in ((2, "its names belong to no release"), (0.5, "unexpected")):
+        count = int(times * len(known))
+        others = {f"tower.layer{i}.table": paddle.zeros([2, 2]) for i in range(count)}
+        paddle.save({**known, **others}, str(path))
+        with pytest.raises(PasslError, match=said):
+            load_weights(network(), path)
