@@ -314,6 +314,7 @@ def test_the_norm_of_the_gradients_is_that_before_clipping_and_without_the_loss_
     assert optimizer.gradient_norm().item() == pytest.approx(expected / 4, rel=1e-6)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", NAMES)
 def test_a_norm_that_overflows_skips_the_step(name):
     """No gradient is infinite, but their squares are: clipped by it, they would all be zero."""
