@@ -158,7 +158,7 @@ def all_gather_object(value: Any) -> List[Any]:
 
 
 def _sum(tensor: paddle.Tensor) -> paddle.Tensor:
-    total = tensor.clone()
+    total = tensor.clone()  # contiguous, whatever the tensor is
     distributed.all_reduce(total)
     return total
 
