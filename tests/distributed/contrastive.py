@@ -41,7 +41,6 @@ RUNS = {
 }
 
 
-@ARCHITECTURES.register
 class Contrastive(Architecture):
     """Finds for each image its other view among those of all processes (InfoNCE, both ways)."""
 
@@ -276,6 +275,7 @@ def check_static_programs():
 
 
 def main(config, run, results):
+    ARCHITECTURES.register(Contrastive)
     train(get_config(config, [f"output_dir={run}"]))
     processes = join_processes()
     rank = processes.rank
