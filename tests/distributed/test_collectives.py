@@ -81,7 +81,6 @@ def config(photos, tmp_path_factory):
             sampler={"batch_size": batch_size}, loader={"num_workers": 0}
         )
         cfg["optimizer"] = {"name": "SGD", "momentum": 0.9}
-        cfg["hooks"] = [{"name": "MetricsFile"}, {"name": "Checkpoint"}]
         path = root / f"{batch_size}.yaml"
         path.write_text(yaml.safe_dump(cfg))
         return path
