@@ -158,7 +158,7 @@ def all_gather_object(value: Any) -> List[Any]:
 
 
 def _sum(tensor: paddle.Tensor) -> paddle.Tensor:
-    total = tensor.clone()
+    total = tensor.clone()  # contiguous, whatever the tensor is
     distributed.all_reduce(total)
     return total
 
@@ -191,7 +191,7 @@ def _check(tensor: paddle.Tensor) -> None:
     """
     if not paddle.in_dynamic_mode():
         raise PasslError(
-            "this network exchanges tensors between processes in its forward pass, which a static "
+            "processes exchange tensors in the forward pass of this network, which a static "
             "program cannot do; set to_static=false, or train in one process"
         )
     if not tensor.place.is_cpu_place():

@@ -87,6 +87,14 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
     if cfg.parallel.sync_batch_norm:
         sync_batch_norms(architecture)
+    # A stand-in for a batch without images would be part of everybody's statistics.
+    equal_batches = architecture.equal_batches or has_sync_batch_norms(architecture)
+    if equal_batches and cfg.to_static and processes.size > 1:
+        raise PasslError(
+            "processes exchange tensors in the forward pass of this network, which a static "
+            "program cannot do; set to_static=false, or train in one process",
+            place=origin_of(cfg, "to_static"),
+        )
     _check_accumulation(cfg, architecture, accumulation, processes.size)
     splits = {name: cfg.dataloader[name] for name in ("train", "val", "test")}
     sections = {name: section for name, section in splits.items() if section is not None}
@@ -124,8 +132,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         samples=samples,
         global_batch=global_batch,
         accumulation=accumulation,
-        # A stand-in for a batch without images would be part of everybody's statistics.
-        equal_batches=architecture.equal_batches or has_sync_batch_norms(architecture),
+        equal_batches=equal_batches,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         schedule_epochs=schedule_epochs,

@@ -35,17 +35,30 @@ def test_accumulation_is_refused_where_the_loss_compares_samples(config_file, mo
         assert make_plan(get_config(config_file(), [*overrides, remedy]), Processes())
 
 
-@pytest.mark.parametrize("processes, each", [(2, 8), (4, 4)])
-def test_more_processes_are_the_other_remedy(config_file, monkeypatch, processes, each):
-    monkeypatch.setattr(Classifier, "additive", False)
+@pytest.fixture
+def several(monkeypatch):
+    """Processes that do not wait for the others, which are not there."""
     monkeypatch.setattr(Processes, "wait", lambda self: None)
+    return lambda size: Processes(0, size)
+
+
+def test_more_processes_are_the_other_remedy(config_file, monkeypatch, several):
+    monkeypatch.setattr(Classifier, "additive", False)
     overrides = ["dataloader.train.sampler.batch_size=4", "global_batch_size=16"]
     cfg = get_config(config_file(), overrides)
-    if processes == 4:
-        assert make_plan(cfg, Processes(0, 4)).accumulation == 1
-        return
-    with pytest.raises(PasslError, match=f"batch_size={each}.*global_batch_size=8"):
-        make_plan(cfg, Processes(0, processes))
+    assert make_plan(cfg, several(4)).accumulation == 1
+    with pytest.raises(PasslError, match="4 of batch_size 4.*batch_size=8.*global_batch_size=8"):
+        make_plan(cfg, several(2))
+
+
+def test_a_static_program_that_would_gather_is_refused(config_file, monkeypatch, several):
+    static = get_config(config_file(), ["to_static=true"])
+    make_plan(static, several(2))
+    monkeypatch.setattr(Classifier, "equal_batches", True)
+    make_plan(static, several(1))
+    make_plan(get_config(config_file()), several(2))
+    with pytest.raises(PasslError, match="processes exchange tensors.*set to_static=false"):
+        make_plan(static, several(2))
 
 
 def test_batch_norms_over_all_processes_are_asked_for_by_the_config(config_file):

@@ -187,9 +187,9 @@ def _along(values: paddle.Tensor, x: paddle.Tensor) -> paddle.Tensor:
 def _statistics(x: paddle.Tensor) -> _Statistics:
     """Joins the means and squared deviations of all processes.
 
-    Each process subtracts its own mean before it squares; sums of squares alone would lose a small
+    Each process subtracts its own mean before it squares: a sum of squares alone would lose a small
     variance beside a large mean (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
-    Algorithm for Computing Sample Variances", 1979, equations 1.5).
+    Algorithm for Computing Sample Variances", 1979).
     """
     x = _precise(x.detach())
     own = x.mean(_axes(x))
