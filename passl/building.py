@@ -11,6 +11,7 @@ from passl.modeling.backbones import BACKBONES
 from passl.modeling.network import Network
 from passl.utils import zoo
 from passl.utils.errors import PasslError, listing, suggest
+from passl.utils.plugins import import_plugins
 from passl.weights import WeightFile, count_classes, load_weights
 
 # What timm's create_model takes, and how one has the same here.
@@ -72,6 +73,7 @@ def create_model(
         >>> model(images).shape
         [8, 1000]
     """
+    import_plugins()
     _check(name, pretrained, arguments)
     cfg = {"name": name, **arguments}
     if pretrained is None or pretrained is False:

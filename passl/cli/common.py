@@ -21,6 +21,7 @@ from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
 from passl.utils.logging import log_to_console, logger
+from passl.utils.plugins import import_parts, import_plugins, resolved_import
 from passl.utils.run_folder import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
@@ -59,10 +60,26 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a key of the config, e.g. -o dataloader.train.sampler.batch_size=64; "
         "may be repeated",
     )  # fmt: skip
+    add_imports(parser)
     parser.add_argument(
         "--device", choices=("auto", "cpu", "gpu"), help="default: the config's, or auto"
     )
     parser.add_argument("--output-dir", metavar="DIR", help="default: output/<config name>")
+
+
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--import``, for commands that may meet parts of the user's own."""
+    parser.add_argument(
+        "--import", action="append", default=[], metavar="PATH", dest="imports",
+        help="a module with parts of your own, by its path or its name, besides those that the "
+        "config imports; may be repeated",
+    )  # fmt: skip
+
+
+def import_named(arguments: argparse.Namespace) -> None:
+    """Imports the modules of ``--import``, for commands without a config."""
+    import_plugins()
+    import_parts([resolved_import(entry, Path()) for entry in arguments.imports])
 
 
 def add_synthetic(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +97,7 @@ def config_of(arguments: argparse.Namespace) -> Config:
     Raises:
         PasslError: something is wrong with it.
     """
-    cfg = get_config(arguments.config, overrides_of(arguments))
+    cfg = get_config(arguments.config, overrides_of(arguments), arguments.imports)
     images = getattr(arguments, "synthetic", None)
     if images is None:
         return cfg

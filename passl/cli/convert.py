@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from passl.cli.common import add_weights_key, make_parser, run_command
+from passl.cli.common import (
+    add_imports,
+    add_weights_key,
+    import_named,
+    make_parser,
+    run_command,
+)
 from passl.modeling.backbones import BACKBONES
 from passl.utils.commands import command
 from passl.utils.errors import PasslError
@@ -39,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
     add_weights_key(parser)
+    add_imports(parser)
     return parser
 
 
@@ -58,6 +65,7 @@ def _main(arguments: argparse.Namespace) -> None:
             f"{arguments.target}: exists already; name another file, or write over it with "
             "--overwrite"
         )
+    import_named(arguments)
     done = convert_weights(
         arguments.source, arguments.target, _families(), arguments.to, arguments.weights_key
     )

@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import List, Optional
 
-from passl.cli.common import make_parser, run_command
+from passl.cli.common import add_imports, import_named, make_parser, run_command
 from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
 from passl.utils.errors import PasslError, suggest
@@ -26,10 +26,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a release, or how its name begins"
     )
+    add_imports(parser)
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
+    import_named(arguments)
     releases = zoo.releases()
     if not arguments.names:
         print(_overview())

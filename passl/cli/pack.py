@@ -53,7 +53,7 @@ def _main(arguments: argparse.Namespace) -> None:
         return
     if min(arguments.workers, arguments.per_shard) < 1:
         raise PasslError("--workers and --per-shard are at least 1")
-    cfg = get_config(arguments.config, overrides_of(arguments))
+    cfg = get_config(arguments.config, overrides_of(arguments), arguments.imports)
     section = split_section(cfg, arguments.split)
     dataset = build_dataset(section.dataset, section.loader.max_pixels)
     if not isinstance(dataset, CatalogDataset):

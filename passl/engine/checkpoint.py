@@ -35,6 +35,7 @@ _FREE = (
     "checkpoint.",
     "evaluate.interval_epochs",
     "hooks",
+    "imports",
     "parallel.fusion_mb",
     "parallel.sharding",
     "parallel.lost_after",

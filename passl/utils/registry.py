@@ -6,6 +6,7 @@ import collections.abc
 import dataclasses
 import functools
 import inspect
+import sys
 import typing
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -58,7 +59,13 @@ class Registry:
         self._add(name, functools.partial(factory, **defaults))
 
     def _add(self, name: str, factory: Callable[..., Any]) -> None:
-        assert name not in self._factories, f"two {self.kind}s are called {name}"
+        before = self._factories.get(name)
+        # A module that is imported again, after its first import failed half way, is the same one.
+        if before is not None and _source_of(before) != _source_of(factory):
+            raise PasslError(
+                f"two {self.kind}s are called '{name}': one in {_source_of(before)[0]}, one in "
+                f"{_source_of(factory)[0]}; give yours another name"
+            )
         self._factories[name] = factory
 
     def __contains__(self, name: str) -> bool:
@@ -168,11 +175,22 @@ class Registry:
             raise
 
 
+def _source_of(factory: Callable[..., Any]) -> Tuple[str, str]:
+    """Returns the file that an entry is defined in, and its name there."""
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    module = sys.modules.get(factory.__module__)
+    return getattr(module, "__file__", None) or factory.__module__, factory.__qualname__
+
+
 def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:
     while isinstance(factory, functools.partial):
         factory = factory.func
     target = factory.__init__ if inspect.isclass(factory) else factory
-    return typing.get_type_hints(target)
+    try:
+        return typing.get_type_hints(target)
+    except NameError:  # a constructor inherited from Paddle's layers names what is not there
+        return {}
 
 
 def _has_type(value: Any, hint: Any) -> bool:

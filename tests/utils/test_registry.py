@@ -200,3 +200,17 @@ def test_an_error_names_the_override_that_caused_it(tmp_path):
     path.write_text("model: {part: {name: Wheel, size: 3}}\n")
     cfg = get_config(path, ["model.part.teeth=few"])
     assert message(cfg.model.part).startswith("-o model.part.teeth=few: ")
+
+
+def test_a_layer_without_a_constructor_of_its_own_can_be_built():
+    """That of Paddle's layers has hints which name what only type checkers see."""
+    from paddle import nn
+
+    layers = Registry("layer")
+
+    @layers.register
+    class Plain(nn.Layer):
+        pass
+
+    assert isinstance(layers.build({"name": "Plain"}), Plain)
+    assert "dtype" in layers.arguments("Plain")

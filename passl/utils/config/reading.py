@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from omegaconf import OmegaConf
@@ -16,16 +17,30 @@ from passl.utils.config.values import Config, join_path, origin_of, place_of
 from passl.utils.errors import PasslError, listing
 from passl.utils.home import expanded
 from passl.utils.migration import renamed_keys
+from passl.utils.plugins import (
+    import_parts,
+    import_plugins,
+    resolved_import,
+    united_imports,
+)
 from passl.utils.zoo import get_release
 
 
-def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]] = None) -> Config:
+def get_config(
+    path: Union[str, os.PathLike],
+    overrides: Optional[Sequence[str]] = None,
+    imports: Sequence[str] = (),
+) -> Config:
     """Reads a config file, its bases and the overrides, and checks the result.
+
+    The modules that it names under ``imports`` are then imported, so that it may name their parts.
 
     Args:
         path: a YAML file, or the bare name of a shipped config (``mlp-mixer_b16_224``).
         overrides: ``"a.b.c=value"`` strings; a number in the key picks a list item
             (``dataloader.train.dataset.transforms.1.size=128``); the value is YAML.
+
+        imports: further modules, as ``imports`` in a file in the current folder would name them.
 
     Returns:
         The config with every default of the fixed sections filled in.
@@ -57,6 +72,12 @@ def get_config(path: Union[str, os.PathLike], overrides: Optional[Sequence[str]]
     checked = check(_expand_home(values, "", origins), file, origins)
     if checked["output_dir"] is None:
         checked["output_dir"] = os.path.join("output", file.stem)
+    here = [resolved_import(entry, Path()) for entry in imports]
+    checked["imports"] = united_imports(
+        [resolved_import(entry, Path()) for entry in checked["imports"]], here
+    )
+    import_plugins()
+    import_parts(checked["imports"], place_of("imports", origins))
     return Config(checked, "", origins)
 
 

@@ -119,6 +119,7 @@ class Schema:
     output_dir: Optional[str] = None  # default: output/<name of the config file>
     seed: int = 0  # of everything that is drawn
     device: str = "auto"  # auto, cpu or gpu
+    imports: List[str] = dataclasses.field(default_factory=list)  # modules with parts of one's own
     tf32: bool = True  # on GPUs from A100 on: matrix products with 10 bits of mantissa; false: 23
     amp: Optional[PrecisionSection] = None  # {} takes its defaults
     recompute: bool = False  # keep no activations inside blocks: less memory, about a third slower

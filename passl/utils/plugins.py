@@ -1,0 +1,175 @@
+"""Parts of one's own: modules outside of this package, whose decorators register what they define.
+
+A config names them under ``imports``, a command with ``--import``, and an installed package by an
+entry point of the group ``passl.plugins``. They are imported before anything is built from a
+config. Weight files and checkpoints never name any.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Iterable, List, Optional, Tuple
+
+from passl.utils.errors import PasslError
+from passl.utils.home import expanded
+from passl.utils.logging import logger
+
+GROUP = "passl.plugins"
+
+
+def resolved_import(entry: str, folder: Path) -> str:
+    """Returns an entry of ``imports`` so that it means the same from anywhere.
+
+    Args:
+        entry: a ``.py`` file or the folder of a package, relative to ``folder``; or the name of a
+            module (``my_parts.heads``), in ``folder`` or on Python's path.
+        folder: where the entry stands: of the config file, or where a command was started.
+
+    Returns:
+        An absolute path; the name itself where ``folder`` has no such module.
+    """
+    if _is_path(entry):
+        return os.path.abspath(folder / expanded(entry))
+    path = folder.joinpath(*entry.split("."))
+    for found in (path.with_name(path.name + ".py"), path):
+        if found.is_file() or (found / "__init__.py").is_file():
+            return os.path.abspath(found)
+    return entry
+
+
+def united_imports(*lists: Iterable[str]) -> List[str]:
+    """Returns the entries of several lists, each module once, at its first place.
+
+    Of entries that are the same module by name, the last one counts: so ``--import`` can say where
+    a module is now that has moved.
+    """
+    last = {_name_of(entry): entry for entries in lists for entry in entries}
+    return list(last.values())
+
+
+def import_parts(entries: Iterable[str], place: str = "") -> None:
+    """Imports modules with parts of one's own; those that are loaded already stay as they are.
+
+    Args:
+        entries: as ``resolved_import`` gives them.
+        place: where they are named, for messages.
+
+    Raises:
+        PasslError: there is no such module, or it cannot be imported, with the line in it.
+    """
+    for entry in entries:
+        if _is_path(entry):
+            _import_file(Path(entry), place)
+        else:
+            _import(entry, None, place)
+
+
+@functools.lru_cache(maxsize=1)
+def import_plugins() -> None:
+    """Imports what installed packages offer under the entry point group, once in a process.
+
+    One that fails is left out with a warning: it may have nothing to do with what is asked for.
+    """
+    for point in _entry_points():
+        try:
+            point.load()
+        except Exception as error:  # somebody else's code
+            logger.warning(
+                "the plug-in %s (%s) is left out: %s", point.name, point.value, _first_line(error)
+            )
+
+
+def _entry_points() -> Iterable[Any]:
+    if sys.version_info >= (3, 10):
+        return importlib.metadata.entry_points(group=GROUP)
+    return importlib.metadata.entry_points().get(GROUP, ())
+
+
+def _is_path(entry: str) -> bool:
+    return entry.endswith(".py") or any(letter in entry for letter in ("/", os.sep, "~"))
+
+
+def _module_of(path: Path) -> Tuple[str, Path]:
+    """Returns the name of the module in a file or folder, and the folder to find it from."""
+    module = path.with_suffix("") if path.suffix == ".py" else path
+    names, folder = [module.name], module.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(names), folder
+
+
+def _name_of(entry: str) -> str:
+    return _module_of(Path(entry))[0] if _is_path(entry) else entry
+
+
+def _import_file(path: Path, place: str) -> None:
+    if not (path.is_file() or (path / "__init__.py").is_file()):
+        problem = "has no __init__.py" if path.is_dir() else "there is no such file"
+        raise PasslError(
+            f"{path}: {problem}, which `imports` names; if it has moved, say where it is now with "
+            "--import PATH",
+            place,
+        )
+    name, folder = _module_of(path)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last: it hides nothing
+    module = _import(name, path, place)
+    found = getattr(module, "__file__", None)
+    file = path if path.suffix == ".py" else path / "__init__.py"
+    if found is None or not os.path.samefile(found, file):
+        raise PasslError(
+            f"{path}: Python has another module that is called {name} ({found or 'built in'}); "
+            "give this one another name",
+            place,
+        )
+
+
+def _import(name: str, path: Optional[Path], place: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if path is None and error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise PasslError(
+                f"there is no module '{name}', which `imports` names: not beside the config file, "
+                "and not on Python's path; name it by its path, or --import PATH",
+                place,
+            ) from None
+        raise _failed(name, error) from error
+    except PasslError as error:  # two parts of one name, say
+        error.place = error.place or f"{_line_of(error)}: "
+        raise
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> PasslError:
+    kind = "" if isinstance(error, (ModuleNotFoundError, SyntaxError)) else type(error).__name__
+    said = f"{kind}: {_first_line(error)}" if kind else _first_line(error)
+    return PasslError(f"importing {name} failed: {said}", f"{_line_of(error)}: ")
+
+
+def _line_of(error: BaseException) -> str:
+    """Returns ``file:line`` of where an error comes from, in the code that was imported."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "importlib" not in frame.filename and not frame.filename.startswith(own + os.sep)
+    ]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
