@@ -7,8 +7,8 @@ import inspect
 import os
 from typing import Any, Mapping, Optional, Union
 
+from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.network import Network
 from passl.utils import zoo
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.plugins import import_plugins

@@ -46,6 +46,7 @@ MOVED = {
 }
 MOVED["passl.engine.evaluator"] = "passl.evaluation"
 MOVED["passl.hooks.metrics_file"] = "passl.utils.records"
+MOVED["passl.modeling.network"] = "passl.modeling.architectures.classifier"
 
 
 class _Moved(MetaPathFinder, Loader):

@@ -19,7 +19,7 @@ from passl.cli.common import (
 from passl.deployment.export import TOLERANCE
 from passl.deployment.runtimes import math_threads
 from passl.inspection import benchmarks
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.utils.commands import command
 from passl.utils.config import Config
 from passl.utils.environment import describe_environment, select_device

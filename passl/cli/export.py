@@ -21,7 +21,7 @@ from passl.cli.common import (
 from passl.datasets.image_size import image_size
 from passl.datasets.view import evaluation_view
 from passl.deployment.export import DESCRIPTION, FORMATS, ONNX_PACKAGES, export, missing_for_onnx
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.utils.commands import command
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError

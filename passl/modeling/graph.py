@@ -10,7 +10,7 @@ import paddle
 from paddle.base import core
 from paddle.static import InputSpec
 
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.utils.lent_home import writable_home
 from passl.utils.quiet import quiet
 

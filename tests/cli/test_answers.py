@@ -24,7 +24,7 @@ from passl.datasets.view import evaluated_section, evaluation_view
 from passl.deployment import export as export_module
 from passl.engine.checkpoint import Checkpoint
 from passl.modeling.architectures import build_architecture
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.utils import stored_array, system_errors
 from passl.utils.config import Config, get_config
 from passl.utils.errors import PasslError

@@ -8,7 +8,7 @@ import pytest
 from comparing import TOLERANCE, answers, check_answers, difference
 from helpers import ROOT
 
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.weights import load_weights
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -8,7 +8,7 @@ from comparing import TOLERANCE, answers, check_answers, check_input_gradient, d
 from helpers import ROOT
 
 import passl
-from passl.modeling.network import Network
+from passl.modeling.architectures.classifier import Network
 from passl.weights import load_weights
 
 GOLDEN = ROOT / "tests" / "golden"

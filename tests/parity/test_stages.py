@@ -15,8 +15,8 @@ from comparing import TOLERANCE, difference
 from helpers import ROOT
 
 import passl
+from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.network import Network
 from passl.weights import WeightFile, load_weights
 from passl.weights.converting import convert_weights
 

@@ -55,7 +55,7 @@ def test_a_board_its_graph_and_an_export_are_made_all_the_same(nowhere, tmp_path
         "from passl.deployment.export import export\n"
         "from passl.hooks.visual_dl import VisualDL\n"
         "from passl.modeling.graph import trace\n"
-        "from passl.modeling.network import Network\n"
+        "from passl.modeling.architectures.classifier import Network\n"
         "from passl.utils.config import get_config\n"
         "cfg, folder = get_config('mlp-mixer_cifar10'), Path(sys.argv[1])\n"
         "VisualDL().on_start(SimpleNamespace(cfg=cfg, folder=folder, global_batch=8))\n"

@@ -5,8 +5,8 @@ import pytest
 from helpers import ROOT
 
 from passl.cli import convert as convert_command
+from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
-from passl.modeling.network import Network
 from passl.utils.stored_array import StoredArray
 from passl.weights import WeightFile
 from passl.weights.formats import safetensors

@@ -11,8 +11,8 @@ from publishers import CLASSES, NETWORK, own
 
 import passl
 from passl.modeling.architectures import build_architecture
+from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import build_backbone
-from passl.modeling.network import Network
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.weights import WeightFile, load_weights, write_tensor_file

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Optional, Sequence
+
+import paddle
 
 from passl.modeling.architectures.base import Architecture
 from passl.modeling.architectures.registry import ARCHITECTURES
@@ -35,21 +37,24 @@ class Classifier(Architecture):
         freeze: Sequence[str] = (),
     ):
         super().__init__()
+        self._join(architecture, head)
+        self.freeze(freeze)
+
+    def _join(self, architecture: Mapping[str, Any], head: Optional[Mapping[str, Any]]) -> None:
         self.backbone = build_backbone(architecture)
         width = self.backbone.num_features
-        if head.get("in_channels", width) != width:
+        if head is not None and head.get("in_channels", width) != width:
             raise PasslError(
                 f"the head's in_channels is {head['in_channels']} but the backbone gives {width} "
                 "features; leave in_channels out to follow the backbone",
                 place=origin_of(head, "in_channels"),
             )
-        self.head = build_head(head, in_channels=width)
-        self.freeze(freeze)
+        self.head = None if head is None else build_head(head, in_channels=width)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that the logits speak of."""
-        return self.head.num_classes
+        """Number of classes that the logits speak of; 0 without a head."""
+        return 0 if self.head is None else self.head.num_classes
 
     def forward(self, batch):
         features = self.backbone(batch["image"])
@@ -57,3 +62,39 @@ class Classifier(Architecture):
         if "label" in batch:
             outputs["loss"] = self.head.loss(outputs, batch)
         return outputs
+
+
+class Network(Classifier):
+    """The layers of a classifier, called with images: what is used outside of training.
+
+    Its parameters have the names of a ``Classifier``'s, so that weights go both ways.
+
+    Args:
+        architecture: config of the backbone.
+        head: config of the head; None for features.
+
+    Shape:
+        input: ``[N, C, H, W]``, normalised; output: ``[N, num_classes]`` or
+        ``[N, num_features]``.
+    """
+
+    def __init__(self, architecture: Mapping[str, Any], head: Optional[Mapping[str, Any]] = None):
+        Architecture.__init__(self)
+        self._join(architecture, head)
+
+    @property
+    def num_features(self) -> int:
+        """Size of the pooled features."""
+        return self.backbone.num_features
+
+    def freeze_backbone(self) -> None:
+        """Leaves only the head to learn: a linear probe."""
+        self.freeze(["backbone"])
+
+    def forward_features(self, image: paddle.Tensor) -> paddle.Tensor:
+        """Returns the backbone's features before pooling."""
+        return self.backbone.forward_features(image)
+
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+        features = self.backbone(image)
+        return features if self.head is None else self.head(features)

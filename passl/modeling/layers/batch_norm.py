@@ -12,6 +12,7 @@ from typing import Any, List, Optional
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
+from paddle.nn.layer.norm import _BatchNormBase
 
 from passl.distributed.collectives import all_gather, all_reduce, process_count
 from passl.utils.errors import PasslError
@@ -51,7 +52,8 @@ class _BatchNorm:
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         if not (self.sync and self.training and process_count() > 1):
-            return super().forward(x)
+            # Not super(): where this is translated to a static program, that is this class again.
+            return _BatchNormBase.forward(self, x)
         self._check_input_dim(x)
         with paddle.amp.auto_cast(enable=False):
             batch = _statistics(x)
