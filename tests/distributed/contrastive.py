@@ -152,19 +152,19 @@ def refused(act, said):
 
 def check_rows(rank):
     """Of unequal counts, none at all among them, in pieces, and of any dtype."""
+    everything = np.arange(48).reshape(8, 2, 3)
+    for dtype in (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_):
+        rows = everything.astype(dtype)
+        found = collectives.gather_rows(rows[(slice(0, 3), slice(3, 8))[rank]])
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, rows)
     whole = collectives._PIECE
-    for piece in (whole, 40, 1):
+    for piece in (whole, 50, 1):  # of rows that take 24 bytes, and of labels that take 8
         collectives._PIECE = piece
         for counts in ((3, 5), (0, 4), (4, 0), (0, 0), (2, 2)):
-            begin = (0, counts[0])[rank]
-            for dtype in (np.float64, np.float32, np.float16, np.int64, np.uint8, np.bool_):
-                rows = np.arange(sum(counts) * 6).reshape(-1, 2, 3).astype(dtype)
-                found = collectives.gather_rows(rows[begin : begin + counts[rank]])
-                assert found.dtype == dtype
-                np.testing.assert_array_equal(found, rows)
-            labels = np.arange(sum(counts))
-            found = collectives.gather_rows(labels[begin : begin + counts[rank]])
-            np.testing.assert_array_equal(found, labels)
+            mine = slice(0, counts[0]) if rank == 0 else slice(counts[0], sum(counts))
+            for rows in (everything[: sum(counts)].astype("float32"), np.arange(sum(counts))):
+                np.testing.assert_array_equal(collectives.gather_rows(rows[mine]), rows)
     collectives._PIECE = whole
 
 
