@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -224,3 +225,16 @@ def photograph(seed=0, size=(500, 375)):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(rng.integers(0, 256, 3).tolist()))
     grain = rng.normal(0, 4, (size[1], size[0], 3))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
+
+
+def my_project(folder):
+    """Builds the folder of docs/extending.md from the page, below ``folder``."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    found = re.findall(
+        r"`([\w/]+\.(?:py|yaml))`[^`]*?:\n\n```(?:python|yaml)\n(.*?)^```", text, re.M | re.S
+    )
+    for name, content in found:
+        path = folder / "my_project" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return {name for name, _ in found}

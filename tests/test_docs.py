@@ -15,19 +15,24 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, my_project
 from PIL import Image
 
 from passl.building import create_model
 from passl.cli import main as passl
+from passl.datasets import DATASETS
 from passl.datasets.registry import TRANSFORMS
 from passl.datasets.sources import synthetic
 from passl.datasets.sources.files import ImageNet
+from passl.evaluation import EVALUATORS
 from passl.hooks import HOOKS
 from passl.inspection import pictures
+from passl.modeling.architectures import ARCHITECTURES
 from passl.modeling.backbones import BACKBONES
+from passl.modeling.heads import HEADS
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
+from passl.utils.records import read_metrics
 from passl.weights import write_tensor_file
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -182,8 +187,8 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, place):
 
 
 def command_runs(words, installed, place, monkeypatch):
-    if "patch_average.yaml" in words:
-        return  # test_the_walk_through_of_a_new_backbone makes the file, and runs this
+    if "output/colours" in " ".join(words) or "output/teacher" in " ".join(words):
+        return  # test_a_project_with_a_part_of_every_kind makes the files, and runs these
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", ["passl"])
     narrow(monkeypatch)
@@ -250,35 +255,51 @@ def test_a_python_block_runs(page, place, monkeypatch, capsys):
         np.testing.assert_allclose(openvinos, paddles, atol=1e-4 * np.abs(paddles).max())
 
 
-def test_the_walk_through_of_a_new_backbone(place, monkeypatch, tmp_path, capsys):
-    page = ROOT / "docs" / "extending.md"
-    registries = (BACKBONES, TRANSFORMS, HOOKS)
-    before = [dict(registry._factories) for registry in registries]
-    try:
-        run_blocks(page, place, monkeypatch)
-        ((_, config),) = blocks(page, "yaml")
-        (place / "patch_average.yaml").write_text(config)
-        argv = ["train", "-c", "patch_average.yaml", "--dry-run", "--synthetic"]
-        assert passl.main(argv) == 0
-        assert "PatchAverage" in capsys.readouterr().out
-        assert BACKBONES.build({"name": "patch_average_s16_224"}).num_features == 128
-        with pytest.raises(PasslError, match="embed_dim"):
-            BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})
-        argv = ["train", "-c", "patch_average.yaml", "--synthetic", "40"]
-        argv += ["--output-dir", str(tmp_path / "run"), "-o", "epochs=1"]
-        argv += ["-o", "hooks=[{name: BestToFile, path: best.txt}]"]
-        argv += ["-o", "lr_scheduler.warmup_epochs=0"]
-        argv += ["-o", "dataloader.train.sampler.batch_size=8"]
-        assert passl.main(argv) == 0
-        assert "% after epoch 1" in (place / "best.txt").read_text()
-        posterize = TRANSFORMS.build({"name": "RandomPosterize", "bits": 2, "p": 1.0})
-        pixels = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(3).reshape(16, 16, 3)
-        image = posterize({"image": pixels}, np.random.default_rng(0))["image"]
-        assert sorted(set(np.asarray(image).ravel().tolist())) == [0, 64, 128, 192]
-    finally:
-        for registry, factories in zip(registries, before):
-            registry._factories.clear()
-            registry._factories.update(factories)
+@pytest.fixture
+def forgets_parts():
+    registries = (BACKBONES, HEADS, DATASETS, TRANSFORMS, HOOKS, EVALUATORS, ARCHITECTURES)
+    before, path = [dict(registry._factories) for registry in registries], list(sys.path)
+    yield
+    for registry, factories in zip(registries, before):
+        registry._factories.clear()
+        registry._factories.update(factories)
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.split(".")[0] == "my_parts"]:
+        del sys.modules[name]
+
+
+def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsys, forgets_parts):
+    """The folder as the page has it, and its commands."""
+    monkeypatch.chdir(tmp_path)
+    names = my_project(tmp_path)
+    parts = ("architecture", "backbone", "dataset", "evaluator", "head", "hook", "transform")
+    assert names == {"config.yaml", "mean_teacher.yaml"} | {
+        f"my_parts/{name}.py" for name in ("__init__", *parts)
+    }
+    (tmp_path / "photos").symlink_to(place / "photos")
+    monkeypatch.setattr(sys, "argv", ["passl"])
+    page = [words for _, words in words_of(ROOT / "docs" / "extending.md")]
+    said = []
+    for words in page:
+        tool = words[1][len("tools/") : -len(".py")]
+        assert passl.main([tool, *words[2:]]) == 0, words
+        said.append(capsys.readouterr().out)
+    train, evaluated, predicted, _, teacher, of_teacher = said
+    assert "val: worst class" in train and "mean of classes" in train
+    assert "after epoch" in (tmp_path / "output" / "colours" / "best.txt").read_text()
+    assert "Top-1" in evaluated and any(name in predicted for name in ("red", "green", "blue"))
+    assert "worst class" in of_teacher and "(val)" in of_teacher
+    rows = read_metrics(tmp_path / "output" / "teacher" / "metrics.jsonl")
+    assert all(0 <= r["disagreement"] < 2 for r in rows if "split" not in r)
+    assert float(re.search(r"mean of classes (\S+) %", of_teacher)[1]) > 30, "it learns"
+
+    with pytest.raises(PasslError, match="embed_dim"):
+        BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})
+    assert BACKBONES.build({"name": "patch_average_s16_224"}).num_features == 128
+    posterize = TRANSFORMS.build({"name": "RandomPosterize", "bits": 2, "p": 1.0})
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(3).reshape(16, 16, 3)
+    image = posterize({"image": pixels}, np.random.default_rng(0))["image"]
+    assert sorted(set(np.asarray(image).ravel().tolist())) == [0, 64, 128, 192]
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import my_project
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,3 +69,21 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
         assert "data/ILSVRC2012: there is no such data folder" in run.stderr
     run = python(site / "bin" / "passl", "eval", "--help", cwd=elsewhere, env=env)
     assert run.returncode == 0 and "example:\n  passl eval -c" in run.stdout
+
+    # Parts of one's own, from the folder that docs/extending.md builds, by the installed command.
+    my_project(elsewhere)
+    Image.new("RGB", (40, 48), (40, 90, 220)).save(elsewhere / "blue.png")
+    command = site / "bin" / "passl"
+    config, run_folder = elsewhere / "my_project" / "config.yaml", tmp_path / "run"
+    run = python(command, "train", "-c", config, "--output-dir", run_folder, cwd=elsewhere, env=env)
+    assert run.returncode == 0 and "worst class" in run.stdout, run.stderr
+    saved, other = run_folder / "config.yaml", tmp_path / "other"
+    other.mkdir()
+    for tool, arguments, said in (
+        ("eval", (), "worst class"),
+        ("predict", (elsewhere / "blue.png",), "blue"),
+        ("export", ("--output", tmp_path / "deploy", "--format", "paddle"), "deploy"),
+        ("train", ("--resume", "auto"), "nothing is left to train"),
+    ):
+        run = python(command, tool, "-c", saved, *arguments, cwd=other, env=env)
+        assert run.returncode == 0 and said in run.stdout, (tool, run.stdout, run.stderr)

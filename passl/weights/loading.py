@@ -69,7 +69,8 @@ def load_weights(
 
     Args:
         model: an architecture, a network as ``create_model`` returns, or a backbone alone, for
-            which the file's head is left out.
+            which the file's head is left out. An architecture without a ``backbone`` of that name
+            takes files of its own.
         path: the file, see ``WeightFile`` for the formats; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.
@@ -95,10 +96,15 @@ def _load(
     new_head: bool,
     class_names: Optional[Sequence[str]],
 ) -> LoadReport:
-    prefix = "" if hasattr(model, "backbone") else _BACKBONE
-    own = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
     backbone = getattr(model, "backbone", model)
     found = translate(file, getattr(backbone, "released_names", {}))
+    # A backbone alone leaves the front of its names out; a network of other parts has its own.
+    whole = hasattr(model, "backbone") or (
+        found.publisher == OWN and any(name in found.tensors for name in state)
+    )
+    prefix = "" if whole else _BACKBONE
+    own = {prefix + name: tensor for name, tensor in state.items()}
     if found.publisher != OWN:
         averages = file.averages()
         if averages:

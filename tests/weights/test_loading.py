@@ -10,7 +10,7 @@ import pytest
 from publishers import CLASSES, NETWORK, own
 
 import passl
-from passl.modeling.architectures import build_architecture
+from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import build_backbone
 from passl.utils.errors import PasslError
@@ -551,3 +551,23 @@ def test_a_file_of_which_most_names_are_unknown_is_another_networks(tmp_path):
         paddle.save({**known, **others}, str(path))
         with pytest.raises(PasslError, match=said):
             load_weights(network(), path)
+
+
+def test_an_architecture_of_other_parts_takes_its_own_files(tmp_path):
+    """Two towers, of which none is called backbone; a backbone alone still takes a classifier's."""
+
+    class Towers(Architecture):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = paddle.nn.Linear(2, 3), paddle.nn.Linear(3, 4)
+
+    towers = Towers()
+    arrays = {name: tensor.numpy() + 1 for name, tensor in towers.state_dict().items()}
+    path = tmp_path / "towers.safetensors"
+    write_tensor_file(path, arrays, {"kind": "weights"})
+    report = load_weights(towers, path)
+    holds(towers, arrays)
+    assert sorted(report.loaded) == sorted(arrays) and not report.kept
+    write_tensor_file(path, {"left.weight": arrays["left.weight"]}, {"kind": "weights"})
+    with pytest.raises(PasslError, match="missing in the file: .*right.weight"):
+        load_weights(towers, path)
