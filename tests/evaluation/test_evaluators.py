@@ -67,11 +67,15 @@ def test_top_1_and_top_5_of_nine_classes():
 
 
 def test_the_loss_is_that_of_the_images_in_float64():
-    """Batches of 8 and a last one of 2; the sum has more digits than float32."""
-    _, loader = made_up(50, 8)
-    losses = [1e8, *[0.5] * 5, 3.0]
+    """Batches of 7 and a last one of 1, losses that float32 can neither multiply nor add up."""
+    _, loader = made_up(50, 7)
+    losses = [1e8, *np.linspace(0.1, 0.7, 6), 0.3]
     result = evaluate(Answering(np.zeros((50, 9)), losses), loader)
-    assert result["loss"] == (8 * 1e8 + 40 * 0.5 + 2 * 3.0) / 50
+    exact = [float(np.float32(loss)) for loss in losses]
+    total = 0.0
+    for loss, count in zip(exact, [7] * 7 + [1]):
+        total += loss * count
+    assert result["loss"] == total / 50
 
 
 def test_what_decides():
