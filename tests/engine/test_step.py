@@ -1,5 +1,6 @@
 """One optimizer step and what an architecture has to say in it, on networks of a few numbers."""
 
+import logging
 import math
 import types
 
@@ -13,10 +14,11 @@ from passl.datasets import StandIn
 from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.execution import Execution
+from passl.engine.pace import Pace
 from passl.engine.precision import Precision
 from passl.engine.step import TrainingStep
 from passl.engine.tally import Tally
-from passl.hooks.base import Progress
+from passl.hooks.base import HOOKS, Hook, Progress
 from passl.modeling.architectures import ARCHITECTURES, Architecture
 from passl.modeling.architectures.classifier import Classifier
 from passl.solver import WeightAverage, build_optimizer
@@ -343,3 +345,63 @@ def test_a_trial_meets_what_a_run_would_stop_at(photos, tmp_path):
     for trial in (dry_run, lambda cfg: benchmarks.model_steps(cfg, "cpu", 1, 1)):
         with pytest.raises(PasslError, match="exclude each other"):
             trial(cfg)
+
+
+# ---------------------------------------------------------------- what is said of them
+
+
+def test_skipped_steps_are_told_once(caplog):
+    caplog.set_level(logging.INFO)
+    logging.getLogger("passl").propagate = True
+    progress = Progress(bad_steps=4)  # of before a resume, told then
+    tally = Tally(progress)
+    for groups in (([1.0], [math.inf], [math.nan]), ([1.0],), ([math.inf],)):
+        tallied(Mean(), tally, *groups)
+        tally.settle()
+        tally.report_skipped(3)
+    told = [r.getMessage() for r in caplog.records if "skipped" in r.getMessage()]
+    assert [line.split(": ")[1].split(" steps")[0] for line in told] == ["2", "1"]
+    tallied(Mean(), tally, [math.inf], [math.inf])
+    tally.settle()
+    with pytest.raises(PasslError, match=r"no gradient has been finite .* \(3 steps, max_bad_"):
+        tally.report_skipped(3)
+
+
+def test_the_pace_is_that_of_the_time_that_was_trained(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("passl.engine.pace.time.perf_counter", lambda: now[0])
+    pace = Pace()
+    pace.add(30)
+    now[0] += 2
+    with pace.paused():
+        now[0] += 50
+    pace.add(10)
+    now[0] += 3
+    assert pace.images_per_second(Processes()) == 40 / 5
+    pace.add(8)
+    now[0] += 4
+    assert pace.images_per_second(Processes()) == 2.0
+
+
+@HOOKS.register
+class InEveryProcess(Hook):
+    """Notes what it hears."""
+
+    in_every_process = True
+    heard = []
+
+    def on_record(self, run, record):
+        self.heard.append("record")
+
+    on_evaluation = on_record
+
+
+def test_hooks_of_every_process_hear_of_records(telling, monkeypatch, tmp_path):
+    """A process that is not the first writes nothing, and tells its hooks all the same."""
+    monkeypatch.setattr("passl.engine.trainer.join_processes", lambda: Processes(rank=1, size=1))
+    (tmp_path / "second").mkdir()
+    InEveryProcess.heard.clear()
+    telling("second", epochs=1, hooks=[{"name": "InEveryProcess"}])
+    assert len(InEveryProcess.heard) == 2 + 2  # records at steps 4 and 7, val and test
+    assert not (tmp_path / "second" / "metrics.jsonl").exists()
+    assert not list((tmp_path / "second").rglob("*.safetensors"))

@@ -411,7 +411,7 @@ def test_sigmoid_loss_is_summed_over_the_classes():
 
 def test_a_batch_without_labels_has_no_loss():
     outputs = small_classifier()({"image": paddle.zeros([1, 3, 8, 12])})
-    assert set(outputs) == {"logits"}
+    assert set(outputs) == {"features", "logits"}
 
 
 @pytest.mark.parametrize(
