@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from paddle.io import Dataset
@@ -30,6 +30,16 @@ class SampleKey(NamedTuple):
     epoch: int = 0
     copy: int = 0
     seed: int = 0
+
+
+def is_image(field: str) -> bool:
+    """Tells whether a field of a sample or a batch holds images: ``image``, ``image_1``, …."""
+    return re.fullmatch(r"image(_[1-9][0-9]*)?", field) is not None
+
+
+def image_fields(fields: Iterable[str]) -> List[str]:
+    """Returns the fields that hold images, in their order: the views of the images."""
+    return [field for field in fields if is_image(field)]
 
 
 class ImageDataset(Dataset, abc.ABC):
@@ -130,11 +140,10 @@ class ImageDataset(Dataset, abc.ABC):
         return self.transform(sample, sample_rng(key.seed, key.epoch, key.index, key.copy))
 
     def transform(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
-        """Applies the transforms to a sample; the image becomes an array."""
+        """Applies the transforms to a sample; its images become arrays, other fields stay."""
         for transform in self.transforms:
             sample = transform(sample, rng)
-        sample["image"] = np.asarray(sample["image"])
-        return sample
+        return {**sample, **{name: np.asarray(sample[name]) for name in image_fields(sample)}}
 
 
 def subset_bounds(subset: str) -> Tuple[float, float]:

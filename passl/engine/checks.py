@@ -11,6 +11,7 @@ import paddle
 from passl.datasets import ImageDataset, Loader, UnreadableImage
 from passl.datasets.sources import layouts
 from passl.datasets.sources.files import ImageFolder
+from passl.datasets.transforms.views import Views
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError, first_of, listing, shown
@@ -73,6 +74,25 @@ def check_images(
     finally:
         if was_training:
             architecture.train()
+
+
+def check_views(dataset: ImageDataset, section: Config) -> None:
+    """Makes sure that what stands several times in a batch has one view a time.
+
+    Args:
+        dataset: the training set.
+        section: its part of the config.
+
+    Raises:
+        PasslError: ``sampler.repeats`` and Views both.
+    """
+    views = any(isinstance(transform, Views) for transform in dataset.transforms)
+    if views and section.sampler.repeats > 1:
+        raise PasslError(
+            f"sampler.repeats is {section.sampler.repeats}, but Views already makes several "
+            "images of one; leave sampler.repeats out (1)",
+            place=origin_of(section.sampler, "repeats"),
+        )
 
 
 def check_classes(

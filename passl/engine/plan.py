@@ -9,7 +9,7 @@ import paddle
 
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
-from passl.engine.checks import check_classes
+from passl.engine.checks import check_classes, check_views
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of
@@ -82,6 +82,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             name: build_dataset(section.dataset, section.loader.max_pixels)
             for name, section in sections.items()
         }
+    check_views(datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
     samples = len(datasets["train"])

@@ -31,6 +31,7 @@ from passl.datasets.images.failures import UnreadableImage, starting_failed
 from passl.datasets.loading.handover import Handover
 from passl.datasets.loading.watch import Watch
 from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.datasets.transforms.base import BatchTransform, stated
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -104,7 +105,7 @@ class Loader:
         self.batch_transforms = [BATCH_TRANSFORMS.build(cfg) for cfg in batch_transforms]
         self.batch_rng = batch_rng
         for cfg, transform in zip(batch_transforms, self.batch_transforms):
-            if getattr(transform, "random", False) and batch_rng is None:
+            if stated(transform, BatchTransform, "random") and batch_rng is None:
                 raise PasslError(
                     f"{cfg['name']} is for training; leave it out of the batch_transforms of an "
                     "evaluation",
