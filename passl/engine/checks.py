@@ -120,6 +120,12 @@ def check_classes(
         return
     place = origin_of(section, "dataset")
     own, root = dataset.class_names, section.dataset.get("dataroot", section.dataset.name)
+    if dataset.labels is None:
+        raise PasslError(
+            f"{root}: is read without labels (labels: false), but the network tells {num_classes} "
+            "classes apart; leave labels: false out, or take an architecture that needs no labels",
+            place,
+        )
     if own is not None and layouts.called_like_parts(own) and len(own) > 1:
         logger.warning(
             "%s: its classes are called %s, as the parts of a set are; is it one level too high?",

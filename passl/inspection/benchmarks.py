@@ -63,7 +63,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
                     data = dataset.read_bytes(index)
                 with _timed(spent, "decode"):
                     image = decode_image(data, dataset.path(index), dataset.max_pixels)
-                sample = {"image": image, "label": int(dataset.labels[index])}
+                sample = dataset.untransformed(index, image)
                 rng = sample_rng(cfg.seed, repeat, index)
                 with _timed(spent, "transform"):
                     samples.append(dataset.transform(sample, rng))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import re
 import traceback
 import warnings
@@ -28,7 +29,8 @@ from paddle.io.dataloader import dataloader_iter
 
 from passl.datasets.dataset import ImageDataset, SampleKey
 from passl.datasets.images.failures import UnreadableImage, starting_failed
-from passl.datasets.loading.handover import Handover
+from passl.datasets.loading.first_look import Field, learn_fields
+from passl.datasets.loading.handover import Handover, bytes_of
 from passl.datasets.loading.watch import Watch
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.datasets.transforms.base import BatchTransform, stated
@@ -41,6 +43,7 @@ from passl.utils.logging import logger
 _UNREADABLE, _ERROR, _NOTHING = "__unreadable__", "__error__", "__nothing__"
 _NOTE = "__note__"  # where the arrays of the batch are, see Handover
 
+_LOOKS = 4  # samples that are tried until one can be read, to learn what they consist of
 # How long the end of an iteration waits for each worker to leave.
 _JOIN_SECONDS = 5.0
 
@@ -117,6 +120,7 @@ class Loader:
         self.timeout = timeout
         self.stand_ins = stand_ins
         self.unreadable: Dict[str, None] = {}
+        self._fields: Optional[List[Field]] = None
         self._blank: Dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -135,16 +139,16 @@ class Loader:
         """Yields every batch as tensors, and what was said of unreadable images in it."""
         if self.num_workers:
             watch = Watch(self.dataset, self.num_workers, self.timeout)
-            handover = self._handover()
             loader = DataLoader(
                 _Reader(self.dataset, watch),
                 batch_sampler=self.batches,
-                collate_fn=functools.partial(collate, handover=handover, watch=watch),
                 num_workers=self.num_workers,
                 use_shared_memory=False,
                 worker_init_fn=watch.prepare_worker,
             )
             if loader.num_workers:
+                handover = self._handover()
+                loader.collate_fn = functools.partial(collate, handover=handover, watch=watch)
                 yield from self._from_workers(loader, watch, handover)
                 return
             _say_no_workers()
@@ -186,14 +190,18 @@ class Loader:
         return batch
 
     def _handover(self) -> Optional[Handover]:
-        """Returns shared memory for the workers' batches, where their size is known beforehand."""
-        sizes = [t.size for t in self.dataset.transforms if hasattr(t, "size")]
-        batch = len(next(iter(self.batches), ()))
-        if not (self.num_workers and self.use_shared_memory and sizes and batch):
+        """Returns shared memory for the workers' batches, where one sample tells their size."""
+        stream = iter(self.batches)
+        if not self.use_shared_memory or stream is self.batches:  # a look would take some away
             return None
-        height, width = sizes[-1]
-        # Beside an image there are small fields, a label at least.
-        slot = batch * (height * width * 3 + 1024)
+        first = next(stream, [])
+        if self._fields is None:
+            keys = itertools.chain(first, itertools.chain.from_iterable(stream))
+            keys = list(itertools.islice(keys, _LOOKS))
+            self._fields = learn_fields(self.dataset, keys, self.timeout / 10)
+        if self._fields is None:
+            return None
+        slot = bytes_of((np.dtype(dtype), (len(first), *shape)) for _, dtype, shape in self._fields)
         try:
             return Handover(self.num_workers, slot)
         except OSError as error:
