@@ -27,7 +27,7 @@ import paddle
 from paddle.io import DataLoader, Dataset
 from paddle.io.dataloader import dataloader_iter
 
-from passl.datasets.dataset import ImageDataset, SampleKey
+from passl.datasets.dataset import ImageDataset, SampleKey, is_image
 from passl.datasets.images.failures import UnreadableImage, starting_failed
 from passl.datasets.loading.first_look import Field, learn_fields
 from passl.datasets.loading.handover import Handover, bytes_of
@@ -188,6 +188,30 @@ class Loader:
         for transform in self.batch_transforms:
             batch = transform(batch, rng)
         return batch
+
+    def made_up_batch(
+        self, sample: Mapping[str, Any], count: int, num_classes: int, rng: np.random.Generator
+    ) -> Dict[str, Any]:
+        """Returns a transformed batch of noise that has the fields of a sample.
+
+        Args:
+            sample: one of the dataset. Its images become noise of their shape and its label any
+                class; other fields stay.
+            count: samples.
+            num_classes: classes, from 0 on.
+            rng: of pixels and labels.
+
+        Raises:
+            PasslError: a field that cannot be a tensor, or a transform refuses the batch.
+        """
+        batch, _ = _opened(collate([dict(sample)] * count), None)
+        for name in batch:
+            if is_image(name):
+                noise = rng.integers(0, 256, batch[name].shape, np.uint8)
+                batch[name] = paddle.to_tensor(noise)
+            elif name == "label":
+                batch[name] = paddle.to_tensor(rng.integers(0, num_classes, count))
+        return self.transform(batch)
 
     def _handover(self) -> Optional[Handover]:
         """Returns shared memory for the workers' batches, where one sample tells their size."""
