@@ -67,6 +67,18 @@ def test_a_view_does_not_depend_on_other_views(folder):
         assert (views[0] != views[1]).any() and (views[1] != views[2]).any()
 
 
+def test_a_transform_that_changes_what_it_is_given(folder):
+    def inverted(sample, rng):
+        sample["image"] = 255 - np.asarray(sample["image"])
+        return sample
+
+    dataset = images(folder, {"name": "Views", "views": [[], [], []]})
+    dataset.transforms[0].views = [[inverted], [inverted], []]
+    sample, raw = dataset[0], np.asarray(dataset.read(0))
+    for name, expected in (("image", 255 - raw), ("image_1", 255 - raw), ("image_2", raw)):
+        np.testing.assert_array_equal(sample[name], expected)
+
+
 def test_derived_generators():
     rng = sample_rng(1, 2, 3)
     first = derived_rng(rng, 1).random(4)

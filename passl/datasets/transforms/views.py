@@ -62,7 +62,7 @@ class Views(Transform):
         generators = [rng, *(derived_rng(rng, v) for v in range(1, len(self.views)))]
         made = []
         for transforms, generator in zip(self.views, generators):
-            view = sample
+            view = dict(sample)  # a user's transform may change what it is given
             for transform in transforms:
                 view = transform(view, generator)
             already = image_fields(view)
