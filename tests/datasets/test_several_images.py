@@ -191,7 +191,7 @@ def test_what_transforms_state(config):
     section.dataset["transforms"] = [VIEWS, {"name": "RandomHorizontalFlip"}]
     assert image_size(section) == (16, 16)
     crop = {"name": "ResizeCenterCrop", "size": 8, "crop_ratio": 0.9}
-    dataset = build_dataset({**section.dataset, "transforms": [crop, *LARGE]})
+    dataset = build_dataset({**section.dataset, "transforms": [LARGE[1], crop, *LARGE]})
     dataset.transforms.append(lambda sample, rng: sample)
     assert crop_ratio(dataset) == 0.9
     assert stated(dataset.transforms[-1], Transform, "size") is None
