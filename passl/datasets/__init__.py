@@ -1,6 +1,7 @@
 """Data: where images come from, how they are decoded, transformed, ordered and batched.
 
-A sample is a dict of named fields (``image``, ``label``); a transform takes and returns the
+A sample is a dict of named fields: ``image``, ``label`` where there are labels, ``image_1`` and so
+on where an image has several views, and what transforms add. A transform takes and returns the
 whole sample; a batch keeps the names. A new file here registers itself.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from paddle.io import Dataset
@@ -32,16 +32,28 @@ class SampleKey(NamedTuple):
     seed: int = 0
 
 
-class ImageDataset(Dataset, abc.ABC):
-    """Base of all datasets of labelled images.
+def is_image(field: str) -> bool:
+    """Tells whether a field of a sample or a batch holds images: ``image``, ``image_1``, …."""
+    return re.fullmatch(r"image(_[1-9][0-9]*)?", field) is not None
 
-    ``dataset[key]`` is a sample: ``image``, uint8 ``[H, W, 3]`` in RGB, and ``label``, an int;
-    ``key`` is a SampleKey, or an int for epoch 0.
+
+def image_fields(fields: Iterable[str]) -> List[str]:
+    """Returns the fields that hold images, in their order: the views of the images."""
+    return [field for field in fields if is_image(field)]
+
+
+class ImageDataset(Dataset, abc.ABC):
+    """Base of all datasets of images.
+
+    ``dataset[key]`` is a sample: ``image``, uint8 ``[H, W, 3]`` in RGB, and ``label``, an int,
+    where the set has labels; ``key`` is a SampleKey, or an int for epoch 0.
 
     Args:
-        labels: the class of every sample, int64 ``[len(dataset)]``.
+        labels: the class of every sample, int64 ``[len(dataset)]``; None where nothing says what
+            the images show.
         class_names: the name of every class, where the data has names.
         transforms: configs of the sample transforms, applied in order.
+        length: how many samples there are, where there are no labels to count.
 
     Attributes:
         labels, class_names: as given.
@@ -53,12 +65,14 @@ class ImageDataset(Dataset, abc.ABC):
 
     def __init__(
         self,
-        labels: np.ndarray,
+        labels: Optional[np.ndarray],
         class_names: Optional[Sequence[str]],
         transforms: Sequence[Mapping[str, Any]],
+        length: int = 0,
     ):
         super().__init__()
         self.labels = labels
+        self._length = length if labels is None else len(labels)
         self.class_names: Optional[List[str]] = None
         if class_names is not None:  # folders are called anything; these go into files and pictures
             self.class_names = [as_text(name) for name in class_names]
@@ -100,19 +114,19 @@ class ImageDataset(Dataset, abc.ABC):
     def class_counts(self) -> List[int]:
         """Returns how many samples each label has, from label 0 to the highest.
 
-        Nothing where labels do not number classes, as those of a set without classes may not.
+        Nothing where there are no labels, or labels that do not number classes.
         """
-        if np.min(self.labels) < 0 or np.max(self.labels) >= _MOST_CLASSES:
+        if self.labels is None or np.min(self.labels) < 0 or np.max(self.labels) >= _MOST_CLASSES:
             return []
         return np.bincount(self.labels).tolist()
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the names and labels of the samples, in their order.
+        """Returns the SHA-256 of the names and labels, if any, of the samples, in their order.
 
         Of no pixels: that would take a look at every file.
         """
         digest = hashlib.sha256()
-        for array in (*self._identity(), self.labels):
+        for array in (*self._identity(), *([] if self.labels is None else [self.labels])):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 
@@ -121,20 +135,25 @@ class ImageDataset(Dataset, abc.ABC):
         return ()
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return self._length
 
     def __getitem__(self, key: Union[int, SampleKey]) -> Dict[str, Any]:
         if not isinstance(key, SampleKey):
             key = SampleKey(range(len(self))[key])
-        sample = {"image": self.read(key.index), "label": int(self.labels[key.index])}
+        sample = self.untransformed(key.index, self.read(key.index))
         return self.transform(sample, sample_rng(key.seed, key.epoch, key.index, key.copy))
 
+    def untransformed(self, index: int, image: RgbImage) -> Dict[str, Any]:
+        """Returns the fields of the sample at ``index``, of which ``image`` is the image."""
+        if self.labels is None:
+            return {"image": image}
+        return {"image": image, "label": int(self.labels[index])}
+
     def transform(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
-        """Applies the transforms to a sample; the image becomes an array."""
+        """Applies the transforms to a sample; its images become arrays, other fields stay."""
         for transform in self.transforms:
             sample = transform(sample, rng)
-        sample["image"] = np.asarray(sample["image"])
-        return sample
+        return {**sample, **{name: np.asarray(sample[name]) for name in image_fields(sample)}}
 
 
 def subset_bounds(subset: str) -> Tuple[float, float]:
@@ -151,20 +170,25 @@ def subset_bounds(subset: str) -> Tuple[float, float]:
     return low, high
 
 
-def subset_indices(labels: np.ndarray, subset: Optional[str]) -> np.ndarray:
+def subset_indices(
+    labels: Optional[np.ndarray], subset: Optional[str], length: int = 0
+) -> np.ndarray:
     """Returns the indices of a part of a set, the same ones in every run.
 
     ``"[:90%]"`` and ``"[90%:]"`` cut the set into two parts that do not overlap. The cut is
     stratified: each class is shuffled in a fixed order and cut at the same share, so that every
-    class with enough images is in both parts.
+    class with enough images is in both parts. A set without labels is cut as one class is.
 
     Args:
-        labels: int64 ``[n]``.
+        labels: int64 ``[n]``, or None.
         subset: ``"[A%:B%]"`` with either bound optional, or None for everything.
+        length: n, where there are no labels.
 
     Returns:
         int64, increasing.
     """
+    if labels is None:
+        labels = np.zeros(length, np.int64)
     if subset is None:
         return np.arange(len(labels))
     low, high = subset_bounds(subset)

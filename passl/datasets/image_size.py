@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Tuple
 
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform, stated
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
 
@@ -15,9 +16,8 @@ def image_size(section: Config) -> Tuple[int, int]:
     Raises:
         PasslError: none of them gives the images a size.
     """
-    sizes = [
-        getattr(TRANSFORMS.build(t), "size", None) for t in section.dataset.get("transforms") or ()
-    ]
+    transforms = [TRANSFORMS.build(cfg) for cfg in section.dataset.get("transforms") or ()]
+    sizes = [stated(transform, Transform, "size") for transform in transforms]
     size = next((size for size in reversed(sizes) if size is not None), None)
     if size is None:
         raise PasslError(

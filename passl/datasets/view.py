@@ -6,6 +6,7 @@ from typing import Any, Dict, List
 
 from passl.datasets.image_size import image_size
 from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.datasets.transforms.base import BatchTransform
 from passl.utils.config import Config, origin_of, plain, split_section
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -76,7 +77,7 @@ def _size(train: Config) -> List[int]:
 
 
 def _is_random(part: Dict[str, Any]) -> bool:
-    return bool(BATCH_TRANSFORMS.attribute(part["name"], "random", False))
+    return bool(BATCH_TRANSFORMS.attribute(part["name"], "random", BatchTransform.random))
 
 
 def _words(parts: List[Dict[str, Any]]) -> str:

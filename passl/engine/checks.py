@@ -9,8 +9,10 @@ import numpy as np
 import paddle
 
 from passl.datasets import ImageDataset, Loader, UnreadableImage
+from passl.datasets.dataset import image_fields
 from passl.datasets.sources import layouts
 from passl.datasets.sources.files import ImageFolder
+from passl.datasets.transforms.views import Views
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError, first_of, listing, shown
@@ -37,24 +39,22 @@ def check_images(
     """
     rng = np.random.default_rng(seed)
     was_training = architecture.training
-    shape: Sequence[int] = ()
+    given, batch = "", {}
     try:
         sample = dataset[0]
-        if "image" not in sample:
+        images = image_fields(sample)
+        if not images:
             return
-        shape = np.asarray(sample["image"]).shape
+        given = " and ".join(f"uint8 {np.shape(sample[field])}" for field in images)
         loader = Loader(dataset, [], section.batch_transforms, batch_rng=lambda position: rng)
-        batch = {
-            "image": paddle.to_tensor(rng.integers(0, 256, (2, *shape), np.uint8)),
-            "label": paddle.to_tensor(np.zeros(2, np.int64)),
-        }
-        batch = loader.transform(batch)
-        if not paddle.is_floating_point(batch["image"]):
-            raise PasslError(
-                "batch_transforms has no Normalize, so that images reach the network as pixels "
-                f"({list(batch['image'].shape)} of uint8); add {{name: Normalize, mean: [0.5, 0.5, "
-                "0.5], std: [0.5, 0.5, 0.5]}, or with the numbers of the weights"
-            )
+        batch = loader.made_up_batch(sample, 2, 1, rng)
+        for field in images:
+            if not paddle.is_floating_point(batch[field]):
+                raise PasslError(
+                    "batch_transforms has no Normalize, so that images reach the network as pixels "
+                    f"({list(batch[field].shape)} of uint8); add {{name: Normalize, mean: [0.5, "
+                    "0.5, 0.5], std: [0.5, 0.5, 0.5]}, or with the numbers of the weights"
+                )
         architecture.eval()
         with paddle.no_grad():
             architecture(batch)
@@ -64,15 +64,40 @@ def check_images(
         error.place = error.place or f"{origin_of(section, 'dataset')}dataloader.{name}: "
         raise
     except (ValueError, TypeError, KeyError) as error:  # Paddle's, of shapes that do not fit
+        if isinstance(error, KeyError) and batch and error.args[0] not in batch:
+            raise PasslError(
+                f"dataloader.{name}: the network needs the field {error.args[0]}, but a batch has "
+                f"{', '.join(batch)}; its transforms or its data set must give it",
+                place=origin_of(section, "dataset"),
+            ) from error
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise PasslError(
-            f"dataloader.{name}: the network cannot take what the transforms give (uint8 {shape} "
-            f"an image); look at the sizes and the channels: {last}",
+            f"dataloader.{name}: the network cannot take what the transforms give ({given} an "
+            f"image); look at the sizes and the channels: {last}",
             place=origin_of(section, "dataset"),
         ) from error
     finally:
         if was_training:
             architecture.train()
+
+
+def check_views(dataset: ImageDataset, section: Config) -> None:
+    """Makes sure that what stands several times in a batch has one view a time.
+
+    Args:
+        dataset: the training set.
+        section: its part of the config.
+
+    Raises:
+        PasslError: ``sampler.repeats`` and Views both.
+    """
+    views = any(isinstance(transform, Views) for transform in dataset.transforms)
+    if views and section.sampler.repeats > 1:
+        raise PasslError(
+            f"sampler.repeats is {section.sampler.repeats}, but Views already makes several "
+            "images of one; leave sampler.repeats out (1)",
+            place=origin_of(section.sampler, "repeats"),
+        )
 
 
 def check_classes(
@@ -100,6 +125,12 @@ def check_classes(
         return
     place = origin_of(section, "dataset")
     own, root = dataset.class_names, section.dataset.get("dataroot", section.dataset.name)
+    if dataset.labels is None:
+        raise PasslError(
+            f"{root}: is read without labels (labels: false), but the network tells {num_classes} "
+            "classes apart; leave labels: false out, or take an architecture that needs no labels",
+            place,
+        )
     if own is not None and layouts.called_like_parts(own) and len(own) > 1:
         logger.warning(
             "%s: its classes are called %s, as the parts of a set are; is it one level too high?",

@@ -9,7 +9,7 @@ import paddle
 
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
-from passl.engine.checks import check_classes
+from passl.engine.checks import check_classes, check_views
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.layers import has_sync_batch_norms, sync_batch_norms
@@ -105,6 +105,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             name: build_dataset(section.dataset, section.loader.max_pixels)
             for name, section in sections.items()
         }
+    check_views(datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
     samples = len(datasets["train"])

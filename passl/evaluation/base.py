@@ -12,6 +12,7 @@ import paddle
 from tqdm import tqdm
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader
+from passl.datasets.transforms.base import Transform, stated
 from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
@@ -251,5 +252,5 @@ def evaluation_loader(
 
 def crop_ratio(dataset: ImageDataset) -> Any:
     """Returns the crop ratio of a set's evaluation view, or None where nothing crops."""
-    ratios = [t.crop_ratio for t in dataset.transforms if hasattr(t, "crop_ratio")]
-    return ratios[-1] if ratios else None
+    ratios = [stated(transform, Transform, "crop_ratio") for transform in dataset.transforms]
+    return next((ratio for ratio in reversed(ratios) if ratio is not None), None)

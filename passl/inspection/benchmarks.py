@@ -14,7 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.datasets import Loader, TrainingBatches, build_dataset
+from passl.datasets import Loader, TrainingBatches, build_dataset, with_synthetic_data
 from passl.datasets.image_size import image_size
 from passl.datasets.images.decoding import decode_image
 from passl.datasets.loading.loader import collate
@@ -24,6 +24,7 @@ from passl.deployment.runtimes import candidates, difference
 from passl.engine.plan import batch_plan
 from passl.engine.precision import Precision
 from passl.engine.step import trial_step
+from passl.inspection.made_up import made_up_batch
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.solver import WeightAverage, build_optimizer
 from passl.utils.config import Config, split_section
@@ -63,7 +64,7 @@ def data_stages(cfg: Config, split: str, images: int, repeats: int) -> Result:
                     data = dataset.read_bytes(index)
                 with _timed(spent, "decode"):
                     image = decode_image(data, dataset.path(index), dataset.max_pixels)
-                sample = {"image": image, "label": int(dataset.labels[index])}
+                sample = dataset.untransformed(index, image)
                 rng = sample_rng(cfg.seed, repeat, index)
                 with _timed(spent, "transform"):
                     samples.append(dataset.transform(sample, rng))
@@ -125,11 +126,12 @@ def model_steps(cfg: Config, device: str, steps: int, repeats: int) -> Result:
     section = split_section(cfg, "train")
     architecture, accumulation, step = _stepper(cfg, device, steps)
     count = section.sampler.batch_size
-    size = image_size(section)
-    batch = {
-        "image": paddle.randn([count, 3, *size]),
-        "label": paddle.to_tensor(np.arange(count) % architecture.num_classes),
-    }
+    try:
+        dataset = build_dataset(section.dataset, section.loader.max_pixels)
+        batch = made_up_batch(cfg, dataset, architecture, count)
+    except PasslError:  # its data is not here, and only the size of its images is needed
+        dataset = build_dataset(with_synthetic_data(cfg).dataloader.train.dataset)
+        batch = made_up_batch(cfg, dataset, architecture, count)
     batches = itertools.repeat(batch)
     rates = _rates(lambda: step(batches), steps // accumulation, repeats, accumulation * count)
     parameters = sum(p.size for p in architecture.parameters())

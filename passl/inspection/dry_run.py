@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -18,7 +18,8 @@ from passl.engine.precision import Precision
 from passl.engine.step import trial_step
 from passl.hooks import build_hooks
 from passl.inspection.costs import count_macs, kept_for_backward
-from passl.inspection.pictures import draw_augmented, draw_schedule, first_steps
+from passl.inspection.made_up import made_up_batch
+from passl.inspection.pictures import draw_augmented, draw_schedule
 from passl.solver import WeightAverage
 from passl.utils.config import Config
 from passl.utils.environment import select_device
@@ -101,8 +102,9 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     frozen = f", {everything - learning:,} of them frozen" if everything > learning else ""
     schedule, per_epoch = plan.schedule, plan.steps_per_epoch
     rows = [
-        ("network", _component(cfg.model.architecture)),
-        ("head", _component(cfg.model.get("head") or {})),
+        # An architecture that is no network and head stands in the section itself.
+        ("network", _component(cfg.model.get("architecture") or cfg.model)),
+        *([("head", _component(cfg.model.head))] if cfg.model.get("head") else []),
         ("parameters", f"{everything:,}{frozen}"),
         (
             "images",
@@ -197,7 +199,7 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
     Of a step that accumulates, two micro-batches are made.
     """
     architecture = plan.architecture
-    batch = _made_up_batch(cfg, plan)
+    batch = made_up_batch(cfg, plan.datasets["train"], architecture, _MICRO_BATCH)
     architecture.train()
     with paddle.no_grad():
         macs = count_macs(architecture, lambda: architecture(batch))
@@ -229,18 +231,6 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
         ),
     ]
     return rows
-
-
-def _made_up_batch(cfg: Config, plan: Plan) -> Dict[str, Any]:
-    """Returns a batch as the loader gives it, of noise; its shape is that of the training set's."""
-    shape = plan.datasets["train"][0]["image"].shape
-    rng = np.random.default_rng(cfg.seed)
-    classes = getattr(plan.architecture, "num_classes", 1)
-    batch = {
-        "image": paddle.to_tensor(rng.integers(0, 256, (_MICRO_BATCH, *shape), np.uint8)),
-        "label": paddle.to_tensor(rng.integers(0, classes, _MICRO_BATCH)),
-    }
-    return first_steps(cfg, plan.datasets["train"]).transform(batch)
 
 
 def _memory(cfg: Config, plan: Plan, activations: float, precision: Precision) -> str:

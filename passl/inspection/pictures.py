@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import List
 
 import numpy as np
-import paddle
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from passl.datasets import ImageDataset, Loader, SampleKey
+from passl.datasets import ImageDataset, SampleKey
 from passl.datasets.batch_cells import batch_cells, label_name
+from passl.datasets.dataset import image_fields
+from passl.datasets.transforms.base import BatchTransform, stated
+from passl.inspection.made_up import first_steps
 from passl.solver import Schedule
 from passl.utils.config import Config
 from passl.utils.contact_sheet import Cell, contact_sheet
-from passl.utils.seeding import batch_rng, epoch_order
+from passl.utils.seeding import epoch_order
 from passl.utils.whole_files import replacing
 
 _IMAGES, _DRAWS = 6, 6  # rows and augmented columns of the grid
@@ -63,10 +64,17 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
     chosen = [int(order[i % len(order)]) for i in range(_IMAGES)]
     rows: List[List[Cell]] = []
     for index in chosen:
-        row = [(np.asarray(dataset.read(index)), label_name(dataset, int(dataset.labels[index])))]
+        title = "as it is"
+        if dataset.labels is not None:
+            title = label_name(dataset, int(dataset.labels[index]))
+        row = [(np.asarray(dataset.read(index)), title)]
         for epoch in range(_DRAWS):
+            if len(row) > _DRAWS:  # several views a draw
+                break
             sample = dataset[SampleKey(index, epoch, 0, cfg.seed)]
-            row.append((sample["image"], f"epoch {epoch + 1}"))
+            for number, name in enumerate(image_fields(sample), 1):
+                view = f", view {number}" if number > 1 else ""
+                row.append((sample[name], f"epoch {epoch + 1}{view}"))
         rows.append(row)
     mixed = _mixed(cfg, dataset, [int(order[i % len(order)]) for i in range(_DRAWS + 1)])
     if mixed:
@@ -75,20 +83,10 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
         contact_sheet(rows).save(aside, format="PNG")
 
 
-def first_steps(cfg: Config, dataset: ImageDataset) -> Loader:
-    """Returns a loader that transforms batches as the first steps of training do."""
-    transforms = cfg.dataloader.train.batch_transforms
-    return Loader(dataset, [], transforms, batch_rng=functools.partial(batch_rng, cfg.seed))
-
-
 def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]:
     """Returns a batch after its transforms, where one of them draws something; else nothing."""
-    loader = first_steps(cfg, dataset)
-    if not any(getattr(transform, "random", False) for transform in loader.batch_transforms):
+    keys = [SampleKey(index, 0, 0, cfg.seed) for index in indices]
+    loader = first_steps(cfg, dataset, [keys])
+    if not any(stated(part, BatchTransform, "random") for part in loader.batch_transforms):
         return []
-    samples = [dataset[SampleKey(index, 0, 0, cfg.seed)] for index in indices]
-    batch: Dict[str, Any] = {
-        "image": paddle.to_tensor(np.stack([sample["image"] for sample in samples])),
-        "label": paddle.to_tensor([sample["label"] for sample in samples]),
-    }
-    return batch_cells(loader.transform(batch), loader)
+    return batch_cells(next(iter(loader)), loader)

@@ -27,6 +27,18 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence((_STEP, seed, step, rank)).generate_state(1)[0])
 
 
+def derived_rng(rng: np.random.Generator, number: int) -> np.random.Generator:
+    """Returns a generator that follows from another one's seed and a number from 1.
+
+    It does not depend on what the other has drawn, and draws nothing from it.
+    """
+    bits = rng.bit_generator
+    # Called seed_seq from NumPy 1.25 on.
+    seed = bits.seed_seq if hasattr(bits, "seed_seq") else bits._seed_seq
+    key = (*seed.spawn_key, number)
+    return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=key))
+
+
 def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     """Returns the order of an epoch: int64 ``[length]``, a permutation."""
     return np.random.default_rng((_ORDER, seed, epoch)).permutation(length)

@@ -398,7 +398,11 @@ class InEveryProcess(Hook):
 
 def test_hooks_of_every_process_hear_of_records(telling, monkeypatch, tmp_path):
     """A process that is not the first writes nothing, and tells its hooks all the same."""
-    monkeypatch.setattr("passl.engine.trainer.join_processes", lambda: Processes(rank=1, size=1))
+
+    class NotFirst(Processes):
+        is_first = False
+
+    monkeypatch.setattr("passl.engine.trainer.join_processes", NotFirst)
     (tmp_path / "second").mkdir()
     InEveryProcess.heard.clear()
     telling("second", epochs=1, hooks=[{"name": "InEveryProcess"}])

@@ -13,7 +13,7 @@ import json
 import math
 import mmap
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +22,15 @@ import numpy as np
 _SLOTS = 4
 _FREE, _TAKEN = 0, 1
 _ALIGNMENT = 64
+
+
+def bytes_of(fields: Iterable[Tuple[np.dtype, Sequence[int]]]) -> int:
+    """Returns how much of a slot a batch takes, by the type and the shape of each field."""
+    return sum(_aligned(math.prod(shape) * dtype.itemsize) for dtype, shape in fields)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 class Handover:
@@ -56,7 +65,7 @@ class Handover:
             dtype = np.result_type(*{np.asarray(sample[name]).dtype for sample in samples})
             shape = (len(samples), *np.shape(value))
             fields.append((name, dtype.str, shape, size))
-            size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+            size += bytes_of([(dtype, shape)])
         if size > self._slot_bytes:
             return None
         slot = self._free_slot(worker)

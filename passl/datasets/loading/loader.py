@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import re
 import traceback
 import warnings
@@ -26,11 +27,13 @@ import paddle
 from paddle.io import DataLoader, Dataset
 from paddle.io.dataloader import dataloader_iter
 
-from passl.datasets.dataset import ImageDataset, SampleKey
+from passl.datasets.dataset import ImageDataset, SampleKey, is_image
 from passl.datasets.images.failures import UnreadableImage, starting_failed
-from passl.datasets.loading.handover import Handover
+from passl.datasets.loading.first_look import Field, learn_fields
+from passl.datasets.loading.handover import Handover, bytes_of
 from passl.datasets.loading.watch import Watch
 from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.datasets.transforms.base import BatchTransform, stated
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
@@ -40,6 +43,7 @@ from passl.utils.logging import logger
 _UNREADABLE, _ERROR, _NOTHING = "__unreadable__", "__error__", "__nothing__"
 _NOTE = "__note__"  # where the arrays of the batch are, see Handover
 
+_LOOKS = 4  # samples that are tried until one can be read, to learn what they consist of
 # How long the end of an iteration waits for each worker to leave.
 _JOIN_SECONDS = 5.0
 
@@ -107,7 +111,7 @@ class Loader:
         self.batch_transforms = [BATCH_TRANSFORMS.build(cfg) for cfg in batch_transforms]
         self.batch_rng = batch_rng
         for cfg, transform in zip(batch_transforms, self.batch_transforms):
-            if getattr(transform, "random", False) and batch_rng is None:
+            if stated(transform, BatchTransform, "random") and batch_rng is None:
                 raise PasslError(
                     f"{cfg['name']} is for training; leave it out of the batch_transforms of an "
                     "evaluation",
@@ -121,6 +125,7 @@ class Loader:
         # More unreadable images in a row than may be passed over in all end the run anyway.
         self._tries = max_unreadable + 1 if replace_unreadable else 1
         self.unreadable: Dict[str, None] = {}
+        self._fields: Optional[List[Field]] = None
         self._blank: Dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -139,16 +144,16 @@ class Loader:
         """Yields every batch as tensors, and what was said of unreadable images in it."""
         if self.num_workers:
             watch = Watch(self.dataset, self.num_workers, self.timeout)
-            handover = self._handover()
             loader = DataLoader(
                 _Reader(self.dataset, watch, self._tries),
                 batch_sampler=self.batches,
-                collate_fn=functools.partial(collate, handover=handover, watch=watch),
                 num_workers=self.num_workers,
                 use_shared_memory=False,
                 worker_init_fn=watch.prepare_worker,
             )
             if loader.num_workers:
+                handover = self._handover()
+                loader.collate_fn = functools.partial(collate, handover=handover, watch=watch)
                 yield from self._from_workers(loader, watch, handover)
                 return
             _say_no_workers()
@@ -189,15 +194,43 @@ class Loader:
             batch = transform(batch, rng)
         return batch
 
+    def made_up_batch(
+        self, sample: Mapping[str, Any], count: int, num_classes: int, rng: np.random.Generator
+    ) -> Dict[str, Any]:
+        """Returns a transformed batch of noise that has the fields of a sample.
+
+        Args:
+            sample: one of the dataset. Its images become noise of their shape and its label any
+                class; other fields stay.
+            count: samples.
+            num_classes: classes, from 0 on.
+            rng: of pixels and labels.
+
+        Raises:
+            PasslError: a field that cannot be a tensor, or a transform refuses the batch.
+        """
+        batch, _ = _opened(collate([dict(sample)] * count), None)
+        for name in batch:
+            if is_image(name):
+                noise = rng.integers(0, 256, batch[name].shape, np.uint8)
+                batch[name] = paddle.to_tensor(noise)
+            elif name == "label":
+                batch[name] = paddle.to_tensor(rng.integers(0, num_classes, count))
+        return self.transform(batch)
+
     def _handover(self) -> Optional[Handover]:
-        """Returns shared memory for the workers' batches, where their size is known beforehand."""
-        sizes = [t.size for t in self.dataset.transforms if hasattr(t, "size")]
-        batch = len(next(iter(self.batches), ()))
-        if not (self.num_workers and self.use_shared_memory and sizes and batch):
+        """Returns shared memory for the workers' batches, where one sample tells their size."""
+        stream = iter(self.batches)
+        if not self.use_shared_memory or stream is self.batches:  # a look would take some away
             return None
-        height, width = sizes[-1]
-        # Beside an image there are small fields, a label at least.
-        slot = batch * (height * width * 3 + 1024)
+        first = next(stream, [])
+        if self._fields is None:
+            keys = itertools.chain(first, itertools.chain.from_iterable(stream))
+            keys = list(itertools.islice(keys, _LOOKS))
+            self._fields = learn_fields(self.dataset, keys, self.timeout / 10)
+        if self._fields is None:
+            return None
+        slot = bytes_of((np.dtype(dtype), (len(first), *shape)) for _, dtype, shape in self._fields)
         try:
             return Handover(self.num_workers, slot)
         except OSError as error:

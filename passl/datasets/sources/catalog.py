@@ -55,12 +55,12 @@ class Names:
 
 
 class Catalog:
-    """The images of a set: where each stands, and its class.
+    """The images of a set: where each stands, and its class where it has one.
 
     Args:
         root: the folder that paths are relative to.
         names: the path of each image's file, or its name within an archive.
-        labels: int64 ``[n]``.
+        labels: int64 ``[n]``; None where nothing says what the images show.
         class_names: the name of every class, where the data has names.
         archives: paths of the archives that the images stand in; empty for plain files.
         archive: int32 ``[n]``, which archive each stands in.
@@ -73,7 +73,7 @@ class Catalog:
         self,
         root: str,
         names: Names,
-        labels: np.ndarray,
+        labels: Optional[np.ndarray],
         class_names: Optional[List[str]] = None,
         archives: Sequence[str] = (),
         archive: Optional[np.ndarray] = None,
@@ -89,7 +89,7 @@ class Catalog:
         self.passed_over = dict(passed_over or {})
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.names)
 
     def path(self, index: int) -> str:
         """Returns what a message calls the image: its path, or ``archive:name``."""
@@ -171,8 +171,9 @@ def _save(path: Path, catalog: Catalog, started: int) -> None:
         "states": states,
         "blob": catalog.names.blob,
         "ends": catalog.names.ends,
-        "labels": catalog.labels,
     }
+    if catalog.labels is not None:
+        arrays["labels"] = catalog.labels
     if catalog.archives:
         arrays.update(archive=catalog.archive, offsets=catalog.offsets, sizes=catalog.sizes)
     with replacing(path) as aside, open(aside, "wb") as file:
@@ -192,7 +193,7 @@ def _load(path: Path, root: str) -> Optional[Catalog]:
     return Catalog(
         root,
         Names(arrays["blob"], arrays["ends"]),
-        arrays["labels"],
+        arrays.get("labels"),
         facts["class_names"],
         facts["archives"],
         arrays.get("archive"),

@@ -57,8 +57,9 @@ class CatalogDataset(ImageDataset):
         transforms: Sequence[Mapping[str, Any]],
     ):
         self.catalog = catalog
-        self.indices = subset_indices(catalog.labels, subset)
-        super().__init__(catalog.labels[self.indices], catalog.class_names, transforms)
+        self.indices = subset_indices(catalog.labels, subset, len(catalog))
+        labels = None if catalog.labels is None else catalog.labels[self.indices]
+        super().__init__(labels, catalog.class_names, transforms, len(self.indices))
         # A descriptor that leaves the cache is closed when its last reader is done with it.
         most = _open_archives(len(catalog.archives)) if catalog.archives else 0
         self._opened = functools.lru_cache(most)(_Archive)
@@ -163,6 +164,8 @@ class ImageFolder(CatalogDataset):
         subset: part of the set: ``[:90%]`` or ``[90%:]``, with the share of every
             class kept; see ``subset_indices``.
         transforms: configs of the sample transforms.
+        labels: false takes all images below ``dataroot``, in whatever folders or in none, without
+            classes: for methods that learn without labels.
 
     Raises:
         PasslError: the folder is missing or empty, holds the parts of a set, or a class has no
@@ -174,9 +177,10 @@ class ImageFolder(CatalogDataset):
         dataroot: str,
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
+        labels: bool = True,
     ):
         root = _existing_folder(dataroot)
-        super().__init__(_folders(root), subset, transforms)
+        super().__init__(_folders(root) if labels else _images(root), subset, transforms)
 
 
 @DATASETS.register
@@ -193,6 +197,7 @@ class ImageList(CatalogDataset):
         transforms: configs of the sample transforms.
         class_names: a file with the names of the classes, one a line in the order of the labels;
             found as the list is.
+        labels: false where a line is a path alone; the set has no classes then.
 
     Raises:
         PasslError: a missing file, or a bad line, with its number.
@@ -205,11 +210,13 @@ class ImageList(CatalogDataset):
         subset: Optional[str] = None,
         transforms: Sequence[Mapping[str, Any]] = (),
         class_names: Optional[str] = None,
+        labels: bool = True,
     ):
+        _check_names(class_names, labels)
         root = _existing_folder(dataroot)
         file = _existing_file(root, list_file)
         self.list_file = str(file)
-        catalog, self.lines = layouts.read_list(root, file)
+        catalog, self.lines = layouts.read_list(root, file, labels)
         if class_names is not None:
             _name_classes(catalog, _existing_file(root, class_names))
         super().__init__(catalog, subset, transforms)
@@ -235,6 +242,8 @@ class ImageShards(CatalogDataset):
         class_names: a file with the names of the classes, one a line in the order of the labels;
             relative to the working folder, or else to ``dataroot``. Default: those that
             ``passl pack`` has written beside the shards.
+        labels: false takes images without labels, and passes over ``key.cls``; the set has no
+            classes then.
 
     Raises:
         PasslError: no shards, a damaged one, or a packed set that is not whole.
@@ -248,9 +257,11 @@ class ImageShards(CatalogDataset):
         transforms: Sequence[Mapping[str, Any]] = (),
         image: Optional[str] = None,
         class_names: Optional[str] = None,
+        labels: bool = True,
     ):
+        _check_names(class_names, labels)
         root = _existing_folder(dataroot)
-        catalog = _shards(root, pattern, image)
+        catalog = _shards(root, pattern, image, labels)
         if class_names is not None:
             _name_classes(catalog, _existing_file(root, class_names))
         super().__init__(catalog, subset, transforms)
@@ -347,12 +358,16 @@ def _folders(root: str) -> Catalog:
     return cached(root, _kind("folders"), lambda: layouts.read_folders(root))
 
 
+def _images(root: str) -> Catalog:
+    return cached(root, _kind("images"), lambda: layouts.read_images(root))
+
+
 def _matches(root: str, pattern: str) -> List[str]:
     found = glob.glob(os.path.join(glob.escape(root), pattern))
     return sorted(os.path.basename(path) for path in found)
 
 
-def _shards(root: str, pattern: str, image: Optional[str] = None) -> Catalog:
+def _shards(root: str, pattern: str, image: Optional[str] = None, labels: bool = True) -> Catalog:
     shards = _matches(root, pattern)
     if not shards:
         raise PasslError(f"{root}: has no shards called {pattern}")
@@ -363,8 +378,11 @@ def _shards(root: str, pattern: str, image: Optional[str] = None) -> Catalog:
             "ILSVRC2012_img_train.tar, which is read as it is"
         )
     manifest = _manifest(root, pattern, shards)
+    what = "shards" if labels else "images of shards"
     catalog = cached(
-        root, _kind("shards", image, *shards), lambda: layouts.read_shards(root, shards, image)
+        root,
+        _kind(what, image, *shards),
+        lambda: layouts.read_shards(root, shards, image, labels),
     )
     if manifest is not None:
         found = np.bincount(catalog.archive, minlength=len(shards))
@@ -374,7 +392,7 @@ def _shards(root: str, pattern: str, image: Optional[str] = None) -> Catalog:
                     f"{root}/{shard}: holds {images} images, where {MANIFEST} has "
                     f"{manifest['images'][shard]}; pack the data again"
                 )
-        catalog.class_names = manifest["class_names"]
+        catalog.class_names = manifest["class_names"] if labels else None
     return catalog
 
 
@@ -416,6 +434,13 @@ def _manifest(root: str, pattern: str, shards: Sequence[str]) -> Optional[Dict[s
                     f"{sizes[shard]:,}; {again}"
                 )
     return {"class_names": names, "images": images}
+
+
+def _check_names(class_names: Optional[str], labels: bool) -> None:
+    if class_names is not None and not labels:
+        raise PasslError(
+            "class_names names classes, but with labels: false the set has none; leave one out"
+        )
 
 
 def _name_classes(catalog: Catalog, file: Path) -> None:

@@ -116,18 +116,42 @@ def read_folders(root: str) -> Catalog:
     )  # fmt: skip
 
 
+def read_images(root: str) -> Catalog:
+    """Reads all images below ``root``, at any depth, in the order of their paths; without labels.
+
+    Raises:
+        PasslError: there is none, or a folder that cannot be read.
+    """
+    passed_over: Dict[str, int] = {}
+    watched: List[str] = []
+    paths = images_below(root, "", passed_over, watched)
+    if not paths:
+        beside = f" ({passed_over_text(passed_over)})" if passed_over else ""
+        raise PasslError(
+            f"{shown(root)}: no images in the folder or below{beside}; add some "
+            f"({', '.join(image_extensions())}), or check dataroot"
+        )
+    return Catalog(root, Names.of(paths), None, watched=watched, passed_over=passed_over)
+
+
 def _pictures(number: int) -> str:
     return f"there {'are' if number > 1 else 'is'} {number:,} image{'s' if number > 1 else ''}"
 
 
 _LINE = re.compile(r"[ \t]*(.*\S)[ \t]+([0-9]{1,9})[ \t]*")
+_PATH = re.compile(r"[ \t]*(.*\S)[ \t]*")
 _HEADER = re.compile(
     r"\W*\w*(path|file|image|img|name)\w*[\s,;]+\w*(label|class|target|category|id)\w*\W*", re.I
 )
 
 
-def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
+def read_list(root: str, file: Path, labels: bool = True) -> Tuple[Catalog, np.ndarray]:
     """Reads lines ``path label``, paths relative to ``root``, labels from 0.
+
+    Args:
+        root: the folder that paths start from.
+        file: the list.
+        labels: whether it has any; otherwise a line is a path.
 
     Returns:
         the catalog, and the line number of each image.
@@ -136,11 +160,12 @@ def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
         PasslError: an unreadable file, or a bad line, with its number.
     """
     paths: List[str] = []
-    labels: List[int] = []
+    found: List[int] = []
     numbers: List[int] = []
+    form, pattern = ("path label", _LINE) if labels else ("path", _PATH)
     foreign = False
     for number, line in read_lines(file):
-        match = _LINE.fullmatch(line)
+        match = pattern.fullmatch(line)
         if match:
             # The name of a file may be no UTF-8, and then the list has the very bytes of it.
             if not foreign and not is_utf8(line):
@@ -148,16 +173,23 @@ def read_list(root: str, file: Path) -> Tuple[Catalog, np.ndarray]:
                 if not foreign:
                     raise not_utf8(file, number)
             paths.append(match[1])
-            labels.append(int(match[2]))
+            if labels:
+                found.append(int(match[2]))
             numbers.append(number)
         elif line.strip():
             raise PasslError(f"{file}:{number}: {_wrong_line(line, not paths)}")
     if not paths:
-        raise PasslError(f"{file}: is empty; a line is 'path label'")
+        raise PasslError(f"{file}: is empty; a line is '{form}'")
     # One look catches a wrong dataroot now; a look at every file would take minutes.
     if not os.path.isfile(os.path.join(root, paths[0])):
-        raise PasslError(f"{file}:{numbers[0]}: {_wrong_path(root, file, paths[0])}")
-    catalog = Catalog(root, Names.of(paths), np.array(labels, np.int64))
+        labelled = None if labels else _LINE.fullmatch(paths[0])
+        if labelled and os.path.isfile(os.path.join(root, labelled[1])):
+            raise PasslError(
+                f"{file}:{numbers[0]}: has a label behind the path, but the set is read with "
+                "labels: false; leave that out, or the labels"
+            )
+        raise PasslError(f"{file}:{numbers[0]}: {_wrong_path(root, file, paths[0], form)}")
+    catalog = Catalog(root, Names.of(paths), np.array(found, np.int64) if labels else None)
     return catalog, np.array(numbers, np.int64)
 
 
@@ -174,13 +206,14 @@ def _wrong_line(line: str, first: bool) -> str:
     return f"a line is 'path label' with a label from 0 (a number), not {given}"
 
 
-def _wrong_path(root: str, file: Path, path: str) -> str:
+def _wrong_path(root: str, file: Path, path: str, form: str) -> str:
     """Returns why there is no image where the first line of a list says."""
     missing = f"there is no image {shown(os.path.join(root, path))}"
     if "\\" in path or re.match("[A-Za-z]:", path):
         return f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
     if path[-1] in ",;":
-        return f"{missing}; write 'path label' with a space and without '{path[-1]}'"
+        space = "with a space and " if " " in form else ""
+        return f"{missing}; write '{form}' {space}without '{path[-1]}'"
     if path[0] in "'\"":
         return f"{missing}; write paths without quotation marks, also those with spaces"
     for folder in (os.path.dirname(os.path.abspath(root)), os.path.dirname(file)):
@@ -202,9 +235,10 @@ class _Entries:
         self.offsets: List[int] = []
         self.sizes: List[int] = []
 
-    def add(self, name: str, label: int, archive: int, offset: int, size: int) -> None:
+    def add(self, name: str, label: Optional[int], archive: int, offset: int, size: int) -> None:
         self.names.append(name)
-        self.labels.append(label)
+        if label is not None:
+            self.labels.append(label)
         self.archive.append(archive)
         self.offsets.append(offset)
         self.sizes.append(size)
@@ -216,7 +250,7 @@ class _Entries:
         return Catalog(
             root,
             Names.of(self.names),
-            np.array(self.labels, np.int64),
+            np.array(self.labels, np.int64) if self.labels else None,
             class_names,
             archives,
             np.array(self.archive, np.int32),
@@ -443,7 +477,9 @@ class _Shard:
         self.others: Dict[str, Set[str]] = {}  # extensions
 
 
-def read_shards(root: str, shards: Sequence[str], image: Optional[str] = None) -> Catalog:
+def read_shards(
+    root: str, shards: Sequence[str], image: Optional[str] = None, labels: bool = True
+) -> Catalog:
     """Reads tar files of ``key.jpg`` and ``key.cls`` pairs, the naming of WebDataset.
 
     A key ends at the first dot of a file's name. The image of a sample is the file whose extension
@@ -453,6 +489,7 @@ def read_shards(root: str, shards: Sequence[str], image: Optional[str] = None) -
         root: the folder of the shards.
         shards: their names, in order.
         image: the extension of the files to take (``seg.png``), where that leaves a choice.
+        labels: whether samples have labels; otherwise ``.cls`` files are passed over.
 
     Raises:
         PasslError: a damaged shard, an image without a label, or a sample with several images.
@@ -466,16 +503,16 @@ def read_shards(root: str, shards: Sequence[str], image: Optional[str] = None) -
     for number, name in enumerate(tqdm(shards, desc=f"indexing {root}", unit="shard",
                                        leave=False, disable=not interactive())):  # fmt: skip
         path = os.path.join(root, name)
-        shard = _read_shard(path, wanted)
+        shard = _read_shard(path, wanted, labels)
         for key, fields in shard.images.items():
             field = _image_of(fields, shard.others.get(key, ()), path)
-            if key not in shard.labels:
+            if labels and key not in shard.labels:
                 if _has_dotted_label(shard.others.get(key, ())):
                     raise PasslError(f"{path}: '{field.name}' {_DOTS}")
                 raise PasslError(
                     f"{path}: '{field.name}' has no label beside it ({key.lstrip('/')}.cls)"
                 )
-            entries.add(field.name, shard.labels[key], number, field.offset, field.size)
+            entries.add(field.name, shard.labels.get(key), number, field.offset, field.size)
             examples.setdefault("." in field.extension, f"{path}: '{field.name}'")
         if wanted is None and len(examples) == 2:
             raise PasslError(
@@ -496,8 +533,8 @@ def read_shards(root: str, shards: Sequence[str], image: Optional[str] = None) -
     return entries.catalog(root, shards, None, shards, passed_over)
 
 
-def _read_shard(path: str, wanted: Optional[str]) -> _Shard:
-    """Reads the names and places of the images of a shard, and the labels."""
+def _read_shard(path: str, wanted: Optional[str], labels: bool) -> _Shard:
+    """Reads the names and places of the images of a shard, and the labels if it has any."""
     shard = _Shard()
     with _archive(path) as archive:
         for member in archive:
@@ -511,7 +548,7 @@ def _read_shard(path: str, wanted: Optional[str]) -> _Shard:
             if not member.isfile():
                 extension += " as a link"
             field = _Field(extension, member.name, member.offset_data, member.size)
-            if extension == "cls":
+            if labels and extension == "cls":
                 if key in shard.labels:
                     raise PasslError(f"{path}: '{member.name}' {_TWICE}")
                 shard.labels[key] = _label(archive, member, path)

@@ -1,8 +1,8 @@
 """Packing a set into tar shards that are faster to read than its files.
 
-Tar files of ``key.jpg`` and ``key.cls`` (the naming of WebDataset) were preferred to ArrayRecord,
-Parquet and a format of our own: every tool opens them, other loaders stream them, and with an index
-of offsets they give random access as well.
+Tar files of ``key.jpg`` and, where there are labels, ``key.cls`` (the naming of WebDataset) were
+preferred to ArrayRecord, Parquet and a format of our own: every tool opens them, other loaders
+stream them, and with an index of offsets they give random access as well.
 """
 
 from __future__ import annotations
@@ -158,8 +158,10 @@ def _write_shard(
                     logger.warning("left out: %s", problem)
                     skipped.append(dataset.path(index))
                     continue
-                label = str(int(dataset.labels[index])).encode()
-                for extension, content in (("jpg", data), ("cls", label)):
+                files = {"jpg": data}
+                if dataset.labels is not None:
+                    files["cls"] = str(int(dataset.labels[index])).encode()
+                for extension, content in files.items():
                     member = tarfile.TarInfo(f"{index:09d}.{extension}")
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))

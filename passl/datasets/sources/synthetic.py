@@ -34,6 +34,7 @@ class Synthetic(ImageDataset):
         height, width: of a picture, in pixels; those of the average image of ImageNet.
         split: sets of different names have other pictures of the same classes.
         transforms: configs of the sample transforms.
+        labels: false leaves the labels out.
 
     Raises:
         PasslError: a number below 1.
@@ -48,6 +49,7 @@ class Synthetic(ImageDataset):
         width: int = 500,
         split: str = "train",
         transforms: Sequence[Mapping[str, Any]] = (),
+        labels: bool = True,
     ):
         sizes = {
             "num_classes": num_classes, "length": length, "pictures": pictures, "height": height,
@@ -56,8 +58,9 @@ class Synthetic(ImageDataset):
         for name, size in sizes.items():
             if size < 1:
                 raise PasslError(f"{name} is at least 1, not {size}")
-        labels = np.arange(length, dtype=np.int64) % pictures % num_classes
-        super().__init__(labels, None, transforms)
+        shown = np.arange(length, dtype=np.int64) % pictures % num_classes
+        super().__init__(shown if labels else None, None, transforms, length)
+        self.num_classes = num_classes
         self.pictures, self.height, self.width = pictures, height, width
         self._split = list(split.encode())
         self._drawn: Dict[int, bytes] = {}
@@ -72,7 +75,7 @@ class Synthetic(ImageDataset):
         """Returns the JPEG file of the picture at ``index``."""
         picture = index % self.pictures
         if picture not in self._drawn:
-            self._drawn[picture] = self._draw(picture, int(self.labels[index]))
+            self._drawn[picture] = self._draw(picture, picture % self.num_classes)
         return self._drawn[picture]
 
     def read(self, index: int) -> RgbImage:
@@ -121,6 +124,8 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
             "split": split,
             "transforms": dataset.get("transforms", []),
         }
+        if not dataset.get("labels", True):
+            section["dataset"]["labels"] = False
         pixels = DATASETS.attribute(dataset.get("name"), "published_pixels", None)
         if pixels is not None:
             section["dataset"].update(height=pixels[0], width=pixels[1])

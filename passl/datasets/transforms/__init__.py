@@ -5,6 +5,7 @@
 * Of a batch: ``transform(batch, rng) -> batch``, on tensors, on the device. One that draws
   something has ``random = True``; the others are also called without ``rng``.
 
+``base`` lists what a transform may state about itself, with the defaults of those that do not.
 All randomness comes from ``rng``, a NumPy generator that belongs to the sample or to the batch.
 """
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.datasets.transforms.operations import OPERATIONS, Filling, signed
 from passl.utils.errors import PasslError
 
@@ -98,7 +99,7 @@ POLICIES = {"imagenet": _parse(_IMAGENET), "cifar10": _parse(_CIFAR10)}
 
 
 @TRANSFORMS.register
-class AutoAugment:
+class AutoAugment(Transform):
     """Applies one sub-policy, drawn from those that were found for a data set.
 
     Args:

@@ -9,6 +9,7 @@ from PIL import Image, ImageEnhance
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.utils.errors import PasslError
 
 Strength = Union[float, Sequence[float]]
@@ -29,7 +30,7 @@ def shift_hue(image: Image.Image, turns: float) -> Image.Image:
 
 
 @TRANSFORMS.register
-class ColorJitter:
+class ColorJitter(Transform):
     """Changes brightness, contrast, saturation and hue, in random order (as torchvision's does).
 
     Args:

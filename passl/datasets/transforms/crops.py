@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.utils.errors import PasslError
 
 Sample = Dict[str, Any]
@@ -35,7 +36,7 @@ def _height_width(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
 
 
 @TRANSFORMS.register
-class RandomResizedCrop:
+class RandomResizedCrop(Transform):
     """The "inception crop" (Szegedy et al., arXiv 1409.4842, section 6).
 
     A box of random area and aspect ratio, resized to ``size``; after ten boxes that do not fit,
@@ -92,7 +93,7 @@ class RandomResizedCrop:
 
 
 @TRANSFORMS.register
-class RandomCrop:
+class RandomCrop(Transform):
     """A box of fixed size at a random place of the padded image.
 
     Args:
@@ -121,7 +122,7 @@ class RandomCrop:
 
 
 @TRANSFORMS.register
-class ResizeCenterCrop:
+class ResizeCenterCrop(Transform):
     """The evaluation view: a central crop that shows ``crop_ratio`` of the resized image.
 
     The short side is resized to floor(size / crop_ratio) and the centre cut out: 0.875 and 224

@@ -8,12 +8,13 @@ import numpy as np
 from PIL import Image
 
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.utils.errors import PasslError
 
 Sample = Dict[str, Any]
 
 
-class _RandomFlip:
+class _RandomFlip(Transform):
     """Mirrors the image with probability ``p``."""
 
     method: Image.Transpose

@@ -8,12 +8,14 @@ from typing import Any, Dict, Optional, Tuple
 import numpy as np
 import paddle
 
+from passl.datasets.dataset import image_fields
 from passl.datasets.registry import BATCH_TRANSFORMS
+from passl.datasets.transforms.base import BatchTransform
 from passl.utils.errors import PasslError
 
 
 @BATCH_TRANSFORMS.register
-class Mixup:
+class Mixup(BatchTransform):
     """Mixup (Zhang et al., arXiv 1710.09412) and CutMix (Yun et al., arXiv 1905.04899).
 
     Every image gets a partner from its own batch, along a random cycle through all of them, so
@@ -37,7 +39,8 @@ class Mixup:
         ``1 - λ`` in the target.
 
     Raises:
-        PasslError: an argument out of bounds, or images that are not yet floats.
+        PasslError: an argument out of bounds, images that are not yet floats, several images a
+            sample, or samples without labels.
     """
 
     random = True
@@ -104,6 +107,11 @@ class Mixup:
         self, batch: Dict[str, Any], rng: Optional[np.random.Generator] = None
     ) -> Dict[str, Any]:
         assert rng is not None
+        if image_fields(batch) != ["image"] or "label" not in batch:
+            raise PasslError(
+                "Mixup mixes one image a sample and its label, but a batch has the fields "
+                f"{', '.join(batch)}; leave it out of the batch_transforms"
+            )
         image, label = batch["image"], batch["label"]
         if not paddle.is_floating_point(image):
             raise PasslError("Mixup needs images of floats; put it after Normalize")

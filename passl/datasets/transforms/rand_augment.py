@@ -16,6 +16,7 @@ from PIL import Image
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.datasets.transforms.operations import OPERATIONS, Filling, signed
 from passl.utils.errors import PasslError
 
@@ -92,7 +93,7 @@ def cutout(
 
 
 @TRANSFORMS.register
-class RandAugment:
+class RandAugment(Transform):
     """Applies a few operations, each drawn from the whole set with the same probability.
 
     Args:

@@ -9,11 +9,12 @@ import numpy as np
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.utils.errors import PasslError
 
 
 @TRANSFORMS.register
-class RandomErasing:
+class RandomErasing(Transform):
     """Overwrites a box of random area and shape (algorithm 1).
 
     Args:

@@ -8,6 +8,7 @@ import numpy as np
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
+from passl.datasets.transforms.base import Transform
 from passl.datasets.transforms.operations import OPERATIONS, Filling, signed
 
 _LEVELS = 31  # a strength is one of 0 to 30
@@ -35,7 +36,7 @@ _FACTORS = ("Color", "Contrast", "Brightness", "Sharpness")
 
 
 @TRANSFORMS.register
-class TrivialAugment:
+class TrivialAugment(Transform):
     """Applies one of fourteen operations, at a strength of 31, both drawn evenly; nothing to tune.
 
     Args:
