@@ -27,7 +27,7 @@ _PARTIAL = ".partial-"
 _SHOWN = 10  # class names in a message
 
 # Parts of a config that a resumed run may change, because they do not change what is learned.
-# A trailing dot stands for everything below.
+# A trailing dot stands for everything below; a list differs as a whole where its length does.
 _FREE = (
     "output_dir",
     "device",
@@ -35,7 +35,9 @@ _FREE = (
     "checkpoint.",
     "evaluate.interval_epochs",
     "hooks",
+    "hooks.",
     "imports",
+    "imports.",
     "parallel.fusion_mb",
     "parallel.sharding",
     "parallel.lost_after",

@@ -108,6 +108,8 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     check_views(datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
+        if name != "train":
+            evaluator.check(dataset)
     samples = len(datasets["train"])
     if samples < global_batch:
         raise PasslError(

@@ -16,6 +16,7 @@ from passl.datasets.transforms.base import Transform, stated
 from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
+from passl.utils.errors import PasslError
 from passl.utils.logging import interactive
 from passl.utils.records import Record
 
@@ -52,6 +53,7 @@ class Evaluator(abc.ABC):
             one, by which checkpoints are compared.
         more_is_better: whether a larger main number is better.
         also_reads: sections of ``dataloader`` that it needs beside the one that is evaluated.
+        needs_labels: whether every image that it reads must have a label.
         classifies: whether the architecture's outputs are ``logits`` over the classes of the set,
             so that a report can show each answer.
     """
@@ -59,6 +61,7 @@ class Evaluator(abc.ABC):
     figures: Mapping[str, Figure] = {}
     more_is_better = True
     also_reads: Sequence[str] = ()
+    needs_labels = True
     classifies = False
 
     @abc.abstractmethod
@@ -98,6 +101,8 @@ class Evaluator(abc.ABC):
             The figures, ``samples``, ``seconds`` and ``images_per_second``, and what else the
             evaluator records; an empty dict when it was abandoned.
         """
+        for one in (loader, *((also or {})[section] for section in self.also_reads)):
+            self.check(one.dataset)
         evaluation = Evaluation(architecture, name, stop, processes, look)
         was_training = architecture.training
         architecture.eval()
@@ -119,6 +124,14 @@ class Evaluator(abc.ABC):
             "images_per_second": samples / seconds,
             **measured,
         }
+
+    def check(self, dataset: ImageDataset) -> None:
+        """Raises PasslError where a set lacks what the evaluator needs."""
+        if self.needs_labels and dataset.labels is None:
+            raise PasslError(
+                f"{dataset.where(0)}: has no label, which the evaluator {type(self).__name__} "
+                "needs of every image; give the set labels, or choose another evaluate.evaluator"
+            )
 
     @property
     def main(self) -> str:

@@ -19,6 +19,7 @@ from passl.engine.precision import Precision
 from passl.engine.step import TrainingStep
 from passl.engine.tally import Tally
 from passl.hooks.base import HOOKS, Hook, Progress
+from passl.hooks.console import Console
 from passl.modeling.architectures import ARCHITECTURES, Architecture
 from passl.modeling.architectures.classifier import Classifier
 from passl.solver import WeightAverage, build_optimizer
@@ -381,6 +382,18 @@ def test_the_pace_is_that_of_the_time_that_was_trained(monkeypatch):
     pace.add(8)
     now[0] += 4
     assert pace.images_per_second(Processes()) == 2.0
+
+
+def test_the_console_says_how_long_the_rest_takes(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    logging.getLogger("passl").propagate = True
+    monkeypatch.setattr("passl.hooks.console.interactive", lambda: False)
+    run = types.SimpleNamespace(
+        total_steps=100, global_batch=30, cfg=types.SimpleNamespace(epochs=4)
+    )
+    record = {"epoch": 3, "step": 60, "loss": 1.5, "lr": 0.1, "images_per_second": 10.0}
+    Console().on_record(run, record)
+    assert "step 60/100" in caplog.text and "02:00 left" in caplog.text  # 40 steps of 30 at 10/s
 
 
 @HOOKS.register

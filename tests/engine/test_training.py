@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import records, small_config
+from helpers import records, run_here, small_config
 
 from passl.datasets import TrainingBatches, build_dataset
 from passl.distributed.interrupts import Interrupts
@@ -309,6 +309,9 @@ def test_a_resumed_run_is_the_same_run(run):
     free = ["log_config.interval=7", "evaluate.interval_epochs=2", "checkpoint.keep=3",
             "max_bad_steps=3", "hooks=[]", "dataloader.train.loader.num_workers=0"]  # fmt: skip
     checkpoint.check_config(get_config(config, free))
+    then = {**checkpoint.file.metadata["config"], "hooks": [{"name": "Noted", "path": "a"}]}
+    checkpoint.file.metadata["config"] = then
+    checkpoint.check_config(get_config(config, ["hooks=[{name: Noted, path: b}]"]))
 
 
 def test_what_is_checked_beforehand_leaves_no_trace(photos):
@@ -352,6 +355,16 @@ def test_best_is_the_best_and_not_the_last(run, monkeypatch):
         with WeightFile(folder / "checkpoints" / f"{name}.safetensors") as file:
             steps[name] = file.metadata["progress"]["step"]
     assert steps == {"best": 7, "latest": 21}
+    # The test split is reported with the best weights, the last ones are others.
+    test = [r for r in records(folder) if r.get("split") == "test"]
+    losses = {}
+    for name in steps:
+        output = folder / f"{name}.json"
+        path = folder / "checkpoints" / f"{name}.safetensors"
+        arguments = ("-c", folder / "config.yaml", "--split", "test", "--weights", path)
+        assert run_here("eval", *arguments, "--json", output)[0] == 0
+        losses[name] = json.loads(output.read_text())["loss"]
+    assert losses["best"] == test[0]["loss"] != losses["latest"]
 
 
 def test_hooks_of_the_architecture_surround_every_step(run, monkeypatch):

@@ -157,6 +157,14 @@ def test_what_it_cannot_work_with():
 
     with pytest.raises(PasslError, match="needs an architecture that returns 'features'; this one"):
         Neighbours().evaluate(Nothing(), numbered(0, labels, 5), {"bank": numbered(0, labels, 5)})
+    unlabelled = numbered(1, labels, 5)
+    unlabelled.dataset.labels = None
+    for loaders in (
+        (unlabelled, {"bank": numbered(0, labels, 5)}),
+        (numbered(0, labels, 5), {"bank": unlabelled}),
+    ):
+        with pytest.raises(PasslError, match="no label, which the evaluator Neighbours needs"):
+            Neighbours().evaluate(Features({0: queries, 1: queries}), *loaders)
     for arguments, said in (({"k": 0}, "at least 1"), ({"temperature": 0.0}, "above 0")):
         with pytest.raises(PasslError, match=said):
             Neighbours(**arguments)
@@ -193,6 +201,35 @@ def exchange(rank, value):
     values = [DESK[0], DESK[1]]
     BARRIER.wait(60)
     return values
+
+
+def test_one_that_is_asked_to_stop_stops_all(monkeypatch):
+    monkeypatch.setattr(
+        neighbours, "gather_rows", lambda rows: np.concatenate(exchange(OWN.rank, rows))
+    )
+    queries, labels = cloud(0, 32)
+
+    def measure(rank):
+        OWN.rank = rank
+        loaders = numbered(0, labels, 8, rank, 2), {"bank": numbered(1, labels, 8, rank, 2)}
+        network = Features({0: queries, 1: queries})
+        stop = [lambda: True, lambda: False][rank]
+        return Neighbours(9).evaluate(network, *loaders, stop=stop, processes=Thread(rank, 2))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(measure, (0, 1))) == [{}, {}]
+
+
+def test_who_looks_on_sees_the_evaluated_set_alone():
+    queries, labels = cloud(0, 10)
+    seen = []
+    Neighbours(3).evaluate(
+        Features({0: queries, 1: queries}),
+        numbered(0, labels, 5),
+        {"bank": numbered(1, labels, 5)},
+        look=lambda outputs, batch: seen.append(batch["label"].tolist()),
+    )
+    assert sum(seen, []) == labels.tolist()
 
 
 @pytest.mark.parametrize("count", [61, 5])

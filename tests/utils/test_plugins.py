@@ -85,6 +85,9 @@ def test_a_file_a_module_and_a_package_beside_the_config(tmp_path, monkeypatch):
         for path in ("one_file.py", "by_name.py", "parts_folder", "其他/inner_part.py")
     ]
     assert get_config(file).imports == cfg.imports, "a second time is harmless"
+    assert sys.path.index(str(tmp_path)) > len(sys.path) - 4, (
+        "last, so that nothing of Python's is hidden"
+    )
     copy = elsewhere / "copy.yaml"
     copy.write_text(cfg.to_yaml(), encoding="utf-8")
     assert get_config(copy).imports == cfg.imports
@@ -293,6 +296,9 @@ def test_a_run_with_parts_of_its_own_opens_again_from_anywhere(photos, tmp_path,
     assert err.count("\n") == 1 and "--import PATH" in err
     code, out, err = run_here("eval", "-c", own, "--import", moved / "my_backbone.py")
     assert code == 0, err
+    again = ("--resume", "auto", "--import", moved / "my_backbone.py")
+    code, out, err = run_here("train", "-c", own, *again)
+    assert code == 0 and "nothing is left to train" in out, err
 
 
 def test_weights_name_no_code(tmp_path):
