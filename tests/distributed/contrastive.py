@@ -8,8 +8,11 @@ import contextlib
 import functools
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import passl  # noqa: F401  before paddle
 
