@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from helpers import records, run_here, small_config
 
+from passl.building import create_model
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import BACKBONES
 from passl.utils import plugins
@@ -210,6 +212,27 @@ def test_a_mistake_in_the_users_module_is_shown_by_its_line(tmp_path, text, said
         assert re.search(said, f"{caught.value.place}{caught.value}")
 
 
+def test_a_module_by_name_that_lacks_another(tmp_path, monkeypatch):
+    """What is missing is what the module imports, not the module."""
+    path = write(tmp_path / "site" / "lacking.py", "\nimport lacking_this\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(PasslError) as caught:
+        get_config(config(tmp_path / "configs" / "a.yaml", imports=["lacking"]))
+    said = f"{path}:2: importing lacking failed: No module named 'lacking_this'"
+    assert str(caught.value) == said
+
+
+def test_a_module_that_is_newer_than_pythons_look_at_its_folder(tmp_path):
+    write(tmp_path / "early.py", "")
+    file = config(tmp_path / "a.yaml", imports=["early"])
+    get_config(file)
+    looked = tmp_path.stat()
+    backbone(tmp_path / "late.py", "Late")
+    os.utime(tmp_path, ns=(looked.st_atime_ns, looked.st_mtime_ns))  # as on a coarse clock
+    get_config(file, imports=[str(tmp_path / "late.py")])
+    assert "Late" in BACKBONES
+
+
 def test_modules_that_are_not_there(tmp_path):
     for entry, said in (
         ("nowhere", "a.yaml:2: there is no module 'nowhere', neither beside the file"),
@@ -362,6 +385,21 @@ def test_they_are_found_by_the_group_of_their_entry_points(tmp_path, monkeypatch
     assert "PluggedIn" in BACKBONES
 
 
+@pytest.mark.parametrize("command", ["create_model", "models", "convert"])
+def test_they_are_there_without_a_config(command, tmp_path, monkeypatch):
+    backbone(tmp_path / f"for_{command}.py", "ForAnyone")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    point = Point("mine", lambda: importlib.import_module(f"for_{command}"))
+    monkeypatch.setattr(plugins, "_entry_points", lambda: [point])
+    plugins.import_plugins.cache_clear()
+    if command == "create_model":
+        assert create_model("ForAnyone", num_classes=0).num_features == 3
+    else:
+        run_here(command, *(["x.npz", tmp_path / "y.npz"] if command == "convert" else []))
+    plugins.import_plugins.cache_clear()
+    assert "ForAnyone" in BACKBONES
+
+
 # ---------------------------------------------------------------- a whole run
 
 
@@ -401,11 +439,14 @@ def test_a_run_with_parts_of_its_own_opens_again_from_anywhere(photos, tmp_path,
     code, out, err = run_here("eval", "-c", own)
     assert code == 2 and "my_backbone.py: there is no such file" in err
     assert err.count("\n") == 1 and "--import PATH" in err
-    code, out, err = run_here("eval", "-c", own, "--import", moved / "my_backbone.py")
+    again = ("-c", own, "--import", moved / "my_backbone.py")
+    code, out, err = run_here("eval", *again)
     assert code == 0, err
-    again = ("--resume", "auto", "--import", moved / "my_backbone.py")
-    code, out, err = run_here("train", "-c", own, *again)
-    assert code == 0 and "nothing is left to train" in out, err
+    code, out, err = run_here("train", *again, "--resume", "auto")
+    assert code == 0 and records(run) == before, err
+    with WeightFile(run / "checkpoints" / "latest.safetensors") as weights:
+        assert weights.metadata["config"]["imports"] == [str(project / "my_backbone.py")]
+    assert get_config(own).imports == [str(moved / "my_backbone.py")], "the config is written anew"
 
 
 def test_weights_name_no_code(photos, tmp_path):
@@ -435,6 +476,14 @@ def test_weights_name_no_code(photos, tmp_path):
         assert code == 0 and not ran.exists(), (command, err)
     code, _, err = run_here("train", "-c", file, "--resume", path)
     assert code == 2 and "its record of the run is incomplete" in err and not ran.exists()
+
+
+def test_pack_imports_as_well(photos, tmp_path):
+    backbone(tmp_path / "for_pack.py", "ForPack")
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(small_config(photos)))
+    run_here("pack", "-c", file, "--output", tmp_path / "x", "--import", tmp_path / "for_pack.py")
+    assert "ForPack" in BACKBONES
 
 
 @pytest.mark.parametrize("command", ["models", "convert"])
