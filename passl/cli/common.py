@@ -79,7 +79,9 @@ def add_imports(parser: argparse.ArgumentParser) -> None:
 def import_named(arguments: argparse.Namespace) -> None:
     """Imports the modules of ``--import``, for commands without a config."""
     import_plugins()
-    import_parts([resolved_import(entry, Path()) for entry in arguments.imports])
+    import_parts(
+        {resolved_import(entry, Path()): f"--import {entry}: " for entry in arguments.imports}
+    )
 
 
 def add_synthetic(parser: argparse.ArgumentParser) -> None:

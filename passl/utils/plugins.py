@@ -12,10 +12,11 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
@@ -37,38 +38,53 @@ def resolved_import(entry: str, folder: Path) -> str:
     """
     if _is_path(entry):
         return os.path.abspath(folder / expanded(entry))
+    if not _is_name(entry):  # which is refused when it is imported
+        return entry
     path = folder.joinpath(*entry.split("."))
     for found in (path.with_name(path.name + ".py"), path):
-        if found.is_file() or (found / "__init__.py").is_file():
+        # A folder of Python files alone is meant as well; that it lacks a file is said later.
+        if found.is_file() or (found / "__init__.py").is_file() or any(found.glob("*.py")):
             return os.path.abspath(found)
     return entry
 
 
-def united_imports(*lists: Iterable[str]) -> List[str]:
-    """Returns the entries of several lists, each module once, at its first place.
+def with_imports(stored: Mapping[str, str], given: Mapping[str, str]) -> Dict[str, str]:
+    """Returns the imports of a config with those of the command line.
 
-    Of entries that are the same module by name, the last one counts: so ``--import`` can say where
-    a module is now that has moved.
+    Those of a module that the config names as well take its place: so ``--import`` can say where a
+    module is now that has moved.
+
+    Args:
+        stored, given: entries, as ``resolved_import`` gives them, with where they are named.
     """
-    last = {_name_of(entry): entry for entries in lists for entry in entries}
-    return list(last.values())
+    kept = {
+        entry: place
+        for entry, place in stored.items()
+        if not any(_same_module(entry, other) for other in given)
+    }
+    return {**kept, **given}
 
 
-def import_parts(entries: Iterable[str], place: str = "") -> None:
+def import_parts(entries: Mapping[str, str]) -> None:
     """Imports modules with parts of one's own; those that are loaded already stay as they are.
 
     Args:
-        entries: as ``resolved_import`` gives them.
-        place: where they are named, for messages.
+        entries: as ``resolved_import`` gives them, with where each is named, for messages.
 
     Raises:
         PasslError: there is no such module, or it cannot be imported, with the line in it.
     """
-    for entry in entries:
+    for entry, place in entries.items():
         if _is_path(entry):
             _import_file(Path(entry), place)
-        else:
+        elif _is_name(entry):
             _import(entry, None, place)
+        else:
+            raise PasslError(
+                f"{entry!r} is neither the name of a module (my_parts.heads) nor a path "
+                "(./my_parts/heads.py)",
+                place,
+            )
 
 
 @functools.lru_cache(maxsize=1)
@@ -80,7 +96,7 @@ def import_plugins() -> None:
     for point in _entry_points():
         try:
             point.load()
-        except Exception as error:  # somebody else's code
+        except (Exception, SystemExit) as error:  # somebody else's code
             logger.warning(
                 "the plug-in %s (%s) is left out: %s", point.name, point.value, _first_line(error)
             )
@@ -106,25 +122,38 @@ def _module_of(path: Path) -> Tuple[str, Path]:
     return ".".join(names), folder
 
 
-def _name_of(entry: str) -> str:
-    return _module_of(Path(entry))[0] if _is_path(entry) else entry
+def _is_name(entry: str) -> bool:
+    return all(part.isidentifier() for part in entry.split("."))
+
+
+def _same_module(stored: str, given: str) -> bool:
+    """Tells whether two entries name the same module, perhaps at two places."""
+    name = _module_of(Path(given))[0] if _is_path(given) else given
+    if not _is_path(stored):
+        return stored == name
+    path = Path(stored)
+    if path.exists():
+        return _module_of(path)[0] == name
+    # Where it was, nothing tells any more which of the folders above belonged to its name.
+    return f".{'.'.join(path.with_suffix('').parts)}".endswith(f".{name}")
 
 
 def _import_file(path: Path, place: str) -> None:
     if not (path.is_file() or (path / "__init__.py").is_file()):
-        problem = "has no __init__.py" if path.is_dir() else "there is no such file"
-        raise PasslError(
-            f"{path}: {problem}, which `imports` names; if it has moved, say where it is now with "
-            "--import PATH",
-            place,
-        )
+        remedy = "there is no such file; if it has moved, say where it is now with --import PATH"
+        if path.is_dir():
+            remedy = "has no __init__.py; add one that imports the modules in it"
+        raise PasslError(f"{path}: {remedy}", place)
     name, folder = _module_of(path)
+    if "." in path.stem:
+        raise PasslError(f"{path}: has a dot in its name, which no module has; rename it", place)
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # last: it hides nothing
+    importlib.invalidate_caches()  # the file may be newer than Python's last look at the folder
     module = _import(name, path, place)
     found = getattr(module, "__file__", None)
     file = path if path.suffix == ".py" else path / "__init__.py"
-    if found is None or not os.path.samefile(found, file):
+    if found is None or not os.path.exists(found) or not os.path.samefile(found, file):
         raise PasslError(
             f"{path}: Python has another module that is called {name} ({found or 'built in'}); "
             "give this one another name",
@@ -138,35 +167,43 @@ def _import(name: str, path: Optional[Path], place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if path is None and error.name is not None and f"{name}.".startswith(f"{error.name}."):
             raise PasslError(
-                f"there is no module '{name}', which `imports` names: not beside the config file, "
-                "and not on Python's path; name it by its path, or --import PATH",
+                f"there is no module '{name}', neither beside the file that names it (with "
+                "--import, in this folder) nor on Python's path; install it, or name it by its "
+                "path: --import PATH",
                 place,
             ) from None
         raise _failed(name, error) from error
     except PasslError as error:  # two parts of one name, say
         error.place = error.place or f"{_line_of(error)}: "
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(name, error) from error
 
 
-def _failed(name: str, error: Exception) -> PasslError:
+def _failed(name: str, error: BaseException) -> PasslError:
     kind = "" if isinstance(error, (ModuleNotFoundError, SyntaxError)) else type(error).__name__
     said = f"{kind}: {_first_line(error)}" if kind else _first_line(error)
     return PasslError(f"importing {name} failed: {said}", f"{_line_of(error)}: ")
 
 
 def _line_of(error: BaseException) -> str:
-    """Returns ``file:line`` of where an error comes from, in the code that was imported."""
+    """Returns ``file:line`` of where an error comes from, in the user's code if there is any."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"
     own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and not frame.filename.startswith(own + os.sep)
+        if not frame.filename.startswith(("<frozen", own + os.sep))
     ]
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+    frames = [frame for frame in frames if not _is_library(frame.filename)] or frames
+    return f"{frames[-1].filename}:{frames[-1].lineno}"
+
+
+def _is_library(file: str) -> bool:
+    """Tells whether a file belongs to Python or to an installed package."""
+    installed = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+    return bool(installed) or file.startswith(sysconfig.get_path("stdlib") + os.sep)
 
 
 def _first_line(error: BaseException) -> str:

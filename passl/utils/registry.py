@@ -8,6 +8,7 @@ import functools
 import inspect
 import sys
 import typing
+from types import ModuleType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import typeguard
@@ -48,6 +49,7 @@ class Registry:
     def __init__(self, kind: str):
         self.kind = kind
         self._factories: Dict[str, Callable[..., Any]] = {}
+        self._modules: Dict[str, Optional[ModuleType]] = {}  # which registered them
 
     def register(self, factory: Callable[..., Any]) -> Callable[..., Any]:
         """Adds a class under its own name; usable as a decorator."""
@@ -59,14 +61,26 @@ class Registry:
         self._add(name, functools.partial(factory, **defaults))
 
     def _add(self, name: str, factory: Callable[..., Any]) -> None:
-        before = self._factories.get(name)
-        # A module that is imported again, after its first import failed half way, is the same one.
-        if before is not None and _source_of(before) != _source_of(factory):
-            raise PasslError(
-                f"two {self.kind}s are called '{name}': one in {_source_of(before)[0]}, one in "
-                f"{_source_of(factory)[0]}; give yours another name"
-            )
+        if name in self._factories:
+            module, file = _source_of(self._factories[name])
+            # Python has let go of a module whose import failed half way: what it left is replaced.
+            if sys.modules.get(module) is self._modules.get(name):
+                raise PasslError(self._clash(name, (module, file), _source_of(factory)))
         self._factories[name] = factory
+        self._modules[name] = sys.modules.get(_source_of(factory)[0])
+
+    def _clash(self, name: str, one: Tuple[str, str], other: Tuple[str, str]) -> str:
+        if one[1] != other[1]:
+            return (
+                f"two {self.kind}s are called '{name}': one in {one[1]}, one in {other[1]}; give "
+                "yours another name"
+            )
+        if one == other:
+            return f"two {self.kind}s are called '{name}', both in {one[1]}; rename one of them"
+        return (
+            f"{one[1]}: is imported twice, as {one[0]} and as {other[0]}; call it by one name "
+            "everywhere"
+        )
 
     def __contains__(self, name: str) -> bool:
         return name in self._factories
@@ -176,11 +190,11 @@ class Registry:
 
 
 def _source_of(factory: Callable[..., Any]) -> Tuple[str, str]:
-    """Returns the file that an entry is defined in, and its name there."""
+    """Returns the module that an entry is defined in, and its file."""
     while isinstance(factory, functools.partial):
         factory = factory.func
     module = sys.modules.get(factory.__module__)
-    return getattr(module, "__file__", None) or factory.__module__, factory.__qualname__
+    return factory.__module__, getattr(module, "__file__", None) or factory.__module__
 
 
 def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:

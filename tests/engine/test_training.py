@@ -309,9 +309,10 @@ def test_a_resumed_run_is_the_same_run(run):
     free = ["log_config.interval=7", "evaluate.interval_epochs=2", "checkpoint.keep=3",
             "max_bad_steps=3", "hooks=[]", "dataloader.train.loader.num_workers=0"]  # fmt: skip
     checkpoint.check_config(get_config(config, free))
-    then = {**checkpoint.file.metadata["config"], "hooks": [{"name": "Noted", "path": "a"}]}
-    checkpoint.file.metadata["config"] = then
-    checkpoint.check_config(get_config(config, ["hooks=[{name: Noted, path: b}]"]))
+    then = {"hooks": [{"name": "Noted", "path": "a"}], "imports": ["a"]}
+    checkpoint.file.metadata["config"].update(then)
+    for other in (["hooks=[{name: Noted, path: b}]", "imports=[json]"], ["hooks=[]", "imports=[]"]):
+        checkpoint.check_config(get_config(config, other))  # items differ; so do lengths
 
 
 def test_what_is_checked_beforehand_leaves_no_trace(photos):

@@ -14,11 +14,11 @@ from typing import Any, Dict, List, Mapping, Tuple, Union
 import yaml
 from omegaconf import OmegaConf
 
+from passl.utils.config.imports import imports_of_file, places_of_imports, set_imports
 from passl.utils.config.values import join_path, place_of
 from passl.utils.config.yaml_dialect import ConfigLoader
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.home import expanded
-from passl.utils.plugins import resolved_import, united_imports
 from passl.utils.shipped import config_root
 from passl.utils.system_errors import explain_os_error
 
@@ -148,33 +148,18 @@ def load_config(path: Path, seen: Tuple[Path, ...], origins: Dict[str, str]) -> 
     own: Dict[str, str] = {}
     _record_origins(yaml.compose(text, Loader=ConfigLoader), str(path), "", own)
     refuse_odd_values(values, "", own)
-    imports = _resolved_imports(values, path, own)
+    imports: Dict[str, str] = {}
     merged: Dict[str, Any] = {}
     for base in bases:
         below = load_config(path.parent / expanded(base), (*seen, path.resolve()), origins)
-        imports = united_imports(below.get("imports", []), imports)
+        imports.update(places_of_imports(below, origins))
         merged = _merge(merged, below)
+    imports.update(imports_of_file(values, path, own))
     merged = _merge(merged, values)
     origins.update(own)
-    if imports:
-        merged["imports"] = imports
+    if imports:  # a file's add to those of its bases
+        set_imports(merged, imports, origins)
     return merged
-
-
-def _resolved_imports(
-    values: Mapping[str, Any], path: Path, origins: Mapping[str, str]
-) -> List[str]:
-    """Returns the imports of a file, which add to those of its bases.
-
-    Raises:
-        PasslError: they are no list of text.
-    """
-    entries = values.get("imports") or []
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise PasslError(
-            f"'imports' is a list of modules, not {entries!r}", place_of("imports", origins)
-        )
-    return [resolved_import(entry, path.parent) for entry in entries]
 
 
 def _merge(base: Dict[str, Any], over: Dict[str, Any]) -> Dict[str, Any]:

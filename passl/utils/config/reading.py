@@ -6,23 +6,18 @@ import json
 import os
 import re
 import shlex
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from omegaconf import OmegaConf
 
 from passl.utils.config.files import SUBSET, find_config, load_config, parse_yaml, refuse_odd_values
+from passl.utils.config.imports import all_imports
 from passl.utils.config.schema import check, kind_wanted
 from passl.utils.config.values import Config, join_path, origin_of, place_of
 from passl.utils.errors import PasslError, listing
 from passl.utils.home import expanded
 from passl.utils.migration import renamed_keys
-from passl.utils.plugins import (
-    import_parts,
-    import_plugins,
-    resolved_import,
-    united_imports,
-)
+from passl.utils.plugins import import_parts, import_plugins
 from passl.utils.zoo import get_release
 
 
@@ -39,7 +34,6 @@ def get_config(
         path: a YAML file, or the bare name of a shipped config (``mlp-mixer_b16_224``).
         overrides: ``"a.b.c=value"`` strings; a number in the key picks a list item
             (``dataloader.train.dataset.transforms.1.size=128``); the value is YAML.
-
         imports: further modules, as ``imports`` in a file in the current folder would name them.
 
     Returns:
@@ -53,6 +47,7 @@ def get_config(
     file = find_config(path)
     origins: Dict[str, str] = {}
     values = load_config(file, (), origins)
+    of_files = values.get("imports", [])
     # The view of the images is filled in before overrides can change parts of it.
     overrides = sorted(overrides or (), key=lambda text: not text.startswith("preprocessing="))
     if overrides and overrides[0].startswith("preprocessing="):
@@ -72,12 +67,8 @@ def get_config(
     checked = check(_expand_home(values, "", origins), file, origins)
     if checked["output_dir"] is None:
         checked["output_dir"] = os.path.join("output", file.stem)
-    here = [resolved_import(entry, Path()) for entry in imports]
-    checked["imports"] = united_imports(
-        [resolved_import(entry, Path()) for entry in checked["imports"]], here
-    )
     import_plugins()
-    import_parts(checked["imports"], place_of("imports", origins))
+    import_parts(all_imports(checked, of_files, imports, origins))
     return Config(checked, "", origins)
 
 
