@@ -201,10 +201,9 @@ def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:
     while isinstance(factory, functools.partial):
         factory = factory.func
     target = factory.__init__ if inspect.isclass(factory) else factory
-    try:
-        return typing.get_type_hints(target)
-    except NameError:  # a constructor inherited from Paddle's layers names what is not there
-        return {}
+    if target.__module__.partition(".")[0] == "paddle":
+        return {}  # of a constructor inherited from Paddle's layers; it names what is not there
+    return typing.get_type_hints(target)
 
 
 def _has_type(value: Any, hint: Any) -> bool:
