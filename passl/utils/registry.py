@@ -201,7 +201,7 @@ def _type_hints(factory: Callable[..., Any]) -> Dict[str, Any]:
     while isinstance(factory, functools.partial):
         factory = factory.func
     target = factory.__init__ if inspect.isclass(factory) else factory
-    if target.__module__.partition(".")[0] == "paddle":
+    if (getattr(target, "__module__", None) or "").partition(".")[0] == "paddle":
         return {}  # of a constructor inherited from Paddle's layers; it names what is not there
     return typing.get_type_hints(target)
 
