@@ -189,7 +189,6 @@ def test_scalars_that_come_and_go_are_refused():
         tally.settle()
 
 
-@ARCHITECTURES.register
 class TellingClassifier(Classifier):
     """A classifier that also tells its accuracy and how bright its images are."""
 
@@ -205,7 +204,10 @@ class TellingClassifier(Classifier):
 
 
 @pytest.fixture
-def telling(photos, tmp_path):
+def telling(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES._factories, "TellingClassifier", TellingClassifier)
+    monkeypatch.setitem(HOOKS._factories, "InEveryProcess", InEveryProcess)
+
     def start(name, resume=None, **changes):
         cfg = small_config(photos, log_config={"interval": 4}, **changes)
         cfg["model"]["name"] = "TellingClassifier"
@@ -397,7 +399,6 @@ def test_the_console_says_how_long_the_rest_takes(caplog, monkeypatch):
     assert "step 60/100" in caplog.text and "02:00 left" in caplog.text  # 40 steps of 30 at 10/s
 
 
-@HOOKS.register
 class InEveryProcess(Hook):
     """Notes what it hears."""
 
