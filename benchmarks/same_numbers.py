@@ -10,7 +10,7 @@ names that the earlier pages and tests import.
 
 usage: python benchmarks/same_numbers.py REVISION [--only mixer …]
 
-The exit status is 1 where anything differs. Needs git; takes about two minutes.
+The exit status is 1 where anything differs. Needs git; takes about four minutes.
 """
 
 import argparse
@@ -30,7 +30,6 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES, CLOCK = 7, ("images_per_second", "seconds")
-# What has changed on purpose since some revision: config keys that are new.
 RESOLVE = """
 import json, sys
 from passl.utils.config import get_config, plain
