@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import multiprocessing
 import os
 import signal
 import time
@@ -363,3 +364,38 @@ def test_a_stand_in_has_every_field(photographs):
         assert stand_in[name].shape == real[name].shape and stand_in[name].dtype == real[name].dtype
     black = -np.array(NORMALIZE["mean"]) / NORMALIZE["std"]
     np.testing.assert_allclose(stand_in["image_1"].numpy()[0, :, 3, 3], black, rtol=1e-5)
+
+
+def test_a_look_that_hangs_ends_with_the_process_that_was_killed(tmp_path):
+    """Killed as the system kills what takes too much memory: nobody can clean up."""
+    note = tmp_path / "pid"
+
+    class Hanging(dict):
+        def __getitem__(self, key):
+            aside = note.with_suffix(".part")
+            aside.write_text(str(os.getpid()), encoding="utf-8")
+            aside.rename(note)
+            time.sleep(60)
+
+    context = multiprocessing.get_context("fork")
+    main = context.Process(target=learn_fields, args=(Hanging(), [SampleKey(0)], 60))
+    main.start()
+    deadline = time.monotonic() + 30
+    while not note.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    look = int(note.read_text(encoding="utf-8"))
+    main.kill()
+    main.join()
+    while is_running(look):
+        assert time.monotonic() < deadline, "it has stayed behind"
+        time.sleep(0.05)
+
+
+def is_running(pid):
+    """A process that has ended may wait to be reaped by whoever adopted it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
+import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from passl.datasets.dataset import ImageDataset, SampleKey
+from passl.datasets.loading.watch import leave_with_parent
 
 # Name, type as NumPy writes it, and shape of a field of a sample.
 Field = Tuple[str, str, Tuple[int, ...]]
@@ -57,6 +60,7 @@ def _look(dataset: ImageDataset, keys: Sequence[SampleKey], sender: Connection) 
     # Where this crashes so does a worker, and that is reported.
     for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL):
         signal.signal(number, signal.SIG_DFL)
+    threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
     for key in keys:
         # Whatever is wrong with a sample, a worker will say so.
         with contextlib.suppress(BaseException):

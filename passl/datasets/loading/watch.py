@@ -61,7 +61,7 @@ class Watch:
         # process decides what they mean.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _leave_later)
-        threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=leave_with_parent, args=(os.getppid(),), daemon=True).start()
 
     @contextlib.contextmanager
     def working_on(self, index: int) -> Iterator[None]:
@@ -155,7 +155,7 @@ class Watch:
         return "; ".join(said[:4]) + ("; …" if len(said) > 4 else "")
 
 
-def _leave_with_parent(parent: int) -> None:
+def leave_with_parent(parent: int) -> None:
     """Ends a worker whose main process was killed.
 
     Paddle's own watch looks only between two requests, and a worker waits for the next one for
