@@ -16,7 +16,6 @@ from typing import Any, Optional
 
 _ROOMS = {
     "engine": {
-        "building": ["create_model"],
         "deployment": ["export", "predictor", "runtimes"],
         "distributed": ["interrupts", "peers", "processes"],
         "evaluation": ["metrics", "report"],
@@ -39,11 +38,12 @@ _ROOMS = {
     },
 }
 MOVED = {
-    f"passl.{old}.{name}": f"passl.{new}" + ("" if name == "create_model" else f".{name}")
+    f"passl.{old}.{name}": f"passl.{new}.{name}"
     for old, rooms in _ROOMS.items()
     for new, names in rooms.items()
     for name in names
 }
+MOVED["passl.engine.create_model"] = "passl.building"
 MOVED["passl.engine.evaluator"] = "passl.evaluation"
 MOVED["passl.hooks.metrics_file"] = "passl.utils.records"
 MOVED["passl.modeling.network"] = "passl.modeling.architectures.classifier"

@@ -21,7 +21,7 @@ from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
 from passl.utils.logging import log_to_console, logger
-from passl.utils.plugins import import_parts, import_plugins, resolved_import
+from passl.utils.plugins import import_parts, import_plugins, imports_given
 from passl.utils.run_folder import BEST, LATEST, RUN_CONFIG, checkpoint_folder
 from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
@@ -79,9 +79,7 @@ def add_imports(parser: argparse.ArgumentParser) -> None:
 def import_named(arguments: argparse.Namespace) -> None:
     """Imports the modules of ``--import``, for commands without a config."""
     import_plugins()
-    import_parts(
-        {resolved_import(entry, Path()): f"--import {entry}: " for entry in arguments.imports}
-    )
+    import_parts(imports_given(arguments.imports))
 
 
 def add_synthetic(parser: argparse.ArgumentParser) -> None:

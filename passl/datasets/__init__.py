@@ -12,7 +12,7 @@ from typing import Any, Mapping, Optional
 from passl.datasets.dataset import ImageDataset, SampleKey
 from passl.datasets.images.decoding import MAX_PIXELS
 from passl.datasets.images.failures import UnreadableImage
-from passl.datasets.loading.loader import Loader, StandIn, dead_worker
+from passl.datasets.loading.loader import Loader, StandIn, dead_worker, section_loader
 from passl.datasets.loading.sampler import EvaluationBatches, TrainingBatches
 from passl.datasets.registry import BATCH_TRANSFORMS, DATASETS, TRANSFORMS
 from passl.datasets.sources.synthetic import with_synthetic_data
@@ -46,5 +46,6 @@ __all__ = [
     "UnreadableImage",
     "build_dataset",
     "dead_worker",
+    "section_loader",
     "with_synthetic_data",
 ]

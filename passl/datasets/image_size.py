@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Tuple
 
 from passl.datasets.registry import TRANSFORMS
-from passl.datasets.transforms.base import Transform, stated
+from passl.datasets.transforms.base import Transform, last_stated
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
 
@@ -17,8 +17,7 @@ def image_size(section: Config) -> Tuple[int, int]:
         PasslError: none of them gives the images a size.
     """
     transforms = [TRANSFORMS.build(cfg) for cfg in section.dataset.get("transforms") or ()]
-    sizes = [stated(transform, Transform, "size") for transform in transforms]
-    size = next((size for size in reversed(sizes) if size is not None), None)
+    size = last_stated(transforms, Transform, "size")
     if size is None:
         raise PasslError(
             "no transform of the dataset gives the images a size",

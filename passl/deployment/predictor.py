@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 import numpy as np
 import paddle
 
-from passl.datasets import EvaluationBatches, ImageDataset, Loader
+from passl.datasets import EvaluationBatches, ImageDataset, Loader, section_loader
 from passl.evaluation.metrics import answered, probabilities
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
@@ -41,14 +41,12 @@ class Prediction:
 
 def prediction_loader(dataset: ImageDataset, section: Config, batch_size: int) -> Loader:
     """Returns a loader over images whose labels are their places; unreadable ones are left out."""
-    return Loader(
+    return section_loader(
+        section,
         dataset,
         EvaluationBatches(len(dataset), batch_size),
-        section.batch_transforms,
         num_workers=section.loader.num_workers if len(dataset) > _FEW else 0,
-        use_shared_memory=section.loader.use_shared_memory,
         max_unreadable=len(dataset),
-        timeout=section.loader.timeout,
     )
 
 

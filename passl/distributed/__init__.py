@@ -1,1 +1,1 @@
-"""Several processes: which of them this is, what they tell one another, and signals."""
+"""Training in several processes: rank and size, collectives, heartbeats and signals."""

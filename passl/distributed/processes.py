@@ -35,7 +35,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this is rank 0, the one process that prints and writes files."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> List[float]:

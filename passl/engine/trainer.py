@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Iterator, Optional
 
-from passl.datasets import Loader, TrainingBatches, dead_worker
+from passl.datasets import Loader, TrainingBatches, dead_worker, section_loader
 from passl.distributed.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.checkpoint import remove_partial_files
 from passl.engine.checks import check_images
@@ -47,7 +47,7 @@ def train(
 ) -> Record:
     """Trains as the config says, and writes everything to ``cfg.output_dir``.
 
-    Under Paddle's launcher every process calls it; the first one speaks and writes for all.
+    Under Paddle's launcher every process calls it; rank 0 alone prints and writes.
 
     Args:
         cfg: the whole config.
@@ -190,14 +190,11 @@ def _training_loader(cfg: Config, plan: Plan, first_step: int, processes: Proces
         processes.rank,
         processes.size,
     )
-    return Loader(
+    return section_loader(
+        section,
         plan.datasets["train"],
         batches,
-        section.batch_transforms,
-        num_workers=section.loader.num_workers,
-        use_shared_memory=section.loader.use_shared_memory,
         max_unreadable=section.loader.max_unreadable,
-        timeout=section.loader.timeout,
         batch_rng=batches.rng,
         stand_ins=True,
         replace_unreadable=plan.equal_batches,

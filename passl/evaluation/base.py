@@ -11,8 +11,8 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import paddle
 from tqdm import tqdm
 
-from passl.datasets import EvaluationBatches, ImageDataset, Loader
-from passl.datasets.transforms.base import Transform, stated
+from passl.datasets import EvaluationBatches, ImageDataset, Loader, section_loader
+from passl.datasets.transforms.base import Transform, last_stated
 from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config
@@ -253,17 +253,11 @@ def evaluation_loader(
         section: ``dataloader.val`` or another one of a config.
         processes: among which the batches are dealt in turn.
     """
-    return Loader(
-        dataset,
-        EvaluationBatches(len(dataset), section.sampler.batch_size, processes.rank, processes.size),
-        section.batch_transforms,
-        num_workers=section.loader.num_workers,
-        use_shared_memory=section.loader.use_shared_memory,
-        timeout=section.loader.timeout,
-    )
+    size = section.sampler.batch_size
+    batches = EvaluationBatches(len(dataset), size, processes.rank, processes.size)
+    return section_loader(section, dataset, batches)
 
 
 def crop_ratio(dataset: ImageDataset) -> Any:
     """Returns the crop ratio of a set's evaluation view, or None where nothing crops."""
-    ratios = [stated(transform, Transform, "crop_ratio") for transform in dataset.transforms]
-    return next((ratio for ratio in reversed(ratios) if ratio is not None), None)
+    return last_stated(dataset.transforms, Transform, "crop_ratio")

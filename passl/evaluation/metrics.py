@@ -24,9 +24,9 @@ def answered(probabilities):
 def label_ranks(logits, label):
     """Returns how many classes are ranked before the right one: int64 ``[N]``, 0 is a hit.
 
-    Equal logits rank by class number, as a stable sort would have it, so that a network which
-    answers the same for everything is not counted right. Where there is no answer, the rank is
-    ``NO_ANSWER``, however many classes there are.
+    Equal logits rank by class number, as in a stable sort: a network whose logits are all equal is
+    right about class 0 alone. Where logits are not finite, the rank is ``NO_ANSWER``, however many
+    classes there are.
 
     Args:
         logits: float ``[N, K]``.

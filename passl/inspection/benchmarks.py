@@ -14,7 +14,13 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from passl.datasets import Loader, TrainingBatches, build_dataset, with_synthetic_data
+from passl.datasets import (
+    Loader,
+    TrainingBatches,
+    build_dataset,
+    section_loader,
+    with_synthetic_data,
+)
 from passl.datasets.image_size import image_size
 from passl.datasets.images.decoding import decode_image
 from passl.datasets.loading.loader import collate
@@ -274,14 +280,11 @@ def _batches(cfg: Config, split: str, count: int) -> Iterator[Dict[str, Any]]:
     dataset = build_dataset(section.dataset, section.loader.max_pixels)
     size = min(section.sampler.batch_size, len(dataset))
     batches = TrainingBatches(len(dataset), size, size, cfg.seed, 0, count)
-    yield from Loader(
+    yield from section_loader(
+        section,
         dataset,
         batches,
-        section.batch_transforms,
-        num_workers=section.loader.num_workers,
-        use_shared_memory=section.loader.use_shared_memory,
         max_unreadable=section.loader.max_unreadable,
-        timeout=section.loader.timeout,
         batch_rng=batches.rng,
     )
 

@@ -48,6 +48,11 @@ def resolved_import(entry: str, folder: Path) -> str:
     return entry
 
 
+def imports_given(entries: Iterable[str]) -> Dict[str, str]:
+    """Returns the modules that ``--import`` names, from the current folder, and where each is."""
+    return {resolved_import(entry, Path()): f"--import {entry}: " for entry in entries}
+
+
 def with_imports(stored: Mapping[str, str], given: Mapping[str, str]) -> Dict[str, str]:
     """Returns the imports of a config with those of the command line.
 

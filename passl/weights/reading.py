@@ -1,4 +1,4 @@
-"""Opening a weight file, whoever wrote it. What it is, is told from its content."""
+"""Opening a weight file of any known format; the format is recognised by the content."""
 
 from __future__ import annotations
 

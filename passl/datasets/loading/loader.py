@@ -34,7 +34,7 @@ from passl.datasets.loading.handover import Handover, bytes_of
 from passl.datasets.loading.watch import Watch
 from passl.datasets.registry import BATCH_TRANSFORMS
 from passl.datasets.transforms.base import BatchTransform, stated
-from passl.utils.config import origin_of
+from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -297,6 +297,26 @@ def _opened(batch: Dict[str, Any], handover: Optional[Handover]) -> Tuple[Dict[s
 @functools.cache
 def _say_no_workers() -> None:
     logger.warning("Paddle has no data workers on this system: images are read in one process")
+
+
+def section_loader(
+    section: Config, dataset: ImageDataset, batches: Iterable[List[SampleKey]], **others: Any
+) -> Loader:
+    """Returns a loader whose batch transforms and workers are those of a config's section.
+
+    Args:
+        section: ``dataloader.train`` or another one of a config.
+        dataset, batches: see ``Loader``.
+        **others: further arguments of ``Loader``, also in the place of the section's.
+    """
+    settings = section.loader
+    arguments = {
+        "num_workers": settings.num_workers,
+        "use_shared_memory": settings.use_shared_memory,
+        "timeout": settings.timeout,
+        **others,
+    }
+    return Loader(dataset, batches, section.batch_transforms, **arguments)
 
 
 def dead_worker(error: BaseException, casualties: str = "") -> PasslError:

@@ -58,3 +58,14 @@ def stated(transform: Any, contract: type, name: str) -> Any:
         name: one of its attributes.
     """
     return getattr(transform, name, getattr(contract, name))
+
+
+def last_stated(transforms: Sequence[Any], contract: type, name: str) -> Any:
+    """Returns what the last of some transforms that states an attribute says; None where none does.
+
+    Args:
+        transforms: in the order in which they are applied.
+        contract, name: see ``stated``.
+    """
+    found = [stated(transform, contract, name) for transform in transforms]
+    return next((value for value in reversed(found) if value is not None), None)

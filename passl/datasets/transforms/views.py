@@ -8,7 +8,7 @@ import numpy as np
 
 from passl.datasets.dataset import image_fields
 from passl.datasets.registry import TRANSFORMS
-from passl.datasets.transforms.base import Transform, stated
+from passl.datasets.transforms.base import Transform, last_stated
 from passl.utils.errors import PasslError
 from passl.utils.seeding import derived_rng
 
@@ -55,8 +55,7 @@ class Views(Transform):
             given = "views lists" if count is None else "count is"
             raise PasslError(f"{given} at least 2 views, not {len(views)}")
         self.views: List[List[Any]] = [[TRANSFORMS.build(cfg) for cfg in view] for view in views]
-        sizes = [stated(transform, Transform, "size") for transform in self.views[0]]
-        self.size = next((size for size in reversed(sizes) if size is not None), None)
+        self.size = last_stated(self.views[0], Transform, "size")
 
     def __call__(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
         generators = [rng, *(derived_rng(rng, v) for v in range(1, len(self.views)))]

@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Sequence
 
 from passl.utils.config.values import place_of
 from passl.utils.errors import PasslError
-from passl.utils.plugins import resolved_import, with_imports
+from passl.utils.plugins import imports_given, resolved_import, with_imports
 
 
 def imports_of_file(
@@ -40,8 +40,7 @@ def all_imports(
         entry if entry in of_files else resolved_import(entry, Path()): place
         for entry, place in places_of_imports(values, origins).items()
     }
-    named = {resolved_import(entry, Path()): f"--import {entry}: " for entry in given}
-    imports = with_imports(stored, named)
+    imports = with_imports(stored, imports_given(given))
     set_imports(values, imports, origins)
     return imports
 
