@@ -3,7 +3,8 @@
 Paddle reads ``OMP_NUM_THREADS`` at import and sets it to 1 where it is unset, and its
 bundled MKL takes a slow code path on AMD processors unless ``MKL_DEBUG_CPU_TYPE=5`` is in
 the environment. Together they make Mixer on an AMD CPU about twice as fast (measured by
-``benchmarks/cpu_environment.py``). A value that the user has set is never changed.
+``benchmarks/cpu_environment.py``). Memory that was freed is kept, see ``passl/utils/heap.py``.
+A value that the user has set is never changed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import zlib  # noqa: F401  Paddle 2.6.2 crashes when zlib is first loaded after 
 from typing import Dict, List
 
 from passl.utils.errors import PasslError
+from passl.utils.heap import keep_freed_memory
 from passl.utils.version import __version__
 
 # What prepare_environment() set, for the log.
@@ -99,7 +101,15 @@ def import_paddle() -> bool:
     for line in caught.getvalue().splitlines():
         if "OMP_NUM_THREADS" not in line:
             print(line, file=sys.stderr)
+    if not sys.modules["paddle"].is_compiled_with_cuda():
+        _keep_memory()
     return True
+
+
+def _keep_memory() -> None:
+    done = keep_freed_memory()
+    if done and done not in _applied:
+        _applied.append(done)
 
 
 def select_device(device: str, tf32: bool = True) -> str:
@@ -133,6 +143,8 @@ def select_device(device: str, tf32: bool = True) -> str:
     if not tf32:
         # NVIDIA's libraries read it when they are first used.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+    if device == "cpu":
+        _keep_memory()
     paddle.set_device(device)
     return device
 

@@ -11,28 +11,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Callable, Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import numba
 import numpy as np
 import PIL
 from PIL import Image
 
+from passl.utils.compiled import compiled
 from passl.utils.logging import logger
-
-
-def _compiled(signature: Any) -> Callable[[Callable], Callable]:
-    """Compiles at import, before a worker is forked; the next process finds it in numba's cache."""
-
-    def compile_now(function: Callable) -> Callable:
-        try:
-            return numba.njit(signature, nogil=True, cache=True)(function)
-        # Neither the package's folder nor the user's can be written, or that has no room left.
-        except (RuntimeError, OSError):
-            return numba.njit(signature, nogil=True)(function)
-
-    return compile_now
-
 
 _BITS = 22  # of a weight behind the point: 32 less 8 of a pixel less 2 to spare, as in Pillow
 _ROWS = 16  # that the first pass takes side by side
@@ -138,7 +125,7 @@ def _pillows_order() -> Optional[Callable[[int, int, int, int], bool]]:
     return None
 
 
-@_compiled("f8(f8, f8)")
+@compiled("f8(f8, f8)")
 def _filter(x: float, support: float) -> float:
     x = abs(x)
     if support == 1.0:  # a triangle
@@ -151,7 +138,7 @@ def _filter(x: float, support: float) -> float:
     return 0.0
 
 
-@_compiled("Tuple((i4[::1], i4[:, ::1], i8, i8))(i8, i8, f8, i8, i8)")
+@compiled("Tuple((i4[::1], i4[:, ::1], i8, i8))(i8, i8, f8, i8, i8)")
 def _weights(
     old: int, new: int, support: float, begin: int, end: int
 ) -> Tuple[np.ndarray, np.ndarray, int, int]:
@@ -186,12 +173,12 @@ def _weights(
     return first, weights, needed, high
 
 
-@_compiled("u1(i4)")
+@compiled("u1(i4)")
 def _to_byte(total: int) -> int:
     return min(max(total >> _BITS, 0), 255)
 
 
-@_compiled(_PASS)
+@compiled(_PASS)
 def _along_rows(
     pixels: np.ndarray, first: np.ndarray, weights: np.ndarray, result: np.ndarray
 ) -> None:
@@ -222,7 +209,7 @@ def _along_rows(
                     result[y + j, x, c] = _to_byte(sums[c * _ROWS + j])
 
 
-@_compiled(_PASS)
+@compiled(_PASS)
 def _along_columns(
     pixels: np.ndarray, first: np.ndarray, weights: np.ndarray, result: np.ndarray
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Iterator, List, Optional, Sequence
 from paddle.io import multiprocess_utils
 
 from passl.utils.errors import PasslError
+from passl.utils.heap import give_freed_memory_back
 from passl.utils.logging import logger
 
 # How long a worker goes on after SIGTERM, so that the main process can finish its step and save.
@@ -56,6 +57,7 @@ class Watch:
         """Runs first in every worker: it leaves signals to the main process, and dies with it."""
         gc.freeze()  # what was inherited is never collected here
         gc.enable()
+        give_freed_memory_back()  # one image may be a thousand times as large as the others
         self.worker = worker_id
         # Ctrl-C, and SIGTERM from a batch system, reach every process of the group; the main
         # process decides what they mean.

@@ -19,6 +19,7 @@ from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     BatchNorm2D,
     DropPath,
+    LayerNorm,
     Mlp,
     check_input,
     check_sizes,
@@ -95,11 +96,11 @@ class ConvMlpBlock(nn.Layer):
     def __init__(self, channels: int, mlp_ratio: int, drop_path: DropPath):
         super().__init__()
         # Epsilon 1e-5, torch's default, as in the authors' code.
-        self.norm1 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm1 = LayerNorm(channels, epsilon=1e-5)
         self.mlp1 = Mlp(channels, mlp_ratio * channels)
-        self.connect_norm = nn.LayerNorm(channels, epsilon=1e-5)
+        self.connect_norm = LayerNorm(channels, epsilon=1e-5)
         self.connect = nn.Conv2D(channels, channels, 3, padding=1, groups=channels, bias_attr=False)
-        self.norm2 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm2 = LayerNorm(channels, epsilon=1e-5)
         self.mlp2 = Mlp(channels, mlp_ratio * channels)
         self.drop_path = drop_path
 
@@ -222,7 +223,7 @@ class ConvMlp(nn.Layer):
                 for channels, following in zip(embed_dims, embed_dims[1:])
             ]
         )
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self._initialize()
 
     def _initialize(self) -> None:

@@ -17,6 +17,8 @@ from paddle import nn
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     DropPath,
+    LayerNorm,
+    Linear,
     Mlp,
     WeightedBranches,
     check_input,
@@ -93,9 +95,9 @@ class CycleMixing(nn.Layer):
         super().__init__()
         self.width = CycleFC(channels, axis=2)
         self.height = CycleFC(channels, axis=1)
-        self.channel = nn.Linear(channels, channels, bias_attr=False)
+        self.channel = Linear(channels, channels, bias_attr=False)
         self.weighting = WeightedBranches(channels)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x):
         return self.proj(self.weighting([self.width(x), self.height(x), self.channel(x)]))
@@ -113,9 +115,9 @@ class CycleBlock(nn.Layer):
     def __init__(self, channels: int, mlp_ratio: int, drop_path: DropPath):
         super().__init__()
         # Epsilon 1e-5, torch's default, as in the authors' code.
-        self.norm1 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm1 = LayerNorm(channels, epsilon=1e-5)
         self.mixing = CycleMixing(channels)
-        self.norm2 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm2 = LayerNorm(channels, epsilon=1e-5)
         self.mlp = Mlp(channels, mlp_ratio * channels)
         self.drop_path = drop_path
 
@@ -227,7 +229,7 @@ class CycleMlp(nn.Layer):
                     ]
                 )
             )
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self._initialize()
 
     def _initialize(self) -> None:

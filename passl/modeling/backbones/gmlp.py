@@ -18,7 +18,10 @@ from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
+    GELU,
     DropPath,
+    LayerNorm,
+    Linear,
     PatchEmbed,
     check_drop_rate,
     check_sizes,
@@ -46,8 +49,8 @@ class SpatialGatingUnit(nn.Layer):
     def __init__(self, num_tokens: int, channels_mlp_dim: int):
         super().__init__()
         self.half = channels_mlp_dim // 2
-        self.norm = nn.LayerNorm(self.half, epsilon=1e-5)  # not 1e-6 as the other norms
-        self.proj = nn.Linear(num_tokens, num_tokens)
+        self.norm = LayerNorm(self.half, epsilon=1e-5)  # not 1e-6 as the other norms
+        self.proj = Linear(num_tokens, num_tokens)
 
     def forward(self, x):
         u, v = x[:, :, : self.half], x[:, :, self.half :]
@@ -65,10 +68,10 @@ class GatedMlp(nn.Layer):
 
     def __init__(self, num_tokens: int, embed_dim: int, channels_mlp_dim: int, dropout: float):
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, channels_mlp_dim)
-        self.act = nn.GELU()
+        self.fc1 = Linear(embed_dim, channels_mlp_dim)
+        self.act = GELU()
         self.gate = SpatialGatingUnit(num_tokens, channels_mlp_dim)
-        self.fc2 = nn.Linear(channels_mlp_dim // 2, embed_dim)
+        self.fc2 = Linear(channels_mlp_dim // 2, embed_dim)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):
@@ -93,7 +96,7 @@ class GmlpBlock(nn.Layer):
         drop_path: DropPath,
     ):
         super().__init__()
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self.mlp_channels = GatedMlp(num_tokens, embed_dim, channels_mlp_dim, dropout)
         self.drop_path = drop_path
 
@@ -173,7 +176,7 @@ class Gmlp(nn.Layer):
                 for rate in drop_path_rates(drop_path_rate, num_blocks, drop_path_mode)
             ]
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self._initialize()
 
     def _initialize(self) -> None:

@@ -18,6 +18,7 @@ from paddle import nn
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     DropPath,
+    LayerNorm,
     Mlp,
     PatchEmbed,
     check_drop_rate,
@@ -51,9 +52,9 @@ class MixerBlock(nn.Layer):
         drop_path: DropPath,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm1 = LayerNorm(embed_dim, epsilon=1e-6)
         self.mlp_tokens = Mlp(num_tokens, tokens_mlp_dim, gelu_approximate, dropout)
-        self.norm2 = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm2 = LayerNorm(embed_dim, epsilon=1e-6)
         self.mlp_channels = Mlp(embed_dim, channels_mlp_dim, gelu_approximate, dropout)
         self.drop_path = drop_path
 
@@ -212,7 +213,7 @@ class MlpMixer(nn.Layer):
                 for rate in drop_path_rates(drop_path_rate, num_blocks, drop_path_mode)
             ]
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
         self._initialize()
 
     def _initialize(self) -> None:

@@ -19,6 +19,7 @@ from paddle import nn
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     DropPath,
+    Linear,
     Mlp,
     PatchEmbed,
     check_drop_rate,
@@ -74,7 +75,7 @@ class ResMlpBlock(nn.Layer):
         super().__init__()
         start = nn.initializer.Constant(layer_scale)
         self.norm1 = Affine(embed_dim)
-        self.linear_tokens = nn.Linear(num_tokens, num_tokens)
+        self.linear_tokens = Linear(num_tokens, num_tokens)
         self.ls1 = self.create_parameter([embed_dim], default_initializer=start)
         self.norm2 = Affine(embed_dim)
         self.mlp_channels = Mlp(embed_dim, channels_mlp_dim, dropout=dropout)

@@ -18,6 +18,8 @@ from paddle import nn
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     DropPath,
+    LayerNorm,
+    Linear,
     Mlp,
     PatchEmbed,
     WeightedBranches,
@@ -53,11 +55,11 @@ class PermuteMlp(nn.Layer):
         super().__init__()
         assert channels % side == 0
         self.segments = side
-        self.height = nn.Linear(channels, channels, bias_attr=False)
-        self.width = nn.Linear(channels, channels, bias_attr=False)
-        self.channel = nn.Linear(channels, channels, bias_attr=False)
+        self.height = Linear(channels, channels, bias_attr=False)
+        self.width = Linear(channels, channels, bias_attr=False)
+        self.channel = Linear(channels, channels, bias_attr=False)
         self.weighting = WeightedBranches(channels)
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x):
         _, height, width, channels = x.shape
@@ -83,9 +85,9 @@ class PermutatorBlock(nn.Layer):
     def __init__(self, channels: int, side: int, mlp_ratio: int, drop_path: DropPath):
         super().__init__()
         # Epsilon 1e-5, torch's default, as in the authors' code.
-        self.norm1 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm1 = LayerNorm(channels, epsilon=1e-5)
         self.mixing = PermuteMlp(channels, side)
-        self.norm2 = nn.LayerNorm(channels, epsilon=1e-5)
+        self.norm2 = LayerNorm(channels, epsilon=1e-5)
         self.mlp = Mlp(channels, mlp_ratio * channels)
         self.drop_path = drop_path
 
@@ -218,7 +220,7 @@ class VisionPermutator(nn.Layer):
                     ]
                 )
             )
-        self.norm = nn.LayerNorm(self.num_features, epsilon=1e-5)
+        self.norm = LayerNorm(self.num_features, epsilon=1e-5)
         self._initialize()
 
     def _initialize(self) -> None:

@@ -9,7 +9,7 @@ from paddle import nn
 
 from passl.modeling.heads.registry import HEADS
 from passl.modeling.heads.targets import soft_targets
-from passl.modeling.layers import lecun_normal_, normal_, zeros_
+from passl.modeling.layers import Linear, lecun_normal_, normal_, zeros_
 from passl.utils.errors import PasslError
 
 
@@ -54,7 +54,7 @@ class ClassificationHead(nn.Layer):
         self.num_classes = num_classes
         self.loss_name = loss
         self.label_smoothing = label_smoothing
-        self.fc = nn.Linear(in_channels, num_classes)
+        self.fc = Linear(in_channels, num_classes)
         nn.initializer.Constant(bias_init)(self.fc.bias)
         if init == "zeros":
             zeros_(self.fc.weight)

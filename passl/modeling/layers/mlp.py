@@ -6,6 +6,8 @@ from typing import Optional
 
 from paddle import nn
 
+from passl.modeling.layers.dense import GELU, Linear
+
 
 class Mlp(nn.Layer):
     """Linear, GELU, linear, over the last axis.
@@ -30,9 +32,9 @@ class Mlp(nn.Layer):
         out_features: Optional[int] = None,
     ):
         super().__init__()
-        self.fc1 = nn.Linear(in_features, hidden_features)
-        self.act = nn.GELU(approximate=gelu_approximate)
-        self.fc2 = nn.Linear(hidden_features, out_features or in_features)
+        self.fc1 = Linear(in_features, hidden_features)
+        self.act = GELU(approximate=gelu_approximate)
+        self.fc2 = Linear(hidden_features, out_features or in_features)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x):

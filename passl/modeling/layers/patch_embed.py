@@ -7,6 +7,7 @@ from typing import Sequence, Tuple, Union
 from paddle import nn
 
 from passl.modeling.layers.checks import check_input
+from passl.modeling.layers.dense import linear, patches, runs_kernels
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -68,6 +69,9 @@ class PatchEmbed(nn.Layer):
                 f"{x.shape[2]}×{x.shape[3]}; change the transforms' size, or build it with another "
                 "img_size"
             )
+        weight, bias = self.proj.weight, self.proj.bias
+        if runs_kernels(x, weight, bias):  # the same as a product: Paddle's is half as fast
+            return linear(patches(x, *self.patch_size), weight.flatten(1).transpose([1, 0]), bias)
         return self.proj(x).flatten(2).transpose([0, 2, 1])
 
     def other_tokens(self, tokens: int, family: str) -> PasslError:

@@ -1,0 +1,235 @@
+"""What a processor computes between the matrix products of a step, as compiled loops over arrays.
+
+PaddlePaddle's own kernels for a processor do the same in several passes over memory. These go once
+over it, in one thread and in one order: the same input gives the same bits, however many threads
+there are. Values that are not finite come out as such.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from passl.utils.compiled import compiled
+
+# Products and sums may be one instruction; nothing else may change the order of the arithmetic.
+_EXACT = {"error_model": "numpy", "fastmath": {"contract"}}
+# Sums may be made in vectors of partial sums.
+_SUMS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+_ROWS = 64  # that are added up by themselves, so that a long sum in float32 stays exact
+
+_f = np.float32
+_ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
+
+# exp(r) for |r| <= ln(2) / 2 as a polynomial, by its powers from 0; relative error 2e-9. Fitted, as
+# the one below, by iterated weighted least squares for the least largest relative error.
+_E0, _E1, _E2, _E3, _E4, _E5, _E6 = (
+    _f(value)
+    for value in (
+        1.000000000555051,
+        1.0000000363723287,
+        0.49999992070994037,
+        0.16666419936203605,
+        0.04166822635298133,
+        0.008374836170914609,
+        0.0013836873791732542,
+    )  # fmt: skip
+)
+_LOG2_E = _f(math.log2(math.e))
+# ln(2) in two parts: a whole number times the first one is exact.
+_LN2_HIGH = _f(0.693359375)
+_LN2_LOW = _f(math.log(2) - 0.693359375)
+_ROUNDS = _f(1.5 * 2**23)  # added and taken away again, it leaves a whole number
+_LOWEST = _f(-87)  # below, exp is taken to be 0
+
+# The upper tail of the normal distribution over exp(-x² / 2), in powers of t = 1 / (1 + P x) from
+# 1, for x >= 0: the form of Abramowitz and Stegun, 26.2.17, of higher degree; relative error 6e-9.
+_P = _f(0.245)
+_T1, _T2, _T3, _T4, _T5, _T6, _T7, _T8, _T9, _T10 = (
+    _f(value)
+    for value in (
+        0.09774626383805968,
+        0.09765072820632306,
+        0.09242746269006429,
+        0.0790310864065237,
+        0.05978354237399434,
+        0.07337776386298293,
+        -0.05465726895525862,
+        0.12793554977448496,
+        -0.09476550661683827,
+        0.021470381289011006,
+    )  # fmt: skip
+)
+_DENSITY = _f(1 / math.sqrt(2 * math.pi))
+
+# GELU's approximation by tanh: x · sigmoid(2 · sqrt(2 / pi) · (x + 0.044715 x³)).
+_TANH_1 = _f(2 * math.sqrt(2 / math.pi))
+_TANH_3 = _f(2 * math.sqrt(2 / math.pi) * 0.044715)
+_TANH_3_SLOPE = _f(3 * 2 * math.sqrt(2 / math.pi) * 0.044715)
+
+
+@numba.njit(inline="always")
+def _exp(x):
+    """exp of a float32 that is not above 0."""
+    clipped = x if x > _LOWEST else _LOWEST
+    power = (clipped * _LOG2_E + _ROUNDS) - _ROUNDS
+    r = (clipped - power * _LN2_HIGH) - power * _LN2_LOW
+    value = _E6
+    value = value * r + _E5
+    value = value * r + _E4
+    value = value * r + _E3
+    value = value * r + _E2
+    value = value * r + _E1
+    value = value * r + _E0
+    # Two to that power, by writing it into the exponent of a float32.
+    scale = np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return value * scale if x > _LOWEST else _ZERO
+
+
+@numba.njit(inline="always")
+def _normal_cdf(x, bell):
+    """The normal distribution function at a float32, given exp(-x² / 2)."""
+    t = _ONE / (_ONE + _P * abs(x))
+    tail = _T10
+    tail = tail * t + _T9
+    tail = tail * t + _T8
+    tail = tail * t + _T7
+    tail = tail * t + _T6
+    tail = tail * t + _T5
+    tail = tail * t + _T4
+    tail = tail * t + _T3
+    tail = tail * t + _T2
+    tail = tail * t + _T1
+    tail = tail * t * bell
+    return tail if x < _ZERO else _ONE - tail
+
+
+@compiled(**_EXACT)
+def gelu(x, out):
+    """GELU, x Φ(x) (Hendrycks and Gimpel, arXiv 1606.08415), of float32 ``[n]``, into ``out``."""
+    for i in range(x.shape[0]):
+        value = x[i]
+        out[i] = value * _normal_cdf(value, _exp(-_HALF * value * value))
+
+
+@compiled(**_EXACT)
+def gelu_gradient(x, gradient, out):
+    """The gradient of ``gelu`` at ``x``, given that of its output; all float32 ``[n]``."""
+    for i in range(x.shape[0]):
+        value = x[i]
+        bell = _exp(-_HALF * value * value)
+        out[i] = gradient[i] * (_normal_cdf(value, bell) + value * bell * _DENSITY)
+
+
+@numba.njit(inline="always")
+def _sigmoid(x):
+    small = _exp(-abs(x))
+    return (_ONE if x > _ZERO else small) / (_ONE + small)
+
+
+@compiled(**_EXACT)
+def gelu_tanh(x, out):
+    """GELU's approximation by tanh (section 2 there), of float32 ``[n]``, into ``out``."""
+    for i in range(x.shape[0]):
+        value = x[i]
+        out[i] = value * _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
+
+
+@compiled(**_EXACT)
+def gelu_tanh_gradient(x, gradient, out):
+    """The gradient of ``gelu_tanh`` at ``x``, given that of its output; all float32 ``[n]``."""
+    for i in range(x.shape[0]):
+        value = x[i]
+        share = _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
+        slope = _TANH_1 + _TANH_3_SLOPE * value * value
+        out[i] = gradient[i] * (share + value * slope * share * (_ONE - share))
+
+
+@compiled(**_EXACT)
+def add_row(matrix, row):
+    """Adds ``[C]`` to each row of ``[R, C]``, in place."""
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            matrix[i, j] += row[j]
+
+
+@compiled(**_EXACT)
+def column_sums(matrix, out):
+    """The sums of the columns of ``[R, C]``, into ``out``, ``[C]``."""
+    out[:] = 0
+    block = np.empty_like(out)
+    for begin in range(0, matrix.shape[0], _ROWS):
+        block[:] = 0
+        for i in range(begin, min(begin + _ROWS, matrix.shape[0])):
+            for j in range(matrix.shape[1]):
+                block[j] += matrix[i, j]
+        for j in range(matrix.shape[1]):
+            out[j] += block[j]
+
+
+@compiled(**_SUMS)
+def layer_norm_gradient(x, gradient, weight, epsilon, to_x, to_weight, to_bias):
+    """The gradients of a layer normalisation of the rows of ``x``, given that of its output.
+
+    Ba, Kiros and Hinton, arXiv 1607.06450, equation 4 differentiated. With x̂ the normalised row and
+    v = gradient · weight: ``to_x`` = (v - mean(v) - x̂ mean(v x̂)) / σ.
+
+    Args:
+        x, gradient, to_x: ``[R, C]``.
+        weight, to_weight, to_bias: ``[C]``.
+        epsilon: added to the variance.
+    """
+    rows, columns = x.shape
+    to_weight[:] = 0
+    to_bias[:] = 0
+    weight_block, bias_block = np.empty_like(weight), np.empty_like(weight)
+    share = weight.dtype.type(1 / columns)
+    for begin in range(0, rows, _ROWS):
+        weight_block[:] = 0
+        bias_block[:] = 0
+        for i in range(begin, min(begin + _ROWS, rows)):
+            row, slope, out = x[i], gradient[i], to_x[i]
+            mean = weight.dtype.type(0)
+            for j in range(columns):
+                mean += row[j]
+            mean *= share
+            variance = weight.dtype.type(0)
+            for j in range(columns):
+                variance += (row[j] - mean) * (row[j] - mean)
+            inverse = weight.dtype.type(1 / math.sqrt(variance * share + epsilon))
+            total, product = weight.dtype.type(0), weight.dtype.type(0)
+            for j in range(columns):
+                scaled = slope[j] * weight[j]
+                total += scaled
+                product += scaled * (row[j] - mean)
+            total *= share
+            product *= share * inverse * inverse
+            for j in range(columns):
+                centred = row[j] - mean
+                out[j] = (slope[j] * weight[j] - total - centred * product) * inverse
+                weight_block[j] += slope[j] * centred * inverse
+                bias_block[j] += slope[j]
+        for j in range(columns):
+            to_weight[j] += weight_block[j]
+            to_bias[j] += bias_block[j]
+
+
+@compiled(**_EXACT)
+def cut_patches(images, height, width, out):
+    """Non-overlapping patches of ``[N, C, H, W]`` in raster order, into ``[N · S, C · h · w]``."""
+    count, channels = images.shape[:2]
+    down, across = images.shape[2] // height, images.shape[3] // width
+    row = 0
+    for n in range(count):
+        for y in range(down):
+            for x in range(across):
+                at = 0
+                for c in range(channels):
+                    for i in range(height):
+                        line = images[n, c, y * height + i]
+                        for j in range(width):
+                            out[row, at + j] = line[x * width + j]
+                        at += width
+                row += 1
