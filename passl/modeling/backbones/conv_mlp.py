@@ -28,6 +28,7 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
+from passl.modeling.layers.functional import channels_first, channels_last, swap_axes
 from passl.utils.errors import PasslError
 
 
@@ -106,7 +107,7 @@ class ConvMlpBlock(nn.Layer):
 
     def forward(self, x):
         x = x + self.drop_path(self.mlp1(self.norm1(x)))
-        x = self.connect(self.connect_norm(x).transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
+        x = channels_last(self.connect(channels_first(self.connect_norm(x))))
         return x + self.drop_path(self.mlp2(self.norm2(x)))
 
 
@@ -278,16 +279,16 @@ class ConvMlp(nn.Layer):
             x = block(x)
         outputs = [x]
         for stage, downsample in zip(self.stages, [self.conv_downsample, *self.downsamples]):
-            x = downsample(x).transpose([0, 2, 3, 1])
+            x = channels_last(downsample(x))
             for block in stage:
                 x = block(x)
-            x = x.transpose([0, 3, 1, 2])
+            x = channels_first(x)
             outputs.append(x)
         return outputs
 
     def forward_features(self, x):
         """Returns the normalised tokens of the last stage in raster order, ``[N, H·W, C]``."""
-        return self.norm(self.forward_stages(x)[-1].flatten(2).transpose([0, 2, 1]))
+        return self.norm(swap_axes(self.forward_stages(x)[-1].flatten(2), 1, 2))
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)

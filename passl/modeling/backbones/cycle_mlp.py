@@ -29,6 +29,13 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
+from passl.modeling.layers.functional import (
+    channels_first,
+    channels_last,
+    linear,
+    runs_kernels,
+    shift_channels,
+)
 from passl.utils.errors import PasslError
 
 
@@ -75,6 +82,11 @@ class CycleFC(nn.Conv2D):
         return paddle.concat(groups, axis=-1)
 
     def forward(self, x):
+        if runs_kernels(x, self.weight, self.bias):
+            half = self.stepsize // 2
+            offsets = [(c + half) % self.stepsize - half for c in range(x.shape[-1])]
+            moved = shift_channels(x, offsets, self.axis) if half else x
+            return linear(moved, self.weight.flatten(1).transpose([1, 0]), self.bias)
         # The weight's input channels in the order of the groups: those of one offset together.
         weight, count = self.weight.flatten(1), min(self.stepsize, x.shape[-1])
         weight = paddle.concat([weight[:, i :: self.stepsize] for i in range(count)], 1)
@@ -138,7 +150,7 @@ class Downsample(nn.Layer):
         self.proj = nn.Conv2D(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
 
     def forward(self, x):
-        return self.proj(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
+        return channels_last(self.proj(channels_first(x)))
 
 
 # Layer here -> layer in the authors' code (cycle_mlp.py). "sfc_h" there moves along the width.
@@ -265,7 +277,7 @@ class CycleMlp(nn.Layer):
                 f"an image of {x.shape[2]}×{x.shape[3]} is smaller than a patch; CycleMLP takes "
                 "images of 3 pixels and more along each side, so enlarge the transforms' size"
             )
-        x = self.patch_embed(x).transpose([0, 2, 3, 1])
+        x = channels_last(self.patch_embed(x))
         outputs = []
         for part in self.network:
             if isinstance(part, Downsample):
@@ -282,7 +294,7 @@ class CycleMlp(nn.Layer):
         They come as the stage leaves them; the authors' detectors add a LayerNorm of their own to
         each.
         """
-        return [stage.transpose([0, 3, 1, 2]) for stage in self._stages(x)]
+        return [channels_first(stage) for stage in self._stages(x)]
 
     def forward_features(self, x):
         """Returns the normalised tokens of the last stage in raster order, ``[N, H·W, C]``."""

@@ -33,6 +33,7 @@ from passl.modeling.layers import (
     uniform_,
     zeros_,
 )
+from passl.modeling.layers.functional import halves, swap_axes
 from passl.modeling.layers.patch_embed import Size
 from passl.utils.errors import PasslError
 
@@ -48,14 +49,13 @@ class SpatialGatingUnit(nn.Layer):
 
     def __init__(self, num_tokens: int, channels_mlp_dim: int):
         super().__init__()
-        self.half = channels_mlp_dim // 2
-        self.norm = LayerNorm(self.half, epsilon=1e-5)  # not 1e-6 as the other norms
+        self.norm = LayerNorm(channels_mlp_dim // 2, epsilon=1e-5)  # not 1e-6 as the other norms
         self.proj = Linear(num_tokens, num_tokens)
 
     def forward(self, x):
-        u, v = x[:, :, : self.half], x[:, :, self.half :]
+        u, v = halves(x)
         # [N, S, F/2] -> [N, F/2, S]: the linear map works on columns, shared across channels.
-        gate = self.proj(self.norm(v).transpose([0, 2, 1])).transpose([0, 2, 1])
+        gate = swap_axes(self.proj(swap_axes(self.norm(v), 1, 2)), 1, 2)
         return u * gate
 
 

@@ -28,6 +28,7 @@ from passl.modeling.layers import (
     lecun_normal_,
     zeros_,
 )
+from passl.modeling.layers.functional import swap_axes
 from passl.modeling.layers.patch_embed import Size
 from passl.utils.errors import PasslError
 
@@ -60,8 +61,8 @@ class MixerBlock(nn.Layer):
 
     def forward(self, x):
         # [N, S, C] -> [N, C, S]: the token MLP works on columns, shared across channels.
-        tokens = self.norm1(x).transpose([0, 2, 1])
-        x = x + self.drop_path(self.mlp_tokens(tokens).transpose([0, 2, 1]))
+        tokens = swap_axes(self.norm1(x), 1, 2)
+        x = x + self.drop_path(swap_axes(self.mlp_tokens(tokens), 1, 2))
         return x + self.drop_path(self.mlp_channels(self.norm2(x)))
 
 

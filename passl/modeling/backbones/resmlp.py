@@ -30,6 +30,7 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
+from passl.modeling.layers.functional import scale, swap_axes
 from passl.modeling.layers.patch_embed import Size
 from passl.utils.errors import PasslError
 
@@ -48,7 +49,7 @@ class Affine(nn.Layer):
         self.beta = self.create_parameter([embed_dim], default_initializer=zero)
 
     def forward(self, x):
-        return self.alpha * x + self.beta
+        return scale(x, self.alpha, self.beta)
 
 
 class ResMlpBlock(nn.Layer):
@@ -84,9 +85,9 @@ class ResMlpBlock(nn.Layer):
 
     def forward(self, x):
         # [N, S, C] -> [N, C, S]: the linear map works on columns, shared across channels.
-        tokens = self.norm1(x).transpose([0, 2, 1])
-        x = x + self.drop_path(self.ls1 * self.linear_tokens(tokens).transpose([0, 2, 1]))
-        return x + self.drop_path(self.ls2 * self.mlp_channels(self.norm2(x)))
+        tokens = swap_axes(self.norm1(x), 1, 2)
+        x = x + self.drop_path(scale(swap_axes(self.linear_tokens(tokens), 1, 2), self.ls1))
+        return x + self.drop_path(scale(self.mlp_channels(self.norm2(x)), self.ls2))
 
 
 # In brackets: single parameters and their axes, see passl/weights/naming.py.

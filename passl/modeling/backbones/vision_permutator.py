@@ -30,6 +30,7 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
+from passl.modeling.layers.functional import channels_first, channels_last, swap_axes
 from passl.modeling.layers.patch_embed import Size
 from passl.utils.errors import PasslError
 
@@ -66,10 +67,10 @@ class PermuteMlp(nn.Layer):
         segments = x.reshape([-1, height, width, self.segments, channels // self.segments])
         branches = []
         # The segments change places with the axis that is mixed: [N, G, W, H, S], [N, H, G, W, S].
-        for mix, order in ((self.height, [0, 3, 2, 1, 4]), (self.width, [0, 1, 3, 2, 4])):
-            moved = segments.transpose(order)
+        for mix, axis in ((self.height, 1), (self.width, 2)):
+            moved = swap_axes(segments, axis, 3)
             mixed = mix(moved.flatten(3)).reshape([-1, *moved.shape[1:]])
-            branches.append(mixed.transpose(order).flatten(3))
+            branches.append(swap_axes(mixed, axis, 3).flatten(3))
         return self.proj(self.weighting([*branches, self.channel(x)]))
 
 
@@ -108,7 +109,7 @@ class Transition(nn.Layer):
         self.proj = nn.Conv2D(in_channels, out_channels, kernel_size=patch, stride=patch)
 
     def forward(self, x):
-        return self.proj(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
+        return channels_last(self.proj(channels_first(x)))
 
 
 # Layer here -> layer in the authors' code (models/vip.py).
@@ -268,7 +269,7 @@ class VisionPermutator(nn.Layer):
 
         Stages between which nothing is halved have maps of the same size.
         """
-        return [stage.transpose([0, 3, 1, 2]) for stage in self._stages(x)]
+        return [channels_first(stage) for stage in self._stages(x)]
 
     def forward_features(self, x):
         """Returns the normalised tokens before pooling, in raster order, ``[N, H·W, C]``."""

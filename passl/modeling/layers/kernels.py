@@ -20,6 +20,8 @@ _EXACT = {"error_model": "numpy", "fastmath": {"contract"}}
 _SUMS = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
 _ROWS = 64  # that are added up by themselves, so that a long sum in float32 stays exact
 
+_TILE = 16  # rows and columns, so that a tile's cache lines are all used while they are there
+
 _f = np.float32
 _ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
 
@@ -214,6 +216,96 @@ def layer_norm_gradient(x, gradient, weight, epsilon, to_x, to_weight, to_bias):
         for j in range(columns):
             to_weight[j] += weight_block[j]
             to_bias[j] += bias_block[j]
+
+
+@compiled(**_EXACT)
+def scale(x, weight, out):
+    """The channels of ``[N, P, C]`` times ``[N, C]``, into ``out``, ``[N, P, C]``."""
+    for n in range(x.shape[0]):
+        for p in range(x.shape[1]):
+            for c in range(x.shape[2]):
+                out[n, p, c] = x[n, p, c] * weight[n, c]
+
+
+@compiled(**_EXACT)
+def add_scaled(x, weight, out):
+    """As ``scale``, added to what is in ``out``."""
+    for n in range(x.shape[0]):
+        for p in range(x.shape[1]):
+            for c in range(x.shape[2]):
+                out[n, p, c] += x[n, p, c] * weight[n, c]
+
+
+@compiled(**_EXACT)
+def scale_gradient(x, gradient, weight, to_x, to_weight):
+    """The gradients of ``scale`` by ``x`` and ``weight``, given that of its output."""
+    to_weight[:] = 0
+    block = np.empty_like(weight[0])
+    for n in range(x.shape[0]):
+        for begin in range(0, x.shape[1], _ROWS):
+            block[:] = 0
+            for p in range(begin, min(begin + _ROWS, x.shape[1])):
+                for c in range(x.shape[2]):
+                    to_x[n, p, c] = gradient[n, p, c] * weight[n, c]
+                    block[c] += gradient[n, p, c] * x[n, p, c]
+            for c in range(x.shape[2]):
+                to_weight[n, c] += block[c]
+
+
+@compiled(**_EXACT)
+def transpose(x, out):
+    """``[N, R, C]`` into ``out``, ``[N, C, R]``, tile by tile."""
+    for n in range(x.shape[0]):
+        for begin in range(0, x.shape[1], _TILE):
+            for left in range(0, x.shape[2], _TILE):
+                for c in range(left, min(left + _TILE, x.shape[2])):
+                    for r in range(begin, min(begin + _TILE, x.shape[1])):
+                        out[n, c, r] = x[n, r, c]
+
+
+@compiled(**_EXACT)
+def swap_axes(x, out):
+    """``[A, B, M, C, I]`` into ``out``, ``[A, C, M, B, I]``."""
+    for a in range(x.shape[0]):
+        for c in range(x.shape[3]):
+            for m in range(x.shape[2]):
+                for b in range(x.shape[1]):
+                    for i in range(x.shape[4]):
+                        out[a, c, m, b, i] = x[a, b, m, c, i]
+
+
+@compiled(**_EXACT)
+def shift_channels(x, offsets, out):
+    """Channel c of ``out`` at place p is that of ``x`` at p + offsets[c], or 0 beyond the edge.
+
+    Args:
+        x, out: ``[A, P, M, C]``, shifted along P.
+        offsets: int64 ``[C]``.
+    """
+    places = x.shape[1]
+    for a in range(x.shape[0]):
+        for p in range(places):
+            for m in range(x.shape[2]):
+                for c in range(x.shape[3]):
+                    source = p + offsets[c]
+                    inside = 0 <= source < places
+                    out[a, p, m, c] = x[a, source, m, c] if inside else 0
+
+
+@compiled(**_EXACT)
+def cut_columns(x, begin, out):
+    """Columns of ``[R, C]`` from ``begin`` on, into ``out``, ``[R, c]``."""
+    for r in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            out[r, c] = x[r, begin + c]
+
+
+@compiled(**_EXACT)
+def put_columns(x, begin, out):
+    """``[R, c]`` into the columns of ``out``, ``[R, C]``, from ``begin`` on."""
+    for r in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[r, begin + c] = x[r, c]
 
 
 @compiled(**_EXACT)

@@ -7,7 +7,7 @@ from typing import Sequence, Tuple, Union
 from paddle import nn
 
 from passl.modeling.layers.checks import check_input
-from passl.modeling.layers.dense import linear, patches, runs_kernels
+from passl.modeling.layers.functional import linear, patches, runs_kernels, swap_axes
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -72,7 +72,7 @@ class PatchEmbed(nn.Layer):
         weight, bias = self.proj.weight, self.proj.bias
         if runs_kernels(x, weight, bias):  # the same as a product: Paddle's is half as fast
             return linear(patches(x, *self.patch_size), weight.flatten(1).transpose([1, 0]), bias)
-        return self.proj(x).flatten(2).transpose([0, 2, 1])
+        return swap_axes(self.proj(x).flatten(2), 1, 2)
 
     def other_tokens(self, tokens: int, family: str) -> PasslError:
         """Returns what to say of released weights for another number of tokens.

@@ -7,6 +7,7 @@ from typing import Sequence
 import paddle
 from paddle import nn
 
+from passl.modeling.layers.functional import mean_over_positions, weighted_sum
 from passl.modeling.layers.mlp import Mlp
 
 
@@ -37,11 +38,7 @@ class WeightedBranches(nn.Layer):
         total = branches[0]
         for branch in branches[1:]:
             total = total + branch
-        scores = self.mlp(total.mean(axis=[1, 2]))
+        scores = self.mlp(mean_over_positions(total))
         # The branches of a channel lie side by side: [N, C, B], not [N, B, C].
         scores = scores.reshape([-1, total.shape[-1], self.branches])
-        weights = nn.functional.softmax(scores, axis=-1).unsqueeze([1, 2])  # [N, 1, 1, C, B]
-        output = branches[0] * weights[..., 0]
-        for i in range(1, self.branches):
-            output = output + branches[i] * weights[..., i]
-        return output
+        return weighted_sum(branches, nn.functional.softmax(scores, axis=-1))

@@ -1,0 +1,442 @@
+"""Functions of tensors with gradients of their own, where a processor computes eagerly.
+
+There most of a training step's time that is not in matrix products goes into what PaddlePaddle
+does around them: the gradients of biases, scales, GELU and normalisations, slices, and axes that
+change places. ``kernels`` do that in one pass each. In static programs, so in exported files too,
+and on a GPU these functions are Paddle's own operations. They have no second derivatives.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from passl.modeling.layers import kernels
+
+_DTYPES = {paddle.float32: np.dtype(np.float32), paddle.float64: np.dtype(np.float64)}
+
+
+def runs_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
+    """Tells whether ``kernels`` compute on such tensors: of float32 or 64, eagerly, on a processor.
+
+    All of them must have one dtype.
+    """
+    if not paddle.in_dynamic_mode():
+        return False
+    first = tensors[0]
+    return (
+        first.dtype in _DTYPES
+        and first.place.is_cpu_place()
+        and all(t is None or t.dtype == first.dtype for t in tensors[1:])
+    )
+
+
+def linear(
+    x: paddle.Tensor, weight: paddle.Tensor, bias: Optional[paddle.Tensor] = None
+) -> paddle.Tensor:
+    """Returns ``x @ weight + bias``.
+
+    Args:
+        x: ``[..., C]``.
+        weight: ``[C, C']``.
+        bias: ``[C']``, or None for none.
+    """
+    if runs_kernels(x, weight, bias):
+        return _Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def gelu(x: paddle.Tensor, approximate: bool = False) -> paddle.Tensor:
+    """Returns GELU of each element, x Φ(x) (Hendrycks and Gimpel, arXiv 1606.08415).
+
+    Args:
+        x: of any shape.
+        approximate: by tanh instead of Φ.
+    """
+    if runs_kernels(x) and x.dtype == paddle.float32:
+        return _Gelu.apply(x, approximate)
+    return F.gelu(x, approximate)
+
+
+def layer_norm(
+    x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float
+) -> paddle.Tensor:
+    """Returns the layer normalisation over the last axis (Ba et al., arXiv 1607.06450).
+
+    Args:
+        x: ``[..., C]``.
+        weight, bias: ``[C]``.
+        epsilon: added to the variance.
+    """
+    if runs_kernels(x, weight, bias):
+        return _LayerNorm.apply(x, weight, bias, epsilon)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+
+
+def scale(
+    x: paddle.Tensor, weight: paddle.Tensor, bias: Optional[paddle.Tensor] = None
+) -> paddle.Tensor:
+    """Returns ``x * weight + bias``, a scale and a shift for each channel.
+
+    Args:
+        x: ``[..., C]``.
+        weight: ``[C]``.
+        bias: ``[C]``, or None for none.
+    """
+    if runs_kernels(x, weight, bias):
+        return _Scale.apply(x, weight, bias)
+    return x * weight if bias is None else x * weight + bias
+
+
+def weighted_sum(branches: Sequence[paddle.Tensor], weights: paddle.Tensor) -> paddle.Tensor:
+    """Returns the sum of branches, each times a weight for every image and channel.
+
+    Args:
+        branches: B tensors ``[N, H, W, C]``.
+        weights: ``[N, C, B]``.
+    """
+    if runs_kernels(*branches, weights):
+        return _WeightedSum.apply(weights, *branches)
+    weights = weights.unsqueeze([1, 2])
+    output = branches[0] * weights[..., 0]
+    for i in range(1, len(branches)):
+        output = output + branches[i] * weights[..., i]
+    return output
+
+
+def mean_over_positions(x: paddle.Tensor) -> paddle.Tensor:
+    """Returns the mean over all axes but the first and the last: ``[N, ..., C]`` to ``[N, C]``."""
+    if runs_kernels(x):
+        return _MeanOverPositions.apply(x)
+    return x.mean(axis=list(range(1, x.ndim - 1)))
+
+
+def swap_axes(x: paddle.Tensor, one: int, other: int) -> paddle.Tensor:
+    """Returns a tensor two axes of which have changed places.
+
+    Args:
+        x: of any shape.
+        one, other: the axes, from 0; ``one`` comes first.
+    """
+    if runs_kernels(x):
+        return _SwapAxes.apply(x, one, other)
+    order = list(range(x.ndim))
+    order[one], order[other] = other, one
+    return x.transpose(order)
+
+
+def channels_last(x: paddle.Tensor) -> paddle.Tensor:
+    """Returns ``[N, C, H, W]`` as ``[N, H, W, C]``."""
+    if runs_kernels(x):
+        count, channels, height, width = x.shape
+        return swap_axes(x.flatten(2), 1, 2).reshape([count, height, width, channels])
+    return x.transpose([0, 2, 3, 1])
+
+
+def channels_first(x: paddle.Tensor) -> paddle.Tensor:
+    """Returns ``[N, H, W, C]`` as ``[N, C, H, W]``."""
+    if runs_kernels(x):
+        count, height, width, channels = x.shape
+        return swap_axes(x.flatten(1, 2), 1, 2).reshape([count, channels, height, width])
+    return x.transpose([0, 3, 1, 2])
+
+
+def shift_channels(x: paddle.Tensor, offsets: Sequence[int], axis: int) -> paddle.Tensor:
+    """Returns a tensor whose channels are taken from further along an axis, zeros beyond its edge.
+
+    Only where ``runs_kernels(x)``.
+
+    Args:
+        x: ``[N, H, W, C]``.
+        offsets: of each channel, whole positions.
+        axis: 1 or 2.
+    """
+    return _ShiftChannels.apply(x, tuple(offsets), axis)
+
+
+def halves(x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+    """Returns the first and the second half of the channels of ``[..., C]``; C is even."""
+    if runs_kernels(x):
+        return _Halves.apply(x)
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]
+
+
+def patches(images: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
+    """Returns non-overlapping patches in raster order; only where ``runs_kernels(images)``.
+
+    Args:
+        images: ``[N, C, H, W]``; the patches' height and width must divide H and W.
+        height, width: of a patch.
+
+    Returns:
+        ``[N, S, C · height · width]``, the axes of a patch in the order of the image's.
+    """
+    return _Patches.apply(images, height, width)
+
+
+# ------------------------------------------------ with gradients of their own
+
+# What is kept for the way back is contiguous: Paddle's recomputation gives a tensor back without
+# its strides.
+
+
+class _Linear(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> paddle.Tensor:
+        ctx.wanted, x, weight = _wanted(x, weight, bias), x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        out = paddle.matmul(x, weight)
+        if bias is not None:
+            kernels.add_row(_rows(out), _array(bias))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, weight = ctx.saved_tensor()
+        found: List[Optional[paddle.Tensor]] = [None] * len(ctx.wanted)
+        if ctx.wanted[0]:
+            found[0] = paddle.matmul(gradient, weight, transpose_y=True)
+        flat = gradient.reshape([-1, gradient.shape[-1]]).contiguous()
+        if ctx.wanted[1]:
+            found[1] = paddle.matmul(x.reshape([-1, x.shape[-1]]), flat, transpose_x=True)
+        if ctx.wanted[2:] == [True]:
+            found[2] = _column_sums(flat)
+        return tuple(found)
+
+
+class _Gelu(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, approximate: bool) -> paddle.Tensor:
+        x, out = x.contiguous(), _empty(x.shape, x)
+        ctx.save_for_backward(x)
+        ctx.gradient = kernels.gelu_tanh_gradient if approximate else kernels.gelu_gradient
+        (kernels.gelu_tanh if approximate else kernels.gelu)(_flat(x), _flat(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        (x,) = ctx.saved_tensor()
+        gradient, out = gradient.contiguous(), _empty(x.shape, x)
+        ctx.gradient(_flat(x), _flat(gradient), _flat(out))
+        return out
+
+
+class _LayerNorm(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, epsilon: float) -> paddle.Tensor:
+        ctx.wanted, ctx.epsilon, x = _wanted(x, weight, bias), epsilon, x.contiguous()
+        ctx.save_for_backward(x, weight)
+        return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, weight = ctx.saved_tensor()
+        gradient = gradient.contiguous()
+        found = [_empty(shape, x) for shape in (x.shape, weight.shape, weight.shape)]
+        to_x, to_weight, to_bias = found
+        kernels.layer_norm_gradient(
+            _rows(x), _rows(gradient), _array(weight), ctx.epsilon,
+            _rows(to_x), _array(to_weight), _array(to_bias),
+        )  # fmt: skip
+        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+
+
+class _Scale(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> paddle.Tensor:
+        ctx.wanted, x = _wanted(x, weight, bias), x.contiguous()
+        ctx.save_for_backward(x, weight)
+        out = _empty(x.shape, x)
+        kernels.scale(_rows(x)[None], _array(weight)[None], _rows(out)[None])
+        if bias is not None:
+            kernels.add_row(_rows(out), _array(bias))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, weight = ctx.saved_tensor()
+        gradient = gradient.contiguous()
+        found = [_empty(x.shape, x), _empty(weight.shape, x)]
+        kernels.scale_gradient(
+            _rows(x)[None], _rows(gradient)[None], _array(weight)[None],
+            _rows(found[0])[None], _array(found[1])[None],
+        )  # fmt: skip
+        if len(ctx.wanted) == 3:
+            found.append(_column_sums(gradient.reshape([-1, gradient.shape[-1]])))
+        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+
+
+class _WeightedSum(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, weights: Any, *branches: Any) -> paddle.Tensor:
+        weights, branches = weights.contiguous(), [branch.contiguous() for branch in branches]
+        ctx.wanted = _wanted(weights, *branches)
+        ctx.save_for_backward(weights, *branches)
+        out = _empty(branches[0].shape, weights)
+        add: Callable[..., None] = kernels.scale
+        for branch, weight in zip(branches, _of_branches(weights)):
+            add(_positions(branch), weight, _positions(out))
+            add = kernels.add_scaled
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        weights, *branches = ctx.saved_tensor()
+        gradient = gradient.contiguous()
+        to_branches = [_empty(branch.shape, branch) for branch in branches]
+        to_weights = np.empty((len(branches), *weights.shape[:2]), _DTYPES[weights.dtype])
+        pairs = zip(branches, to_branches, _of_branches(weights), to_weights)
+        for branch, to_branch, weight, to_weight in pairs:
+            kernels.scale_gradient(
+                _positions(branch), _positions(gradient), weight, _positions(to_branch), to_weight
+            )
+        found = [paddle.to_tensor(to_weights.transpose(1, 2, 0)), *to_branches]
+        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+
+
+class _MeanOverPositions(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> paddle.Tensor:
+        ctx.shape, x = x.shape, x.contiguous()
+        out = _empty([x.shape[0], x.shape[-1]], x)
+        for image, sums in zip(_positions(x), _array(out)):
+            kernels.column_sums(image, sums)
+        return out.scale_(x.shape[0] * x.shape[-1] / x.size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        count, *places, channels = ctx.shape
+        share = gradient.scale(1 / np.prod(places))
+        return share.reshape([count, *(1 for _ in places), channels]).expand(ctx.shape)
+
+
+class _SwapAxes(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, one: int, other: int) -> paddle.Tensor:
+        ctx.axes = one, other
+        return _swapped(x, one, other)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        return _swapped(gradient, *ctx.axes)
+
+
+class _ShiftChannels(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, offsets: Tuple[int, ...], axis: int) -> paddle.Tensor:
+        ctx.offsets, ctx.axis = offsets, axis
+        return _shifted(x, np.array(offsets), axis)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        return _shifted(gradient, -np.array(ctx.offsets), ctx.axis)
+
+
+class _Halves(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        x, half = x.contiguous(), x.shape[-1] // 2
+        halves = [_empty([*x.shape[:-1], half], x) for _ in range(2)]
+        for i, part in enumerate(halves):
+            kernels.cut_columns(_rows(x), i * half, _rows(part))
+        return tuple(halves)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: paddle.Tensor) -> Any:
+        half = gradients[0].shape[-1]
+        out = _empty([*gradients[0].shape[:-1], 2 * half], gradients[0])
+        for i, part in enumerate(gradients):
+            kernels.put_columns(_rows(part.contiguous()), i * half, _rows(out))
+        return out
+
+
+class _Patches(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, images: Any, height: int, width: int) -> paddle.Tensor:
+        count, channels, *size = images.shape
+        ctx.sizes = count, channels, size[0] // height, height, size[1] // width, width
+        tokens = ctx.sizes[2] * ctx.sizes[4]
+        out = _empty([count, tokens, channels * height * width], images)
+        kernels.cut_patches(_array(images.contiguous()), height, width, _rows(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        count, channels, down, height, across, width = ctx.sizes
+        apart = gradient.reshape([count, down, across, channels, height, width])
+        together = apart.transpose([0, 3, 1, 4, 2, 5])
+        return together.reshape([count, channels, down * height, across * width])
+
+
+def _wanted(*tensors: Optional[paddle.Tensor]) -> List[bool]:
+    """Tells which of the tensors get a gradient; None is no tensor."""
+    return [not tensor.stop_gradient for tensor in tensors if tensor is not None]
+
+
+def _column_sums(matrix: paddle.Tensor) -> paddle.Tensor:
+    sums = _empty(matrix.shape[-1:], matrix)
+    kernels.column_sums(_array(matrix), _array(sums))
+    return sums
+
+
+def _swapped(x: paddle.Tensor, one: int, other: int) -> paddle.Tensor:
+    x, shape = x.contiguous(), x.shape
+    new = list(shape)
+    new[one], new[other] = shape[other], shape[one]
+    out = _empty(new, x)
+    parts = [shape[:one], [shape[one]], shape[one + 1 : other], [shape[other]], shape[other + 1 :]]
+    a, b, m, c, i = (int(np.prod(part)) for part in parts)
+    if m == i == 1:
+        kernels.transpose(_array(x).reshape(a, b, c), _array(out).reshape(a, c, b))
+    else:
+        kernels.swap_axes(_array(x).reshape(a, b, m, c, i), _array(out).reshape(a, c, m, b, i))
+    return out
+
+
+def _shifted(x: paddle.Tensor, offsets: np.ndarray, axis: int) -> paddle.Tensor:
+    x = x.contiguous()
+    out = _empty(x.shape, x)
+    count, height, width, channels = x.shape
+    shape = (count, height, width) if axis == 1 else (count * height, width, 1)
+    arrays = (_array(tensor).reshape(*shape, channels) for tensor in (x, out))
+    source, target = arrays
+    kernels.shift_channels(source, offsets, target)
+    return out
+
+
+# ------------------------------------------------ a tensor's memory as an array
+
+
+def _empty(shape: Sequence[int], like: paddle.Tensor) -> paddle.Tensor:
+    return paddle.empty(shape, like.dtype)
+
+
+def _array(tensor: paddle.Tensor) -> np.ndarray:
+    """Returns an array over the memory of a contiguous tensor, which must outlive it."""
+    assert tensor.is_contiguous()
+    dtype = _DTYPES[tensor.dtype]
+    memory = (ctypes.c_char * (tensor.size * dtype.itemsize)).from_address(tensor.data_ptr())
+    return np.ndarray(tuple(tensor.shape), dtype, memory)
+
+
+def _flat(tensor: paddle.Tensor) -> np.ndarray:
+    return _array(tensor).reshape(-1)
+
+
+def _rows(tensor: paddle.Tensor) -> np.ndarray:
+    return _array(tensor).reshape(-1, tensor.shape[-1])
+
+
+def _positions(tensor: paddle.Tensor) -> np.ndarray:
+    return _array(tensor).reshape(tensor.shape[0], -1, tensor.shape[-1])
+
+
+def _of_branches(weights: paddle.Tensor) -> np.ndarray:
+    """Returns ``[N, C, B]`` as contiguous ``[B, N, C]``."""
+    return np.ascontiguousarray(_array(weights).transpose(2, 0, 1))
