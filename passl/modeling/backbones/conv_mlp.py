@@ -18,6 +18,7 @@ from paddle import nn
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     BatchNorm2D,
+    Conv2D,
     DropPath,
     LayerNorm,
     Mlp,
@@ -28,7 +29,12 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
-from passl.modeling.layers.functional import channels_first, channels_last, swap_axes
+from passl.modeling.layers.functional import (
+    channels_first,
+    channels_last,
+    depthwise_conv2d,
+    swap_axes,
+)
 from passl.utils.errors import PasslError
 
 
@@ -42,7 +48,7 @@ class ConvNormRelu(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2D(
+        self.conv = Conv2D(
             in_channels,
             out_channels,
             kernel_size,
@@ -107,7 +113,7 @@ class ConvMlpBlock(nn.Layer):
 
     def forward(self, x):
         x = x + self.drop_path(self.mlp1(self.norm1(x)))
-        x = channels_last(self.connect(channels_first(self.connect_norm(x))))
+        x = depthwise_conv2d(self.connect_norm(x), self.connect.weight)
         return x + self.drop_path(self.mlp2(self.norm2(x)))
 
 
@@ -206,7 +212,7 @@ class ConvMlp(nn.Layer):
         self.conv_blocks = nn.LayerList(
             [ConvBlock(stem_channels, embed_dims[0]) for _ in range(conv_depth)]
         )
-        self.conv_downsample = nn.Conv2D(stem_channels, embed_dims[0], 3, stride=2, padding=1)
+        self.conv_downsample = Conv2D(stem_channels, embed_dims[0], 3, stride=2, padding=1)
         self.stages = nn.LayerList(
             [
                 nn.LayerList(
@@ -220,7 +226,7 @@ class ConvMlp(nn.Layer):
         )
         self.downsamples = nn.LayerList(
             [
-                nn.Conv2D(channels, following, 3, stride=2, padding=1)
+                Conv2D(channels, following, 3, stride=2, padding=1)
                 for channels, following in zip(embed_dims, embed_dims[1:])
             ]
         )

@@ -16,6 +16,7 @@ from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
+    Conv2D,
     DropPath,
     LayerNorm,
     Linear,
@@ -147,7 +148,7 @@ class Downsample(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        self.proj = Conv2D(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
 
     def forward(self, x):
         return channels_last(self.proj(channels_first(x)))

@@ -17,6 +17,7 @@ from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
+    Conv2D,
     DropPath,
     LayerNorm,
     Linear,
@@ -106,7 +107,7 @@ class Transition(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int, patch: int):
         super().__init__()
-        self.proj = nn.Conv2D(in_channels, out_channels, kernel_size=patch, stride=patch)
+        self.proj = Conv2D(in_channels, out_channels, kernel_size=patch, stride=patch)
 
     def forward(self, x):
         return channels_last(self.proj(channels_first(x)))

@@ -1,10 +1,14 @@
-"""Linear maps, GELU and layer normalisation; their parameters and names are Paddle's."""
+"""Linear maps, convolutions, GELU and layer normalisation, with Paddle's parameters and names."""
 
 from __future__ import annotations
+
+from typing import Any, Sequence, Tuple, Union
 
 from paddle import nn
 
 from passl.modeling.layers import functional
+
+Size = Union[int, Sequence[int]]
 
 
 class Linear(nn.Linear):
@@ -19,6 +23,35 @@ class Linear(nn.Linear):
 
     def forward(self, x):
         return functional.linear(x, self.weight, self.bias)
+
+
+class Conv2D(nn.Conv2D):
+    """A convolution of images.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, bias_attr: as of
+            ``paddle.nn.Conv2D``, which has more; sizes are one number or two.
+
+    Shape:
+        input: ``[N, in_channels, H, W]``; output: ``[N, out_channels, H', W']``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        bias_attr: Any = None,
+    ):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, bias_attr=bias_attr
+        )
+        self._pairs = _pair(stride), _pair(padding)
+
+    def forward(self, x):
+        return functional.conv2d(x, self.weight, self.bias, *self._pairs)
 
 
 class GELU(nn.GELU):
@@ -44,3 +77,7 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x):
         return functional.layer_norm(x, self.weight, self.bias, self._epsilon)
+
+
+def _pair(size: Size) -> Tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)

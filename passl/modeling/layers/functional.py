@@ -180,6 +180,40 @@ def patches(images: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
     return _Patches.apply(images, height, width)
 
 
+def conv2d(
+    x: paddle.Tensor,
+    weight: paddle.Tensor,
+    bias: Optional[paddle.Tensor],
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> paddle.Tensor:
+    """Returns a convolution of images.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[C', C, h, w]``.
+        bias: ``[C']``, or None for none.
+        stride, padding: pairs, along height and width.
+    """
+    if runs_kernels(x, weight, bias):
+        return _Conv2D.apply(x, weight, bias, tuple(stride), tuple(padding))
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+def depthwise_conv2d(x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
+    """Returns a convolution of each channel by itself, of the size of the input.
+
+    Args:
+        x: ``[N, H, W, C]``.
+        weight: ``[C, 1, h, w]``, h and w odd.
+    """
+    if runs_kernels(x, weight):
+        return _DepthwiseConv2D.apply(x, weight)
+    padding = [size // 2 for size in weight.shape[2:]]
+    images = channels_first(x)
+    return channels_last(F.conv2d(images, weight, None, 1, padding, groups=weight.shape[0]))
+
+
 # ------------------------------------------------ with gradients of their own
 
 # What is kept for the way back is contiguous: Paddle's recomputation gives a tensor back without
@@ -372,6 +406,104 @@ class _Patches(PyLayer):
         apart = gradient.reshape([count, down, across, channels, height, width])
         together = apart.transpose([0, 3, 1, 4, 2, 5])
         return together.reshape([count, channels, down * height, across * width])
+
+
+class _Windows:
+    """What the windows of a convolution see of each image, in memory that all images share.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        size, stride, padding: pairs, along height and width.
+        ones: whether a row of ones is added, by which a product adds a bias.
+    """
+
+    def __init__(self, x: paddle.Tensor, size: Any, stride: Any, padding: Any, ones: bool):
+        self._images, self._geometry = _array(x), (size, stride, padding)
+        self.places = tuple(
+            (x.shape[2 + i] + 2 * padding[i] - size[i]) // stride[i] + 1 for i in range(2)
+        )
+        self._rows = x.shape[1] * size[0] * size[1]
+        self._columns = _empty([self._rows + ones, self.places[0] * self.places[1]], x)
+        _array(self._columns)[self._rows :] = 1
+
+    def of(self, n: int) -> paddle.Tensor:
+        """Returns those of image ``n``, ``[C · h · w, H' · W']``, until the next call."""
+        kernels.windows(
+            self._images[n], *self._geometry, self.places, _array(self._columns)[: self._rows]
+        )
+        return self._columns
+
+    def add_back(self, columns: paddle.Tensor, image: np.ndarray) -> None:
+        """Adds ``[C · h · w, H' · W']`` to where it comes from, in an array ``[C, H, W]``."""
+        kernels.add_windows(_array(columns), *self._geometry, self.places, image)
+
+
+class _Conv2D(PyLayer):
+    """As one product for each image."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Any, weight: Any, bias: Any, stride: Tuple[int, int], padding: Tuple[int, int]
+    ) -> paddle.Tensor:
+        ctx.wanted, x, weight = _wanted(x, weight, bias), x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = tuple(weight.shape[2:]), stride, padding
+        windows = _Windows(x, *ctx.geometry, ones=bias is not None)
+        matrix = weight.flatten(1)
+        if bias is not None:
+            matrix = paddle.concat([matrix, bias.unsqueeze(1)], 1)
+        out = _empty([x.shape[0], weight.shape[0], *windows.places], x)
+        for n, image in enumerate(_array(out)):
+            product = paddle.matmul(matrix, windows.of(n))
+            image[:] = _array(product).reshape(image.shape)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, weight = ctx.saved_tensor()
+        gradient = gradient.contiguous().flatten(2)
+        has_bias = len(ctx.wanted) == 3
+        windows = _Windows(x, *ctx.geometry, ones=has_bias)
+        matrix = weight.flatten(1)
+        to_x = paddle.zeros_like(x) if ctx.wanted[0] else None
+        to_matrix = paddle.zeros([matrix.shape[0], matrix.shape[1] + has_bias], x.dtype)
+        for n in range(x.shape[0]):
+            if any(ctx.wanted[1:]):
+                to_matrix.add_(paddle.matmul(gradient[n], windows.of(n), transpose_y=True))
+            if to_x is not None:
+                columns = paddle.matmul(matrix, gradient[n], transpose_x=True)
+                windows.add_back(columns, _array(to_x)[n])
+        # The optimizer's operations on all gradients together take none with strides.
+        found = [to_x, to_matrix[:, : matrix.shape[1]].contiguous().reshape(weight.shape)]
+        if has_bias:
+            found.append(to_matrix[:, -1].contiguous())
+        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+
+
+class _DepthwiseConv2D(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, weight: Any) -> paddle.Tensor:
+        ctx.wanted, x, weight = _wanted(x, weight), x.contiguous(), weight.contiguous()
+        ctx.save_for_backward(x, weight)
+        out = _empty(x.shape, x)
+        kernels.depthwise(_array(x), _taps(weight), _array(out))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
+        x, weight = ctx.saved_tensor()
+        gradient, taps = gradient.contiguous(), _taps(weight)
+        to_x, to_taps = _empty(x.shape, x), np.empty_like(taps)
+        # A window that looks down from the one place is one that looks up from the other.
+        kernels.depthwise(_array(gradient), np.ascontiguousarray(taps[::-1, ::-1]), _array(to_x))
+        kernels.depthwise_weight_gradient(_array(x), _array(gradient), to_taps)
+        to_weight = paddle.to_tensor(to_taps.transpose(2, 0, 1)).unsqueeze(1)
+        return tuple(t if wanted else None for t, wanted in zip((to_x, to_weight), ctx.wanted))
+
+
+def _taps(weight: paddle.Tensor) -> np.ndarray:
+    """Returns ``[C, 1, h, w]`` as contiguous ``[h, w, C]``."""
+    return np.ascontiguousarray(_array(weight)[:, 0].transpose(1, 2, 0))
 
 
 def _wanted(*tensors: Optional[paddle.Tensor]) -> List[bool]:

@@ -23,6 +23,9 @@ _ROWS = 64  # that are added up by themselves, so that a long sum in float32 sta
 _TILE = 16  # rows and columns, so that a tile's cache lines are all used while they are there
 
 _f = np.float32
+# Indices without a sign: numba asks of others whether they count from the end, in every turn of a
+# loop, which then is not made in vectors.
+_u = np.uint64
 _ZERO, _HALF, _ONE, _TWO = _f(0), _f(0.5), _f(1), _f(2)
 
 # exp(r) for |r| <= ln(2) / 2 as a polynomial, by its powers from 0; relative error 2e-9. Fitted, as
@@ -306,6 +309,131 @@ def put_columns(x, begin, out):
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             out[r, begin + c] = x[r, c]
+
+
+@compiled(**_EXACT)
+def windows(image, size, stride, padding, places, out):
+    """What the windows of a convolution see of an image, zeros beyond its edges: "im2col".
+
+    Args:
+        image: ``[C, H, W]``.
+        size, stride, padding: pairs, along height and width.
+        places: how many windows there are along height and width, H' and W'.
+        out: ``[C · h · w, H' · W']``.
+    """
+    channels, height, width = image.shape
+    down, across = places
+    pixels, columns, to = image.reshape(-1), out.reshape(-1), 0
+    for c in range(channels):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                begin, end = _inside(j - padding[1], stride[1], across, width)
+                first = j - padding[1] + begin * stride[1]
+                for y in range(down):
+                    source = y * stride[0] + i - padding[0]
+                    if 0 <= source < height:
+                        for x in range(begin):
+                            columns[_u(to + x)] = 0
+                        at, start = _u(to + begin), _u((c * height + source) * width + first)
+                        if stride[1] == 1:
+                            for x in range(_u(end - begin)):
+                                columns[at + x] = pixels[start + x]
+                        else:
+                            for x in range(_u(end - begin)):
+                                columns[at + x] = pixels[start + x * _u(stride[1])]
+                        for x in range(end, across):
+                            columns[_u(to + x)] = 0
+                    else:
+                        for x in range(_u(across)):
+                            columns[_u(to) + x] = 0
+                    to += across
+
+
+@compiled(**_EXACT)
+def add_windows(columns, size, stride, padding, places, out):
+    """Adds what is in ``windows``' rows to where it comes from: the transpose of that map.
+
+    Args:
+        columns: ``[C · h · w, H' · W']``, as ``windows`` fills it.
+        size, stride, padding, places: see there.
+        out: ``[C, H, W]``, added to.
+    """
+    channels, height, width = out.shape
+    down, across = places
+    pixels, values, at = out.reshape(-1), columns.reshape(-1), 0
+    for c in range(channels):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                begin, end = _inside(j - padding[1], stride[1], across, width)
+                first = j - padding[1] + begin * stride[1]
+                for y in range(down):
+                    target = y * stride[0] + i - padding[0]
+                    if 0 <= target < height:
+                        source, to = _u(at + begin), _u((c * height + target) * width + first)
+                        if stride[1] == 1:
+                            for x in range(_u(end - begin)):
+                                pixels[to + x] += values[source + x]
+                        else:
+                            for x in range(_u(end - begin)):
+                                pixels[to + x * _u(stride[1])] += values[source + x]
+                    at += across
+
+
+@numba.njit(inline="always")
+def _inside(first, stride, across, width):
+    """From where to where the places lie at which ``first + place * stride`` is in the image."""
+    begin = min(across, max(0, -(first // stride)))
+    return begin, max(begin, min(across, (width - 1 - first) // stride + 1))
+
+
+@compiled(**_EXACT)
+def depthwise(x, weight, out):
+    """A convolution of each channel by itself, zeros beyond the edges.
+
+    Args:
+        x, out: ``[N, H, W, C]``.
+        weight: ``[h, w, C]``, h and w odd.
+    """
+    height, width = x.shape[1:3]
+    up, left = weight.shape[0] // 2, weight.shape[1] // 2
+    for n in range(x.shape[0]):
+        for y in range(height):
+            for z in range(width):
+                to = out[n, y, z]
+                to[:] = 0
+                for i in range(max(0, up - y), min(weight.shape[0], height + up - y)):
+                    for j in range(max(0, left - z), min(weight.shape[1], width + left - z)):
+                        source, factor = x[n, y + i - up, z + j - left], weight[i, j]
+                        for c in range(to.shape[0]):
+                            to[c] += source[c] * factor[c]
+
+
+@compiled(**_EXACT)
+def depthwise_weight_gradient(x, gradient, to_weight):
+    """The gradient of ``depthwise`` by its weight, given that of its output.
+
+    Args:
+        x, gradient: ``[N, H, W, C]``.
+        to_weight: ``[h, w, C]``.
+    """
+    height, width = x.shape[1:3]
+    up, left = to_weight.shape[0] // 2, to_weight.shape[1] // 2
+    block = np.empty_like(to_weight)
+    to_weight[:] = 0
+    for n in range(x.shape[0]):
+        for y in range(height):
+            block[:] = 0
+            for z in range(width):
+                slope = gradient[n, y, z]
+                for i in range(max(0, up - y), min(block.shape[0], height + up - y)):
+                    for j in range(max(0, left - z), min(block.shape[1], width + left - z)):
+                        source, sums = x[n, y + i - up, z + j - left], block[i, j]
+                        for c in range(slope.shape[0]):
+                            sums[c] += source[c] * slope[c]
+            for i in range(block.shape[0]):
+                for j in range(block.shape[1]):
+                    for c in range(block.shape[2]):
+                        to_weight[i, j, c] += block[i, j, c]
 
 
 @compiled(**_EXACT)
