@@ -378,7 +378,7 @@ class _Halves(PyLayer):
         x, half = x.contiguous(), x.shape[-1] // 2
         halves = [_empty([*x.shape[:-1], half], x) for _ in range(2)]
         for i, part in enumerate(halves):
-            kernels.cut_columns(_rows(x), i * half, _rows(part))
+            _rows(part)[:] = _rows(x)[:, i * half : (i + 1) * half]
         return tuple(halves)
 
     @staticmethod
@@ -386,7 +386,7 @@ class _Halves(PyLayer):
         half = gradients[0].shape[-1]
         out = _empty([*gradients[0].shape[:-1], 2 * half], gradients[0])
         for i, part in enumerate(gradients):
-            kernels.put_columns(_rows(part.contiguous()), i * half, _rows(out))
+            _rows(out)[:, i * half : (i + 1) * half] = _rows(part.contiguous())
         return out
 
 

@@ -130,8 +130,10 @@ def gelu_gradient(x, gradient, out):
 
 @numba.njit(inline="always")
 def _sigmoid(x):
+    """The logistic function σ and its derivative, σ (1 - σ) without the loss of digits near 1."""
     small = _exp(-abs(x))
-    return (_ONE if x > _ZERO else small) / (_ONE + small)
+    inverse = _ONE / (_ONE + small)
+    return (_ONE if x > _ZERO else small) * inverse, small * inverse * inverse
 
 
 @compiled(**_EXACT)
@@ -139,7 +141,8 @@ def gelu_tanh(x, out):
     """GELU's approximation by tanh (section 2 there), of float32 ``[n]``, into ``out``."""
     for i in range(x.shape[0]):
         value = x[i]
-        out[i] = value * _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
+        share, _ = _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
+        out[i] = value * share
 
 
 @compiled(**_EXACT)
@@ -147,9 +150,9 @@ def gelu_tanh_gradient(x, gradient, out):
     """The gradient of ``gelu_tanh`` at ``x``, given that of its output; all float32 ``[n]``."""
     for i in range(x.shape[0]):
         value = x[i]
-        share = _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
+        share, steepness = _sigmoid(value * (_TANH_1 + _TANH_3 * value * value))
         slope = _TANH_1 + _TANH_3_SLOPE * value * value
-        out[i] = gradient[i] * (share + value * slope * share * (_ONE - share))
+        out[i] = gradient[i] * (share + value * slope * steepness)
 
 
 @compiled(**_EXACT)
@@ -293,22 +296,6 @@ def shift_channels(x, offsets, out):
                     source = p + offsets[c]
                     inside = 0 <= source < places
                     out[a, p, m, c] = x[a, source, m, c] if inside else 0
-
-
-@compiled(**_EXACT)
-def cut_columns(x, begin, out):
-    """Columns of ``[R, C]`` from ``begin`` on, into ``out``, ``[R, c]``."""
-    for r in range(out.shape[0]):
-        for c in range(out.shape[1]):
-            out[r, c] = x[r, begin + c]
-
-
-@compiled(**_EXACT)
-def put_columns(x, begin, out):
-    """``[R, c]`` into the columns of ``out``, ``[R, C]``, from ``begin`` on."""
-    for r in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            out[r, begin + c] = x[r, c]
 
 
 @compiled(**_EXACT)
