@@ -23,6 +23,7 @@ from paddle import distributed
 from paddle.autograd import PyLayer
 
 from passl.utils.errors import PasslError
+from passl.utils.widened import widened
 
 _PIECE = 2**26  # bytes of each process that ``gather_rows`` holds on a device at a time
 _MOST_AXES = 8
@@ -177,9 +178,8 @@ class _AllGather(PyLayer):
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> paddle.Tensor:
-        exact = gradient if gradient.dtype == paddle.float64 else gradient.astype("float32")
         begin = process_rank() * ctx.count
-        return _sum(exact)[begin : begin + ctx.count].astype(gradient.dtype)
+        return _sum(widened(gradient))[begin : begin + ctx.count].astype(gradient.dtype)
 
 
 def _check(tensor: paddle.Tensor) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ContextManager, Dict, Tuple
+from typing import Any, Callable, ContextManager, Dict, Optional, Tuple
 
 import paddle
 from paddle.distributed.fleet.utils import recompute
 
 from passl.distributed.processes import Processes
+from passl.engine.main_gradients import MainGradients
 from passl.engine.precision import Precision
 from passl.engine.sharding import shard
 from passl.modeling.architectures import Architecture
@@ -58,6 +59,11 @@ class Execution:
             paddle.set_flags({"FLAGS_new_executor_serial_run": True})
             lend_home()  # it is translated when it meets other shapes first
             architecture.forward = paddle.jit.to_static(architecture.forward, full_graph=True)
+        self._main: Optional[MainGradients] = None
+        if precision.has_narrow_weights:
+            learning = [p for p in architecture.parameters() if not p.stop_gradient]
+            bucket = int(cfg.parallel.fusion_mb * 2**20)
+            self._main = MainGradients(learning, processes.size, bucket)
         self._network: Any = architecture
         self._local: Callable[[], ContextManager[None]] = contextlib.nullcontext
         if cfg.parallel.sharding and processes.size > 1:
@@ -84,22 +90,27 @@ class Execution:
             The loss, unscaled, and the architecture's ``scalars``; all on the device.
         """
         kept = [] if weight else [(b, b.clone()) for b in self._architecture.buffers()]
-        with contextlib.nullcontext() if exchange else self._local():
-            with self.autocast():
+        exchanged_by_paddle = exchange and self._main is None
+        with contextlib.nullcontext() if exchanged_by_paddle else self._local():
+            with self._precision.autocast():
                 outputs = self._network(batch)
             loss = outputs["loss"]
             scaled = loss if weight == 1.0 else loss * weight
             if self._optimizer.loss_scaling.moves:
                 scaled = scaled * self._optimizer.loss_scaling.scale
             scaled.backward()
+        if self._main is not None:
+            self._main.take()
+            if exchange:
+                self._main.give()
         for buffer, value in kept:
             buffer.set_value(value)
         scalars = {name: value.detach() for name, value in outputs.get("scalars", {}).items()}
         return loss.detach(), scalars
 
-    def autocast(self) -> ContextManager[None]:
-        """Returns the context of forward passes outside of ``backward``, for an evaluation."""
-        return self._precision.autocast()
+    def evaluating(self) -> ContextManager[None]:
+        """Returns the context of an evaluation: see ``Precision.evaluating``."""
+        return self._precision.evaluating(self._architecture, self._optimizer)
 
 
 def recompute_blocks(architecture: Architecture) -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from passl.datasets import ImageDataset, Loader, StandIn
 from passl.distributed.interrupts import Interrupted, Interrupts
@@ -228,22 +228,24 @@ class TrainingRun(Run):
             raise Interrupted(self._peers.signum)
         self._tell("on_evaluation", record)
 
-    def _evaluated_weights(self) -> ContextManager[None]:
-        """Returns the context in which the network has the weights to evaluate."""
-        return contextlib.nullcontext() if self.average is None else self.average.applied()
+    @contextlib.contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        """Gives the network the weights to evaluate for a while: float32, averaged where asked."""
+        average = contextlib.nullcontext() if self.average is None else self.average.applied()
+        with self.execution.evaluating(), average:
+            yield
 
     def _evaluate(self, split: str, name: str) -> Record:
         """Returns the record of a split; an empty one where a process was asked to stop."""
         share_running_statistics(self.architecture, self.processes)
-        with self.execution.autocast():
-            figures = self.evaluator.evaluate(
-                self.architecture,
-                self.evaluation_loaders[split],
-                self.evaluation_loaders,
-                name,
-                self._peers.stopping,
-                self.processes,
-            )
+        figures = self.evaluator.evaluate(
+            self.architecture,
+            self.evaluation_loaders[split],
+            self.evaluation_loaders,
+            name,
+            self._peers.stopping,
+            self.processes,
+        )
         if not figures:
             return {}
         return {"step": self.progress.step, "epoch": self.epoch, "split": split, **figures}

@@ -13,6 +13,7 @@ from paddle import _C_ops, nn
 from passl.solver.groups import ParameterGroup, parameter_groups, trainable_parameters
 from passl.solver.loss_scaling import LossScaling, by_dtype
 from passl.utils.errors import PasslError
+from passl.utils.widened import widened
 
 _LOSS_SCALING = "loss_scaling"  # among the names of parameters in the state
 
@@ -189,8 +190,7 @@ def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:
     """Returns the L2 norm of all gradients together, float64 ``[1]``."""
     norms = []
     for group in by_dtype(gradients):
-        if group[0].dtype in (paddle.float16, paddle.bfloat16):  # a sum of squares would overflow
-            group = [gradient.astype("float32") for gradient in group]
+        group = [widened(gradient) for gradient in group]  # a sum of squares would overflow
         norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g) for g in group]))
         norms.append(norm.astype("float64"))
     return paddle.linalg.norm(paddle.stack(norms)).reshape([1])

@@ -11,6 +11,7 @@ from passl.modeling.heads.registry import HEADS
 from passl.modeling.heads.targets import soft_targets
 from passl.modeling.layers import Linear, lecun_normal_, normal_, zeros_
 from passl.utils.errors import PasslError
+from passl.utils.widened import exactly, widened
 
 
 @HEADS.register
@@ -71,13 +72,16 @@ class ClassificationHead(nn.Layer):
         return self.fc(features)
 
     def loss(self, outputs, batch):
-        """Returns the mean loss of a batch, a scalar.
+        """Returns the mean loss of a batch, a scalar, of float32 at least.
 
         Args:
             outputs: ``logits``, ``[N, num_classes]``.
             batch: ``label``, int64 ``[N]``, and what ``Mixup`` adds.
         """
-        logits = outputs["logits"]
+        with exactly():
+            return self._loss(widened(outputs["logits"]), batch)
+
+    def _loss(self, logits, batch):
         smoothing = self.label_smoothing if self.training else 0.0
         if self.loss_name == "sigmoid":
             target = soft_targets(batch, self.num_classes, smoothing).astype(logits.dtype)

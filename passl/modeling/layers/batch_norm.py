@@ -16,6 +16,7 @@ from paddle.nn.layer.norm import _BatchNormBase
 
 from passl.distributed.collectives import all_gather, all_reduce, process_count
 from passl.utils.errors import PasslError
+from passl.utils.widened import widened
 
 
 class _BatchNorm:
@@ -156,7 +157,7 @@ class _Normalise(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         (x,) = ctx.saved_tensor()
-        standard, gradient = _standardised(x, ctx), _precise(gradient)
+        standard, gradient = _standardised(x, ctx), widened(gradient)
         to_bias, to_weight = gradient.sum(_axes(x)), (gradient * standard).sum(_axes(x))
         sums = all_reduce(paddle.stack([to_bias, to_weight]))
         mean, slope = (sums / ctx.batch.count.astype(sums.dtype)).unbind()
@@ -168,12 +169,8 @@ class _Normalise(PyLayer):
 
 
 def _standardised(x: paddle.Tensor, ctx: Any) -> paddle.Tensor:
-    x = _precise(x)
+    x = widened(x)
     return (x - _along(ctx.batch.mean, x)) * _along(ctx.inverse, x)
-
-
-def _precise(x: paddle.Tensor) -> paddle.Tensor:
-    return x if x.dtype == paddle.float64 else x.astype("float32")
 
 
 def _axes(x: paddle.Tensor) -> List[int]:
@@ -193,7 +190,7 @@ def _statistics(x: paddle.Tensor) -> _Statistics:
     variance beside a large mean (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise
     Algorithm for Computing Sample Variances", 1979).
     """
-    x = _precise(x.detach())
+    x = widened(x.detach())
     own = x.mean(_axes(x))
     deviations = (x - _along(own, x)).square().sum(_axes(x))
     count = (paddle.numel(x) // x.shape[1]).reshape([1])

@@ -9,6 +9,7 @@ from paddle import nn
 
 from passl.modeling.layers.functional import mean_over_positions, weighted_sum
 from passl.modeling.layers.mlp import Mlp
+from passl.utils.widened import exactly, widened
 
 
 class WeightedBranches(nn.Layer):
@@ -41,4 +42,6 @@ class WeightedBranches(nn.Layer):
         scores = self.mlp(mean_over_positions(total))
         # The branches of a channel lie side by side: [N, C, B], not [N, B, C].
         scores = scores.reshape([-1, total.shape[-1], self.branches])
-        return weighted_sum(branches, nn.functional.softmax(scores, axis=-1))
+        with exactly():
+            weights = nn.functional.softmax(widened(scores), axis=-1)
+        return weighted_sum(branches, weights)
