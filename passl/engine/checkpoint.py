@@ -16,6 +16,7 @@ from passl.datasets import ImageDataset
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
+from passl.utils.arrays import own_array
 from passl.utils.config import Config, plain, with_defaults
 from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
@@ -69,7 +70,7 @@ def training_state(
     tensors = {f"{MODEL}/{name}": array for name, array in model.items()}
     tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
     if average is not None:  # a whole network: what is not averaged is as it is
-        model.update({name: tensor.numpy() for name, tensor in average.tensors().items()})
+        model.update({name: own_array(tensor) for name, tensor in average.tensors().items()})
         tensors.update({f"{AVERAGE}/{name}": array for name, array in model.items()})
     return tensors
 
@@ -77,7 +78,7 @@ def training_state(
 def _wide(tensor: paddle.Tensor) -> np.ndarray:
     if tensor.dtype in (paddle.float16, paddle.bfloat16):
         tensor = tensor.astype("float32")
-    return tensor.numpy()
+    return own_array(tensor)
 
 
 def write_checkpoint(

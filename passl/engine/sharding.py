@@ -17,6 +17,7 @@ from passl.distributed import collectives
 from passl.distributed.processes import Processes
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer
+from passl.utils.arrays import own_array
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
 
@@ -78,7 +79,7 @@ class Shards:
                 tensor = paddle.to_tensor(own[name]) if mine else paddle.empty(shape, dtype)
                 collectives.broadcast(tensor, owner)
                 if self._rank == 0:
-                    everything[name] = tensor.numpy()
+                    everything[name] = own_array(tensor)
         return everything
 
 
