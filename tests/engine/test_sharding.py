@@ -1,13 +1,18 @@
-"""State that is shared out: what a checkpoint of it takes."""
+"""State that is shared out: what is accepted, and what a checkpoint of it takes."""
 
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
+import pytest
 from paddle.base import core
 
+from passl.distributed.processes import Processes
 from passl.engine.checkpoint import training_state
+from passl.engine.sharding import check_sharding
 from passl.solver import OPTIMIZERS, WeightAverage
+from passl.utils.errors import PasslError
 
 LAYERS, WIDTH = 20, 100
 
@@ -49,3 +54,23 @@ def test_a_checkpoint_of_slices_of_one_storage_takes_the_memory_of_one_copy():
     assert grown < 1.1 * one_copy
     for name, array in expected.items():
         np.testing.assert_array_equal(state[f"model/{name}"], array)
+
+
+def checked(stage, device="gpu", size=2, **changes):
+    cfg = SimpleNamespace(
+        parallel=SimpleNamespace(sharding=stage), amp=None, to_static=False, **changes
+    )
+    check_sharding(cfg, device, Processes(0, size))
+
+
+def test_the_stage_1_of_earlier_configs_says_that_it_is_2(caplog):
+    with caplog.at_level("INFO"):
+        for stage in (0, 2):
+            checked(stage)
+        assert not caplog.records
+        checked(1)
+    assert [record.message for record in caplog.records] == [
+        "parallel.sharding: 1 is the same as 2: PaddlePaddle has one way for both"
+    ]
+    with pytest.raises(PasslError, match="is 0 or 2, not 3"):
+        checked(3)

@@ -105,7 +105,7 @@ class ParallelSection:
     """``parallel``: how several processes train together."""
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
-    sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
+    sharding: int = 0  # 2: shares out the optimizer state; needs GPUs (1 is the same)
     sync_batch_norm: bool = False  # batch norms normalise over the batches of all processes
     # gloo gives up after 30 seconds by itself, and cannot say on whom.
     lost_after: float = 28.0  # seconds without a sign of life of a process before all end
