@@ -1,7 +1,8 @@
 """Training with Paddle's own group-sharded classes on processors, which it refuses by itself.
 
 They are told that the processor is a GPU, so that the way the engine uses them can be
-tried; on GPUs it has never been run. At its end each process prints how often gradients were reduced.
+tried; on GPUs it has never been run. At its end each process prints how often gradients were
+reduced.
 """
 
 import contextlib
