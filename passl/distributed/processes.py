@@ -17,6 +17,7 @@ import paddle
 from paddle import distributed
 
 from passl.distributed.collectives import all_reduce
+from passl.distributed.store import LostProcess, lost, meet
 from passl.utils.errors import PasslError
 from passl.utils.logging import quiet_console
 
@@ -60,6 +61,7 @@ class Processes:
             value: this process's, a whole number below 2^53.
             remedy: what to do about it.
         """
+        self.wait()
         mine = [0.0] * self.size
         mine[self.rank] = value
         values = self.sum(mine)
@@ -71,9 +73,16 @@ class Processes:
             )
 
     def wait(self) -> None:
-        """Returns when every process has called it."""
+        """Returns when every process has called it, however long that takes.
+
+        To be called after work that one process does alone, before the next exchange of tensors:
+        in one of those gloo waits for no process longer than 30 seconds.
+
+        Raises:
+            LostProcess: a process has failed.
+        """
         if self.size > 1:
-            distributed.barrier()
+            meet(self.rank, self.size)
 
     @contextlib.contextmanager
     def one_by_host(self) -> Iterator[None]:
@@ -91,22 +100,12 @@ class Processes:
                 self.wait()
 
 
-class LostProcess(PasslError):
-    """Another process of the run has ended, or its host can no longer be reached."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better
-
-
 def lost_process(error: BaseException) -> Optional[LostProcess]:
     """Returns what to tell the user where an error means that another process is gone, or None."""
     text = str(error).strip()
     if not re.search(r"gloo|nccl|process group|Connection (reset|closed)", text, re.IGNORECASE):
         return None
-    return LostProcess(
-        f"process {distributed.get_rank()} on {socket.gethostname()}: another process of the run "
-        "has ended, or its host cannot be reached; look for the error in the other processes' "
-        f"logs, then go on with --resume auto ({text.splitlines()[-1][:200]})"
-    )
+    return lost(distributed.get_rank(), text.splitlines()[-1])
 
 
 def launched_size() -> int:

@@ -107,8 +107,8 @@ class ParallelSection:
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
     sharding: int = 0  # 2: shares out the optimizer state; needs GPUs (1 is the same)
     sync_batch_norm: bool = False  # batch norms normalise over the batches of all processes
-    # gloo gives up after 30 seconds by itself, and cannot say on whom.
-    lost_after: float = 28.0  # seconds without a sign of life of a process before all end
+    # Of one process. With gloo 28, because that gives up after 30 by itself.
+    lost_after: Optional[float] = None  # seconds of silence before all end; 28 (gloo), 900 (NCCL)
 
 
 @dataclasses.dataclass
