@@ -21,7 +21,7 @@ from paddle import distributed
 
 from passl.distributed.interrupts import Interrupted, Interrupts
 from passl.distributed.processes import LostProcess, Processes
-from passl.distributed.store import FAILED, connect
+from passl.distributed.store import FAILED, connect, start_undisturbed, undisturbed
 from passl.utils.logging import logger
 
 _SECONDS_BETWEEN_BEATS = 0.5
@@ -67,15 +67,9 @@ class Peers:
             if self._lost_after is None:
                 self._lost_after = _LOST_AFTER[distributed.get_backend()]
             self._store = connect()
-            self._store.set(self._key("host", self._processes.rank), socket.gethostname())
-            self._hosts = [
-                self._store.get(self._key("host", rank)).decode()
-                for rank in range(self._processes.size)
-            ]
+            self._hosts = undisturbed(self._all_hosts)
             self._answered = time.monotonic()
-            for target in (self._beat, self._watch_store):
-                self._threads.append(threading.Thread(target=target, daemon=True))
-                self._threads[-1].start()
+            self._threads = [start_undisturbed(do) for do in (self._beat, self._watch_store)]
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -89,9 +83,17 @@ class Peers:
         if self._store is None or any(thread.is_alive() for thread in self._threads):
             return
         with contextlib.suppress(Exception):  # the first process may have ended already
-            self._count("beat", self._processes.rank, _HAS_LEFT)
-            if failed:
-                self._store.add(FAILED, 1)
+            undisturbed(lambda: self._leave(failed))
+
+    def _all_hosts(self) -> List[str]:
+        self._store.set(self._key("host", self._processes.rank), socket.gethostname())
+        everyone = range(self._processes.size)
+        return [self._store.get(self._key("host", rank)).decode() for rank in everyone]
+
+    def _leave(self, failed: bool) -> None:
+        self._count("beat", self._processes.rank, _HAS_LEFT)
+        if failed:
+            self._store.add(FAILED, 1)
 
     @contextlib.contextmanager
     def heeding(self, interrupts: Interrupts) -> Iterator[None]:

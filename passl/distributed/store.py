@@ -11,9 +11,12 @@ import contextlib
 import functools
 import itertools
 import os
+import signal
 import socket
+import threading
 import time
-from typing import Any, Iterator, Tuple
+from concurrent.futures import Future
+from typing import Any, Callable, Iterator, Tuple
 
 from paddle.base import core
 
@@ -73,7 +76,36 @@ def _sockets_to(port: int) -> Iterator[int]:
                     yield int(name)
 
 
-# The connection of the thread that trains.
+def start_undisturbed(work: Callable[[], Any]) -> threading.Thread:
+    """Starts a thread that gets no signals: Paddle takes one for the end of a connection.
+
+    Returns:
+        The thread, which the process does not wait for when it ends.
+    """
+    thread = threading.Thread(target=work, daemon=True)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        thread.start()  # it inherits what is blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return thread
+
+
+def undisturbed(work: Callable[[], Any]) -> Any:
+    """Does work with the store as ``start_undisturbed`` has it; returns or raises what it does."""
+    done: Future = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    start_undisturbed(run)
+    return done.result()
+
+
+# The connection by which the process meets others.
 _own = functools.lru_cache(maxsize=None)(connect)
 
 
@@ -84,17 +116,20 @@ def meet(rank: int, size: int) -> None:
         LostProcess: one of them has told of its failure, or process 0 has ended. Who dies without
             a word is found by ``Peers``.
     """
-    meeting = next(_MEETINGS)
     try:
-        _own().add("passl/arrived", 1)
-        _wait_for("passl/arrived", meeting * size, rank)
-        _own().add("passl/seen", 1)
-        if rank == 0:  # the store may end with it, but not before all have looked
-            _wait_for("passl/seen", meeting * size, rank)
+        undisturbed(lambda: _meet(next(_MEETINGS), rank, size))
     except LostProcess:
         raise
     except (RuntimeError, ValueError, OSError) as error:
         raise lost(rank, str(error).strip().splitlines()[-1]) from error
+
+
+def _meet(meeting: int, rank: int, size: int) -> None:
+    _own().add("passl/arrived", 1)
+    _wait_for("passl/arrived", meeting * size, rank)
+    _own().add("passl/seen", 1)
+    if rank == 0:  # the store may end with it, but not before all have looked
+        _wait_for("passl/seen", meeting * size, rank)
 
 
 def _wait_for(key: str, number: int, rank: int) -> None:
