@@ -16,8 +16,9 @@ from typing import Iterator, List, Optional, Sequence
 import paddle
 from paddle import distributed
 
-from passl.distributed.collectives import all_reduce
+from passl.distributed.collectives import all_reduce, process_rank
 from passl.distributed.store import LostProcess, lost, meet
+from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import quiet_console
 
@@ -100,12 +101,29 @@ class Processes:
                 self.wait()
 
 
+# What gloo, NCCL (2: a system call failed, of a socket as a rule; 6: the remote end) and Paddle's
+# store say when the other end of a connection is gone.
+_OTHER_END_IS_GONE = re.compile(
+    r"gloo/|gloo::|NCCL error\([26]\)|connection (reset|closed)", re.IGNORECASE
+)
+
+
 def lost_process(error: BaseException) -> Optional[LostProcess]:
-    """Returns what to tell the user where an error means that another process is gone, or None."""
-    text = str(error).strip()
-    if not re.search(r"gloo|nccl|process group|Connection (reset|closed)", text, re.IGNORECASE):
+    """Returns what to tell the user where an error means that another process is gone, or None.
+
+    Errors of the device are none of these, though those that come up in the middle of an exchange
+    name NCCL in Paddle's C++ trace: what counts is Paddle's summary of the error.
+    """
+    if isinstance(error, OSError) and error.errno is not None:  # the operating system's
         return None
-    return lost(distributed.get_rank(), text.splitlines()[-1])
+    summary = _summary(error)
+    return lost(process_rank(), summary) if _OTHER_END_IS_GONE.search(summary) else None
+
+
+def _summary(error: BaseException) -> str:
+    """Returns the line in which Paddle sums an error up, below its C++ trace."""
+    text = str(error).rpartition("Error Message Summary:")[2]
+    return next((line.strip() for line in text.splitlines() if line.strip("- ")), "")
 
 
 def launched_size() -> int:
@@ -126,10 +144,12 @@ def join_processes() -> Processes:
     try:
         distributed.init_parallel_env()
     except (RuntimeError, ValueError, OSError) as error:
+        if explain_device_error(error, memory="", again="") is not None:
+            raise  # the command explains it
         raise LostProcess(
             f"{socket.gethostname()}: process {os.environ.get('PADDLE_TRAINER_ID', '?')} cannot "
             f"reach the others at {os.environ.get('PADDLE_MASTER', 'the first endpoint')} "
-            f"({str(error).strip().splitlines()[-1]}); is --master right, and its port open?"
+            f"({_summary(error)}); is --master right, and its port open?"
         ) from error
     processes = Processes(distributed.get_rank(), distributed.get_world_size())
     if not processes.is_first:
