@@ -101,9 +101,8 @@ def test_joining_tells_what_is_wrong_with_the_device_and_what_with_the_network(e
 
     monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     monkeypatch.setattr("paddle.distributed.init_parallel_env", fails)
-    with pytest.raises(
-        Exception, match="libnccl" if error in DEVICE else r"NCCL error\(2\)"
-    ) as got:
+    said = "libnccl" if error in DEVICE else r"NCCL error\(2\)"
+    with pytest.raises(Exception, match=said) as got:
         join_processes()
     assert (got.value is error) == (error in DEVICE)
     assert isinstance(got.value, LostProcess) == (error in LOST)

@@ -32,7 +32,7 @@ class LoaderSection:
 
     num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
     use_shared_memory: bool = True  # hand batches over through it, rather than through pipes
-    max_unreadable: int = 10  # different unreadable images that training skips before it stops
+    max_unreadable: int = 10  # unreadable images that a process skips in training before all stop
     max_pixels: Optional[int] = 178956970  # largest image that is decoded; null for any size
     timeout: int = 600  # seconds without a batch before the run stops; a tenth brings a warning
 

@@ -1,4 +1,4 @@
-"""Processes wait through the store for one that works alone, and hear of one that does not come."""
+"""Two processes wait for each other through the store, and evaluate the same weights."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import start_processes
 
-PROGRAM = Path(__file__).with_name("waiting.py")
+PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
 def run(case, folder, seconds=0.0):
@@ -48,3 +48,10 @@ def test_how_long_silence_may_last_by_default_is_a_matter_of_the_backend(tmp_pat
     code, said = run("default", tmp_path)
     assert code == 0, said
     assert "NCCL 900.0" in said[0] and "GLOO 28.0" in said[0]
+
+
+def test_all_evaluate_the_best_weights_that_the_first_process_sees(tmp_path):
+    """As a host does not whose view of a shared folder is an older one."""
+    code, said = run("best", tmp_path)
+    assert code == 0, said
+    assert "process 0 has [10.0]" in said[0] and "process 1 has [10.0]" in said[1]

@@ -1,23 +1,32 @@
-"""Two processes that wait for each other. usage: waiting.py CASE [SECONDS]."""
+"""What two processes do together. usage: two_processes.py CASE SECONDS."""
 
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import passl  # noqa: F401  before paddle
 
 # isort: split
+import paddle
+from helpers import NETWORK
 from paddle import distributed
 from paddle.base import core
 
 from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes, join_processes
+from passl.engine.training_run import TrainingRun
+from passl.modeling.architectures import build_architecture
 from passl.utils.errors import PasslError
+from passl.utils.run_folder import BEST, checkpoint_folder
+from passl.weights import write_tensor_file
 
 
 def busy(processes: Processes, seconds: float) -> None:
@@ -75,6 +84,31 @@ def failing(processes: Processes, seconds: float) -> None:
     time.sleep(1)
 
 
+def best(processes: Processes, seconds: float) -> None:
+    """The first process sees a file of the best weights, and the other one an older one."""
+    architecture = build_architecture(
+        {
+            "architecture": {"name": "MlpMixer", **NETWORK},
+            "head": {"name": "ClassificationHead", "num_classes": 3},
+        }
+    )
+    folder = Path(tempfile.mkdtemp())
+    weights = {}
+    for name, tensor in architecture.state_dict().items():
+        tensor.set_value(paddle.full(tensor.shape, 10.0 + processes.rank, tensor.dtype))
+        weights[f"model/{name}"] = tensor.numpy()
+        tensor.set_value(paddle.zeros_like(tensor))
+    path = checkpoint_folder(folder) / BEST
+    path.parent.mkdir()
+    write_tensor_file(path, weights, {"kind": "training"})
+    run = SimpleNamespace(
+        architecture=architecture, folder=folder, processes=processes, is_first=processes.is_first
+    )
+    TrainingRun._load_best(run)
+    found = {number for t in architecture.state_dict().values() for number in t.numpy().flat}
+    print(f"process {processes.rank} has {sorted(map(float, found))}", flush=True)
+
+
 def default(processes: Processes, seconds: float) -> None:
     """Says after how long a process counts as lost by default, with each of Paddle's backends."""
     for name in ("NCCL", "GLOO"):
@@ -84,5 +118,5 @@ def default(processes: Processes, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    case = {part.__name__: part for part in (busy, silent, failing, default)}[sys.argv[1]]
+    case = {part.__name__: part for part in (busy, silent, failing, best, default)}[sys.argv[1]]
     case(join_processes(), float(sys.argv[2]))
