@@ -27,7 +27,6 @@ from passl.hooks import build_hooks
 from passl.hooks.base import Record
 from passl.solver import WeightAverage
 from passl.utils.config import Config
-from passl.utils.device_errors import explain_device_error
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import hold_for_file, log_to_file, stop_logging_to_files
@@ -214,8 +213,6 @@ def _explained_errors(run: TrainingRun) -> Iterator[None]:
         # Paddle raises this wherever the program happens to be when a worker process dies.
         raise dead_worker(error) from error
     except (RuntimeError, OSError) as error:  # what NCCL and CUDA report is an OSError in Paddle
-        if explain_device_error(error, memory="", again="") is not None:
-            raise  # the command explains it
         lost = lost_process(error) if run.processes.size > 1 else None
         if lost is not None:
             raise lost from error

@@ -279,6 +279,7 @@ class TrainingRun(Run):
     # ------------------------------------------------ saving
 
     def save(self, paths: List[Path], after: Callable[[], None]) -> bool:
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
         self._tally.settle()
         progress, optimizer = self.progress, self.optimizer
         # It may be the weights that are wrong. A loss scale that moves is too large now and then.
@@ -301,7 +302,7 @@ class TrainingRun(Run):
                 after()
 
             self._saving.do(write)
-        self.processes.wait()  # for the first one, which may have written it at once
+        self.processes.wait()  # for the first one again, which may have written it at once
         return True
 
     def finish_saving(self, wait: bool = True) -> None:

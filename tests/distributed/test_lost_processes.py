@@ -76,6 +76,7 @@ def test_the_other_end_is_gone(error):
     assert isinstance(found, LostProcess) and found.exit_code == 75
     assert "another process of the run has ended" in str(found) and "\n" not in str(found)
     assert not isinstance(raised(error, size=1), LostProcess), "there is no other process"
+    assert explain_device_error(error, "", "") is None
 
 
 @pytest.mark.parametrize("error", DEVICE)

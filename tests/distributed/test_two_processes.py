@@ -9,26 +9,44 @@ from helpers import start_processes
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
-def run(case, folder, seconds=0.0):
+def run(cases, folder, seconds=0.0):
     """Returns (exit code, what each process said)."""
-    process = start_processes(2, folder, PROGRAM, case, seconds)
+    process = start_processes(2, folder, PROGRAM, cases, seconds)
     process.communicate(timeout=120)
     return process.returncode, [
         path.read_text() for path in sorted(folder.glob("workerlog.*"), key=lambda p: p.name)
     ]
 
 
-@pytest.mark.smoke
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(40.0, marks=pytest.mark.full)])
-def test_the_others_wait_for_the_first_however_long_it_takes(tmp_path, seconds):
-    """gloo's limit is 30 s. Signals come all the time; Paddle's own connection stays in order."""
-    code, said = run("busy", tmp_path, seconds)
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """What both processes say in the cases that end well; one after the other, to start once."""
+    code, said = run("default,best,busy,failing", tmp_path_factory.mktemp("logs"), 2.0)
     assert code == 0, said
+    return said
+
+
+def check_busy(said, seconds):
     after = [float(re.search(r"process \d after ([\d.]+) s", text)[1]) for text in said]
     assert after[0] < 1 < seconds - 0.2 < after[1] < seconds + 2
     assert all(f"process {rank}: sum [3.0]" in text for rank, text in enumerate(said))
 
 
+@pytest.mark.smoke
+def test_the_others_wait_for_the_first(said):
+    """Signals come all the time; Paddle's own connection stays in order."""
+    check_busy(said, 2.0)
+
+
+@pytest.mark.full
+def test_they_wait_for_longer_than_gloo_does(tmp_path):
+    """That is 30 s."""
+    code, said = run("busy", tmp_path, 40.0)
+    assert code == 0, said
+    check_busy(said, 40.0)
+
+
+@pytest.mark.full
 def test_a_process_that_is_not_heard_of_is_named_by_one_that_waits_for_it(tmp_path):
     code, said = run("silent", tmp_path)
     assert code == 75, said
@@ -36,22 +54,17 @@ def test_a_process_that_is_not_heard_of_is_named_by_one_that_waits_for_it(tmp_pa
     assert "met" not in said[0]
 
 
-def test_a_process_that_fails_ends_the_waiting_of_the_others(tmp_path):
-    code, said = run("failing", tmp_path)
-    assert code == 0, said
+@pytest.mark.smoke
+def test_a_process_that_fails_ends_the_waiting_of_the_others(said):
     seconds = re.search(r"LostProcess: process 0 on .*it has failed\) \(([\d.]+) s\)", said[0])[1]
     assert float(seconds) < 5
     assert "PasslError: a mistake" in said[1]
 
 
-def test_how_long_silence_may_last_by_default_is_a_matter_of_the_backend(tmp_path):
-    code, said = run("default", tmp_path)
-    assert code == 0, said
+def test_how_long_silence_may_last_by_default_is_a_matter_of_the_backend(said):
     assert "NCCL 900.0" in said[0] and "GLOO 28.0" in said[0]
 
 
-def test_all_evaluate_the_best_weights_that_the_first_process_sees(tmp_path):
+def test_all_evaluate_the_best_weights_that_the_first_process_sees(said):
     """As a host does not whose view of a shared folder is an older one."""
-    code, said = run("best", tmp_path)
-    assert code == 0, said
     assert "process 0 has [10.0]" in said[0] and "process 1 has [10.0]" in said[1]

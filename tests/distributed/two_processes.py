@@ -1,4 +1,4 @@
-"""What two processes do together. usage: two_processes.py CASE SECONDS."""
+"""What two processes do together. usage: two_processes.py CASE,CASE,… SECONDS."""
 
 import os
 import signal
@@ -118,5 +118,7 @@ def default(processes: Processes, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    case = {part.__name__: part for part in (busy, silent, failing, best, default)}[sys.argv[1]]
-    case(join_processes(), float(sys.argv[2]))
+    known = {part.__name__: part for part in (busy, silent, failing, best, default)}
+    joined = join_processes()
+    for case in sys.argv[1].split(","):
+        known[case](joined, float(sys.argv[2]))
