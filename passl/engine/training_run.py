@@ -93,7 +93,6 @@ class TrainingRun(Run):
         with self._saving, Interrupts() as interrupts, self.peers.heeding(interrupts):
             with self._recording():
                 self._call("on_start")
-                self.processes.wait()
                 with contextlib.closing(iter(self.loader)) as batches:
                     self._make_steps(batches)
                 self._saving.finish()
@@ -257,6 +256,7 @@ class TrainingRun(Run):
 
     def _evaluate(self, split: str, name: str) -> Record:
         """Returns the record of a split; an empty one where a process was asked to stop."""
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
         share_running_statistics(self.architecture, self.processes)
         with self.execution.autocast():
             figures = self.evaluator.evaluate(

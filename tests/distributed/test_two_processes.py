@@ -1,10 +1,15 @@
 """Two processes wait for each other through the store, and evaluate the same weights."""
 
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from helpers import start_processes
+
+from passl.distributed import store
 
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
@@ -66,5 +71,48 @@ def test_how_long_silence_may_last_by_default_is_a_matter_of_the_backend(said):
 
 
 def test_all_evaluate_the_best_weights_that_the_first_process_sees(said):
-    """As a host does not whose view of a shared folder is an older one."""
+    """Another host may see a shared folder as it was before."""
     assert "process 0 has [10.0]" in said[0] and "process 1 has [10.0]" in said[1]
+
+
+class Shelf:
+    """A store in memory, which ends with the first process."""
+
+    def __init__(self):
+        self.open, self._numbers, self._lock = True, {}, threading.Lock()
+
+    def add(self, key, number):
+        with self._lock:
+            if not self.open:
+                raise RuntimeError("Connection reset by peer")
+            self._numbers[key] = self._numbers.get(key, 0) + number
+            return self._numbers[key]
+
+
+def test_the_store_may_end_when_the_first_process_has_met_the_others(monkeypatch):
+    shelf, ends = Shelf(), []
+    monkeypatch.setattr(store, "_own", lambda: shelf)
+
+    def come(rank):
+        store._meet(1, rank, 3)
+        shelf.open = shelf.open and rank > 0
+        ends.append(rank)
+
+    others = [threading.Thread(target=come, args=[rank]) for rank in (1, 2)]
+    for other in others:
+        other.start()
+    time.sleep(0.3)  # they look for the first one in long intervals by now
+    assert not ends
+    come(0)
+    for other in others:
+        other.join(5)
+    assert sorted(ends) == [0, 1, 2]
+
+
+def test_no_signal_reaches_a_thread_in_the_store_and_its_errors_reach_the_caller():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    blocked = store.undisturbed(lambda: signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD} <= set(blocked)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    with pytest.raises(KeyError):
+        store.undisturbed(lambda: {}["x"])

@@ -85,7 +85,7 @@ def failing(processes: Processes, seconds: float) -> None:
 
 
 def best(processes: Processes, seconds: float) -> None:
-    """The first process sees a file of the best weights, and the other one an older one."""
+    """The first process sees the file of the best weights, and the other one none yet."""
     architecture = build_architecture(
         {
             "architecture": {"name": "MlpMixer", **NETWORK},
@@ -95,12 +95,13 @@ def best(processes: Processes, seconds: float) -> None:
     folder = Path(tempfile.mkdtemp())
     weights = {}
     for name, tensor in architecture.state_dict().items():
-        tensor.set_value(paddle.full(tensor.shape, 10.0 + processes.rank, tensor.dtype))
+        tensor.set_value(paddle.full(tensor.shape, 10.0, tensor.dtype))
         weights[f"model/{name}"] = tensor.numpy()
         tensor.set_value(paddle.zeros_like(tensor))
     path = checkpoint_folder(folder) / BEST
     path.parent.mkdir()
-    write_tensor_file(path, weights, {"kind": "training"})
+    if processes.is_first:
+        write_tensor_file(path, weights, {"kind": "training"})
     run = SimpleNamespace(
         architecture=architecture, folder=folder, processes=processes, is_first=processes.is_first
     )

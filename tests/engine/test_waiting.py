@@ -13,9 +13,12 @@ from passl.utils.config import get_config
 NOTES = []
 
 # What the first process does alone, or does more of than others.
-ALONE = ("on_start", "on_first_batch", "on_step at the end of an epoch", "a save", "a pass")
+ALONE = (
+    "on_start", "on_first_batch", "before_evaluation", "on_step at the end of an epoch", "a save",
+    "a pass", "on_end",
+)  # fmt: skip
 # What no process begins before all have come, and what an exchange of tensors is in.
-TOGETHER = ("a step", "a sum", "the end")
+TOGETHER = ("a step", "a sum", "statistics", "the end")
 
 
 class Waiting(Processes):
@@ -29,6 +32,12 @@ class Noting(Hook):
 
     def on_first_batch(self, run, batch):
         NOTES.append("on_first_batch")
+
+    def before_evaluation(self, run):
+        NOTES.append("before_evaluation")
+
+    def on_end(self, run):
+        NOTES.append("on_end")
 
     def on_step(self, run):
         if run.at_epoch_end:
@@ -58,6 +67,11 @@ def test_all_wait_after_what_one_does_alone_and_before_the_next_exchange(
     monkeypatch.setattr(Waiting, "sum", noting("a sum", Processes.sum))
     monkeypatch.setattr(
         training_run, "write_checkpoint", noting("a save", training_run.write_checkpoint)
+    )
+    monkeypatch.setattr(
+        training_run,
+        "share_running_statistics",
+        noting("statistics", training_run.share_running_statistics),
     )
     cfg = small_config(photos, epochs=2, hooks=[{"name": "Noting"}])
     cfg["checkpoint"] = {"interval_steps": 5, "background": False}
