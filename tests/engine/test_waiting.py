@@ -73,8 +73,10 @@ def test_all_wait_after_what_one_does_alone_and_before_the_next_exchange(
         "share_running_statistics",
         noting("statistics", training_run.share_running_statistics),
     )
-    cfg = small_config(photos, epochs=2, hooks=[{"name": "Noting"}])
-    cfg["checkpoint"] = {"interval_steps": 5, "background": False}
+    # The first epoch ends with neither evaluation nor save, the second with no save before it.
+    cfg = small_config(photos, epochs=3, hooks=[{"name": "Noting"}])
+    cfg["evaluate"] = {"interval_epochs": 2}
+    cfg["checkpoint"] = {"interval_steps": 5, "interval_epochs": None, "background": False}
     for section in cfg["dataloader"].values():
         section["loader"]["num_workers"] = 0
     path = tmp_path / "small.yaml"
@@ -82,7 +84,7 @@ def test_all_wait_after_what_one_does_alone_and_before_the_next_exchange(
     NOTES.clear()
     train(get_config(path, [f"output_dir={tmp_path / 'run'}"]))
     notes = [*NOTES, "the end"]
-    assert set(ALONE) < set(notes) and notes.count("a step") == 14
+    assert set(ALONE) < set(notes) and notes.count("a step") == 21
     for i, note in enumerate(notes):
         if note in ALONE:
             after = notes[i + 1 :]
