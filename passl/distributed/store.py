@@ -13,6 +13,7 @@ import itertools
 import os
 import signal
 import socket
+import stat
 import threading
 import time
 from concurrent.futures import Future
@@ -70,10 +71,12 @@ def _address() -> Tuple[str, int]:
 def _sockets_to(port: int) -> Iterator[int]:
     """Yields this process's sockets that are connected to a port, on Linux."""
     with contextlib.suppress(OSError):  # no /proc
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
-                if copy.family == socket.AF_INET and copy.getpeername()[1] == port:
-                    yield int(name)
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):  # closed by now, or connected to nothing
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    with socket.socket(fileno=os.dup(descriptor)) as copy:
+                        if copy.family == socket.AF_INET and copy.getpeername()[1] == port:
+                            yield descriptor
 
 
 def start_undisturbed(work: Callable[[], Any]) -> threading.Thread:

@@ -1,7 +1,9 @@
 """Two processes wait for each other through the store, and evaluate the same weights."""
 
+import os
 import re
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -116,3 +118,13 @@ def test_no_signal_reaches_a_thread_in_the_store_and_its_errors_reach_the_caller
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     with pytest.raises(KeyError):
         store.undisturbed(lambda: {}["x"])
+
+
+def test_connections_to_a_port_are_found_and_nothing_is_left_open(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server, open(tmp_path / "file", "w"):
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client, socket.socket():
+            before = sorted(os.listdir("/proc/self/fd"))
+            assert list(store._sockets_to(port)) == [client.fileno()]
+            assert sorted(os.listdir("/proc/self/fd")) == before
+        assert not list(store._sockets_to(port))
