@@ -195,25 +195,22 @@ def temporary_bytes(shape: Shape, fmt: Format) -> int:
     return 2 * shape.tokens * shape.channels_hidden * fmt.gelu
 
 
-def state_bytes(shape: Shape, fmt: Format, stage: int = 0, processes: int = 1) -> Dict[str, float]:
-    """Returns bytes a GPU besides activations, by kind, at a stage of sharding.
+def state_bytes(shape: Shape, fmt: Format, shared_by: int = 1) -> Dict[str, float]:
+    """Returns bytes a GPU besides activations, by kind, when they are the most.
 
     DataParallel copies all gradients into fused buffers, which it frees at the end of the
     backward pass: they take one more copy of the gradients, however large ``fusion_mb`` is.
-    The average of the weights is not shared out.
+    Group-sharded training exchanges gradients where they lie, and holds room for those of all
+    parameters from the beginning of a step. The average of the weights is not shared out.
     """
-
-    def share(least_stage: int) -> int:
-        return processes if stage >= least_stage else 1
-
     p = shape.parameters
     return {
         "parameters": float(p * fmt.parameter),
         "16-bit copies": float(p * fmt.cast),
-        "gradients": p * fmt.gradient / share(2),
-        "fusion buffers": p * fmt.gradient / share(2),
-        "AdamW moments": p * 8 / share(1),
-        "float32 masters": p * fmt.master / share(1),
+        "gradients": float(p * fmt.gradient),
+        "fusion buffers": float(p * fmt.gradient) if shared_by == 1 else 0.0,
+        "AdamW moments": p * 8 / shared_by,
+        "float32 masters": p * fmt.master / shared_by,
         "EMA": p * 4.0,
     }
 
@@ -323,14 +320,15 @@ def print_memory(shape: Shape, batch: int) -> dict:
         rows,
     )
     rows, sharded = [], []
-    for stage in range(3):
+    for sharding in (0, 2):
         sums = [
-            sum(state_bytes(shape, O1, stage, processes).values()) / 1e9
+            sum(state_bytes(shape, O1, processes if sharding else 1).values()) / 1e9
             for processes in (GPUS, GPUS * NODES)
         ]
         sharded.append(sums)
-        rows.append([stage, *(f"{s:.2f}" for s in sums)])
-    header = ["stage", "O1, 8 GPUs", "O1, 32 GPUs"]  # the engine does not share out O2's
+        rows.append([sharding, *(f"{s:.2f}" for s in sums)])
+    # The engine does not share out O2's.
+    header = ["parallel.sharding", "O1, 8 GPUs", "O1, 32 GPUs"]
     table("The same sums where optimizer state is shared out, GB a GPU:", header, rows)
     return {
         "state_bytes": states,

@@ -22,6 +22,7 @@ from passl.cli.common import (
 )
 from passl.datasets import Loader, build_dataset
 from passl.datasets.view import evaluated_section
+from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes, join_processes
 from passl.engine.checks import check_classes
 from passl.evaluation import (
@@ -84,6 +85,13 @@ def _main(arguments: argparse.Namespace) -> None:
     section = evaluated_section(cfg, arguments.split)
     select_device(cfg.device, cfg.tf32)
     processes = join_processes()
+    with Peers(processes, cfg.parallel.lost_after):
+        _evaluate(arguments, cfg, section, processes)
+
+
+def _evaluate(
+    arguments: argparse.Namespace, cfg: Config, section: Config, processes: Processes
+) -> None:
     with processes.one_by_host():
         dataset = build_dataset(section.dataset, section.loader.max_pixels)
     architecture = build_architecture(cfg.model)

@@ -2,7 +2,7 @@
 
 A process that hangs in a collective operation cannot find out why, and one that is asked to stop
 cannot just stop: the others would wait for it for ever. So a thread of every process exchanges
-small numbers with the others, through the key-value store by which Paddle sets its collectives up.
+small numbers with the others, through a connection of its own to the run's store.
 """
 
 from __future__ import annotations
@@ -15,16 +15,21 @@ import socket
 import sys
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
-from paddle.base import core
+from paddle import distributed
 
-from passl.distributed.interrupts import Interrupts
+from passl.distributed.interrupts import Interrupted, Interrupts
 from passl.distributed.processes import LostProcess, Processes
+from passl.distributed.store import FAILED, connect, start_undisturbed, undisturbed
 from passl.utils.logging import logger
 
 _SECONDS_BETWEEN_BEATS = 0.5
 _HAS_LEFT = 1 << 40  # more beats than there can be: a process that has ended as it should
+# Seconds. gloo gives up on a process after 30 by itself, and cannot say on whom. NCCL waits for
+# half an hour; a process that waits for its data, for loader.timeout (600 s by default), may keep
+# others inside a copy to the GPU that lets no thread of Python beat.
+_LOST_AFTER = {"GLOO": 28.0, "NCCL": 900.0}
 _RUNS = itertools.count()  # of this process; the store keeps what earlier ones have left there
 
 
@@ -35,15 +40,16 @@ class Peers:
       with a message that names it, whatever they hang in.
     - A signal to any process makes all of them stop before the same step: each tells which step it
       has begun and begins no other until all have told; they go on to the furthest.
+    - It closes when all processes close it, or this one fails, which the others then know.
 
     Args:
         processes: this process among the others; alone, only its own signals count.
-        interrupts: the signals that this process has received.
-        lost_after: seconds.
+        lost_after: seconds; None for 28 with gloo (on processors) and 900 with NCCL.
     """
 
-    def __init__(self, processes: Processes, interrupts: Interrupts, lost_after: float):
-        self._processes, self._interrupts, self._lost_after = processes, interrupts, lost_after
+    def __init__(self, processes: Processes, lost_after: Optional[float]):
+        self._processes, self._lost_after = processes, lost_after
+        self._interrupts = Interrupts()  # none, so far
         self._run = 0
         self._changed = threading.Condition()
         self._begun = 0  # steps that the training loop has begun
@@ -58,25 +64,45 @@ class Peers:
     def __enter__(self) -> Peers:
         if self._processes.size > 1:
             self._run = next(_RUNS)
-            self._store = core.create_or_get_global_tcp_store()
-            self._store.set(self._key("host", self._processes.rank), socket.gethostname())
-            self._hosts = [
-                self._store.get(self._key("host", rank)).decode()
-                for rank in range(self._processes.size)
-            ]
+            if self._lost_after is None:
+                self._lost_after = _LOST_AFTER[distributed.get_backend()]
+            self._store = connect()
+            self._hosts = undisturbed(self._all_hosts)
             self._answered = time.monotonic()
-            for target in (self._beat, self._watch_store):
-                self._threads.append(threading.Thread(target=target, daemon=True))
-                self._threads[-1].start()
+            self._threads = [start_undisturbed(do) for do in (self._beat, self._watch_store)]
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        failed = error is not None and not isinstance(error, Interrupted)
+        if not failed:
+            with contextlib.suppress(LostProcess):  # this one has done its part
+                self._processes.wait()
         self._closed.set()
         for thread in self._threads:  # none may be in the store when the process ends
             thread.join(10 * _SECONDS_BETWEEN_BEATS)
-        if self._store is not None:
-            with contextlib.suppress(Exception):  # the first process may have ended already
-                self._count("beat", self._processes.rank, _HAS_LEFT)
+        if self._store is None or any(thread.is_alive() for thread in self._threads):
+            return
+        with contextlib.suppress(Exception):  # the first process may have ended already
+            undisturbed(lambda: self._leave(failed))
+
+    def _all_hosts(self) -> List[str]:
+        self._store.set(self._key("host", self._processes.rank), socket.gethostname())
+        everyone = range(self._processes.size)
+        return [self._store.get(self._key("host", rank)).decode() for rank in everyone]
+
+    def _leave(self, failed: bool) -> None:
+        self._count("beat", self._processes.rank, _HAS_LEFT)
+        if failed:
+            self._store.add(FAILED, 1)
+
+    @contextlib.contextmanager
+    def heeding(self, interrupts: Interrupts) -> Iterator[None]:
+        """Lets the signals that this process receives count, for a while."""
+        before, self._interrupts = self._interrupts, interrupts
+        try:
+            yield
+        finally:
+            self._interrupts = before
 
     def stopping(self) -> bool:
         """Tells whether this process or, as far as it knows, another one was asked to stop."""

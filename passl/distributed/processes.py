@@ -16,7 +16,9 @@ from typing import Iterator, List, Optional, Sequence
 import paddle
 from paddle import distributed
 
-from passl.distributed.collectives import all_reduce
+from passl.distributed.collectives import all_reduce, process_rank
+from passl.distributed.store import LostProcess, lost, meet
+from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.logging import quiet_console
 
@@ -60,6 +62,7 @@ class Processes:
             value: this process's, a whole number below 2^53.
             remedy: what to do about it.
         """
+        self.wait()
         mine = [0.0] * self.size
         mine[self.rank] = value
         values = self.sum(mine)
@@ -71,9 +74,16 @@ class Processes:
             )
 
     def wait(self) -> None:
-        """Returns when every process has called it."""
+        """Returns when every process has called it, however long that takes.
+
+        To be called after work that one process does alone, before the next exchange of tensors:
+        in one of those gloo waits for no process longer than 30 seconds.
+
+        Raises:
+            LostProcess: a process has failed.
+        """
         if self.size > 1:
-            distributed.barrier()
+            meet(self.rank, self.size)
 
     @contextlib.contextmanager
     def one_by_host(self) -> Iterator[None]:
@@ -91,22 +101,29 @@ class Processes:
                 self.wait()
 
 
-class LostProcess(PasslError):
-    """Another process of the run has ended, or its host can no longer be reached."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: the same command may do better
+# What gloo, NCCL (2: a system call failed, of a socket as a rule; 6: the remote end) and Paddle's
+# store say when the other end of a connection is gone.
+_OTHER_END_IS_GONE = re.compile(
+    r"gloo/|gloo::|NCCL error\([26]\)|connection (reset|closed)", re.IGNORECASE
+)
 
 
 def lost_process(error: BaseException) -> Optional[LostProcess]:
-    """Returns what to tell the user where an error means that another process is gone, or None."""
-    text = str(error).strip()
-    if not re.search(r"gloo|nccl|process group|Connection (reset|closed)", text, re.IGNORECASE):
+    """Returns what to tell the user where an error means that another process is gone, or None.
+
+    Errors of the device are none of these, though those that come up in the middle of an exchange
+    name NCCL in Paddle's C++ trace: what counts is Paddle's summary of the error.
+    """
+    if isinstance(error, OSError) and error.errno is not None:  # the operating system's
         return None
-    return LostProcess(
-        f"process {distributed.get_rank()} on {socket.gethostname()}: another process of the run "
-        "has ended, or its host cannot be reached; look for the error in the other processes' "
-        f"logs, then go on with --resume auto ({text.splitlines()[-1][:200]})"
-    )
+    summary = _summary(error)
+    return lost(process_rank(), summary) if _OTHER_END_IS_GONE.search(summary) else None
+
+
+def _summary(error: BaseException) -> str:
+    """Returns the line in which Paddle sums an error up, below its C++ trace."""
+    text = str(error).rpartition("Error Message Summary:")[2]
+    return next((line.strip() for line in text.splitlines() if line.strip("- ")), "")
 
 
 def launched_size() -> int:
@@ -127,10 +144,12 @@ def join_processes() -> Processes:
     try:
         distributed.init_parallel_env()
     except (RuntimeError, ValueError, OSError) as error:
+        if explain_device_error(error, memory="", again="") is not None:
+            raise  # the command explains it
         raise LostProcess(
             f"{socket.gethostname()}: process {os.environ.get('PADDLE_TRAINER_ID', '?')} cannot "
             f"reach the others at {os.environ.get('PADDLE_MASTER', 'the first endpoint')} "
-            f"({str(error).strip().splitlines()[-1]}); is --master right, and its port open?"
+            f"({_summary(error)}); is --master right, and its port open?"
         ) from error
     processes = Processes(distributed.get_rank(), distributed.get_world_size())
     if not processes.is_first:

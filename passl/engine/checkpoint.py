@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
-import paddle
 
 from passl.datasets import ImageDataset
 from passl.hooks.base import Progress
 from passl.modeling.architectures import Architecture
 from passl.solver import Optimizer, WeightAverage
+from passl.utils.arrays import own_array
 from passl.utils.config import Config, plain, with_defaults
 from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error
+from passl.utils.widened import widened
 from passl.weights import AVERAGE, MODEL, WeightFile, load_weights, write_tensor_file
 
 _OPTIMIZER = "optimizer"
@@ -65,19 +66,13 @@ def training_state(
     Weights are float32 also where the network holds 16 bits of them.
     """
     network = {**architecture.state_dict(), **optimizer.weights()}
-    model = {name: _wide(tensor) for name, tensor in network.items()}
+    model = {name: own_array(widened(tensor)) for name, tensor in network.items()}
     tensors = {f"{MODEL}/{name}": array for name, array in model.items()}
     tensors.update({f"{_OPTIMIZER}/{name}": a for name, a in optimizer.state_dict().items()})
     if average is not None:  # a whole network: what is not averaged is as it is
-        model.update({name: tensor.numpy() for name, tensor in average.tensors().items()})
+        model.update({name: own_array(tensor) for name, tensor in average.tensors().items()})
         tensors.update({f"{AVERAGE}/{name}": array for name, array in model.items()})
     return tensors
-
-
-def _wide(tensor: paddle.Tensor) -> np.ndarray:
-    if tensor.dtype in (paddle.float16, paddle.bfloat16):
-        tensor = tensor.astype("float32")
-    return tensor.numpy()
 
 
 def write_checkpoint(

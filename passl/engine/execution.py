@@ -72,6 +72,7 @@ class Execution:
             self._network = paddle.DataParallel(
                 architecture, comm_buffer_size=cfg.parallel.fusion_mb
             )
+        if processes.size > 1:
             self._local = self._network.no_sync
 
     def backward(

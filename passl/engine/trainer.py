@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 from passl.datasets import Loader, TrainingBatches, dead_worker, section_loader
+from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.checkpoint import remove_partial_files
 from passl.engine.checks import check_images
@@ -78,12 +79,12 @@ def train(
     processes = join_processes()
     hold_for_file()
     try:
-        with RunLock(folder, processes) as lock:
+        with Peers(processes, cfg.parallel.lost_after) as peers, RunLock(folder, processes) as lock:
             start = Start(
                 folder, resume, pretrained, weights_key, allow_partial, allow_batch_change,
                 allow_data_change, extend,
             )  # fmt: skip
-            run = _build(cfg, folder, device, precision, processes, start)
+            run = _build(cfg, folder, device, precision, processes, peers, start)
             # Everything that can be wrong has been looked at; from here on the run writes.
             lock.take()
             _prepare_folder(run)
@@ -107,6 +108,7 @@ def _build(
     device: str,
     precision: Precision,
     processes: Processes,
+    peers: Peers,
     start: Start,
 ) -> TrainingRun:
     """Returns the run, ready to begin; nothing is written.
@@ -144,6 +146,7 @@ def _build(
         start=start,
         plan=plan,
         processes=processes,
+        peers=peers,
         hooks=hooks,
         average=average,
         execution=execution,

@@ -10,7 +10,10 @@ import math
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
+import paddle
+
 from passl.datasets import ImageDataset, Loader, StandIn
+from passl.distributed.collectives import broadcast
 from passl.distributed.interrupts import Interrupted, Interrupts
 from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes
@@ -42,6 +45,7 @@ class TrainingRun(Run):
         start: where it begins.
         plan: what the config makes.
         processes: those that train together.
+        peers: watches over them.
         hooks: look on, in this order.
         average: the moving average of the weights, which is evaluated in their place; or None.
         execution: runs the network.
@@ -53,6 +57,7 @@ class TrainingRun(Run):
     start: Start
     plan: Plan
     processes: Processes
+    peers: Peers
     hooks: List[Hook]
     average: Optional[WeightAverage]
     execution: Execution
@@ -64,7 +69,7 @@ class TrainingRun(Run):
         self._saving = Background(self.cfg.checkpoint.background)
         self._tally = Tally(self.progress)
         self._schedule = held(self.plan.schedule)
-        self._shown_first_batch = False
+        self._shown_first_batch = self._has_begun = False
 
     @property
     def optimizer(self) -> Optimizer:
@@ -85,17 +90,15 @@ class TrainingRun(Run):
             Interrupted: a signal; the state was saved.
             PasslError: the run cannot go on.
         """
-        with self._saving, Interrupts() as interrupts, Peers(
-            self.processes, interrupts, self.cfg.parallel.lost_after
-        ) as self._peers:  # fmt: skip
+        with self._saving, Interrupts() as interrupts, self.peers.heeding(interrupts):
             with self._recording():
                 self._call("on_start")
                 with contextlib.closing(iter(self.loader)) as batches:
                     self._make_steps(batches)
                 self._saving.finish()
+                self.processes.wait()
                 if "test" in self.evaluation_loaders:
                     self._test_once()
-            self.processes.wait()
             if self.is_first and not (checkpoint_folder(self.folder) / LATEST).exists():
                 raise PasslError(
                     f"{self.folder}: the run has ended without a checkpoint, because its last "
@@ -113,10 +116,12 @@ class TrainingRun(Run):
                 stepped = True
             if stepped:
                 self._call("on_step")
-            if not self._peers.may_begin(self.progress.step):
+                if self.at_epoch_end:  # after which the first process may have much to do alone
+                    self.processes.wait()
+            if not self.peers.may_begin(self.progress.step):
                 self._call("on_stop")
                 self.processes.wait()  # Paddle's launcher ends all others 3 s after the first
-                raise Interrupted(self._peers.signum)
+                raise Interrupted(self.peers.signum)
             if self.progress.step == self.total_steps:
                 return
             self._make_step(self._showing_first(batches))
@@ -138,10 +143,13 @@ class TrainingRun(Run):
         if self._shown_first_batch:
             return batches
         batch = next(batches)
-        if not isinstance(batch, StandIn):
-            self._shown_first_batch = True
-            with self._pace.paused():
+        with self._pace.paused():
+            if not isinstance(batch, StandIn):
+                self._shown_first_batch = True
                 self._call("on_first_batch", batch)
+            if not self._has_begun:  # once in all processes, whatever their first batches are
+                self._has_begun = True
+                self.processes.wait()
         return itertools.chain([batch], batches)
 
     def _record(self, rate: float, result: StepResult) -> None:
@@ -198,7 +206,7 @@ class TrainingRun(Run):
             with self._evaluated_weights():
                 record = self._evaluate("val", f"evaluate epoch {self.epoch}")
         if not record:  # after a resume it is evaluated anew
-            self._peers.stop_before(progress.step)
+            self.peers.stop_before(progress.step)
             return False
         progress.evaluated_step = progress.step
         odd = self.evaluator.not_finite(record)
@@ -219,14 +227,28 @@ class TrainingRun(Run):
         done = [r.get("split") == "test" and r["step"] == self.progress.step for r in records]
         if self.processes.sum([any(done)])[0]:
             return
-        best = checkpoint_folder(self.folder) / BEST
         with self._evaluated_weights():
-            if best.exists():  # it has the averages in it; without one, the last weights count
-                load_weights(self.architecture, best)
+            self._load_best()
             record = self._evaluate("test", "test")
         if not record:
-            raise Interrupted(self._peers.signum)
+            raise Interrupted(self.peers.signum)
         self._tell("on_evaluation", record)
+
+    def _load_best(self) -> None:
+        """Takes the best weights, averages where there are any, or leaves the last where none are.
+
+        The first process reads them for all: for a while another host may see a shared folder as it
+        was before.
+        """
+        best = checkpoint_folder(self.folder) / BEST
+        found = self.is_first and best.exists()
+        if self.processes.sum([found])[0]:
+            if found:
+                load_weights(self.architecture, best)
+            self.processes.wait()
+            with paddle.no_grad():
+                for tensor in self.architecture.state_dict().values():
+                    broadcast(tensor)
 
     @contextlib.contextmanager
     def _evaluated_weights(self) -> Iterator[None]:
@@ -237,13 +259,14 @@ class TrainingRun(Run):
 
     def _evaluate(self, split: str, name: str) -> Record:
         """Returns the record of a split; an empty one where a process was asked to stop."""
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
         share_running_statistics(self.architecture, self.processes)
         figures = self.evaluator.evaluate(
             self.architecture,
             self.evaluation_loaders[split],
             self.evaluation_loaders,
             name,
-            self._peers.stopping,
+            self.peers.stopping,
             self.processes,
         )
         if not figures:
@@ -258,6 +281,7 @@ class TrainingRun(Run):
     # ------------------------------------------------ saving
 
     def save(self, paths: List[Path], after: Callable[[], None]) -> bool:
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
         self._tally.settle()
         progress, optimizer = self.progress, self.optimizer
         # It may be the weights that are wrong. A loss scale that moves is too large now and then.
@@ -280,6 +304,7 @@ class TrainingRun(Run):
                 after()
 
             self._saving.do(write)
+        self.processes.wait()  # for the first one again, which may have written it at once
         return True
 
     def finish_saving(self, wait: bool = True) -> None:

@@ -233,6 +233,7 @@ class Evaluation:
         To be called after each pass over a set: where a process was asked to stop, it ends the
         evaluation in all of them.
         """
+        self.processes.wait()  # one may have had far more to read
         *sums, stopped = self.processes.sum([*values, self._stopped])
         if stopped:
             raise _Abandoned

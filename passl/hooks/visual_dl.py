@@ -14,6 +14,7 @@ import numpy as np
 from passl.datasets.batch_cells import batch_cells
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.modeling.graph import as_model_file, trace
+from passl.utils.arrays import own_array
 from passl.utils.config import Config, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
 from passl.utils.lent_home import writable_home
@@ -130,7 +131,7 @@ class VisualDL(Hook):
 
     def _note_weights(self, run: Run) -> None:
         for name, parameter in run.architecture.named_parameters():
-            numbers = parameter.astype("float32").numpy()
+            numbers = own_array(parameter.astype("float32"))
             # A run that diverges has others as well, which have no place between two edges.
             counts, edges = np.histogram(numbers[np.isfinite(numbers)], bins=_BINS)
             record = {

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 from paddle import _C_ops
 
+from passl.utils.arrays import own_array
 from passl.utils.errors import PasslError
 
 
@@ -67,7 +68,7 @@ class LossScaling:
         """Returns what a resumed run needs; nothing where the factor does not move."""
         if not self.moves:
             return {}
-        return {"scale": self._scale.numpy(), "good_steps": self._good_steps.numpy()}
+        return {"scale": own_array(self._scale), "good_steps": own_array(self._good_steps)}
 
     def load_state_dict(self, state: Dict[str, np.ndarray]) -> None:
         """Restores what ``state_dict`` returned."""

@@ -12,6 +12,7 @@ from paddle import _C_ops, nn
 
 from passl.solver.groups import ParameterGroup, parameter_groups, trainable_parameters
 from passl.solver.loss_scaling import LossScaling, by_dtype
+from passl.utils.arrays import own_array
 from passl.utils.errors import PasslError
 from passl.utils.widened import widened
 
@@ -162,7 +163,7 @@ class Optimizer:
             if key in ("LR_Scheduler", "master_weights"):
                 continue  # the schedule is a function of the step
             name, quantity = _split_key(key, automatic)
-            state[f"{name}/{quantity}"] = value.numpy()
+            state[f"{name}/{quantity}"] = own_array(value)
         if self.shards is not None:
             state = self.shards.gather(state)
         for key, array in self.loss_scaling.state_dict().items():

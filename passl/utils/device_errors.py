@@ -24,6 +24,11 @@ _MEANINGS = (
         'LD_LIBRARY_PATH; python -c "import paddle; paddle.utils.run_check()" tells more',
     ),
     (
+        r"NCCL error\([1345]\)",
+        "NCCL failed, through which the GPUs exchange; with NCCL_DEBUG=INFO in the environment it "
+        "says why; then {again}",
+    ),
+    (
         r"CUDA error\(\d+\)|CUDNN error\(\d+\)|CUBLAS error\(\d+\)",
         "the GPU reported an error; look into dmesg and nvidia-smi, then {again}",
     ),

@@ -32,7 +32,7 @@ class LoaderSection:
 
     num_workers: int = 2  # processes that decode and transform; 0 does it in the main process
     use_shared_memory: bool = True  # hand batches over through it, rather than through pipes
-    max_unreadable: int = 10  # different unreadable images that training skips before it stops
+    max_unreadable: int = 10  # unreadable images that a process skips in training before all stop
     max_pixels: Optional[int] = 178956970  # largest image that is decoded; null for any size
     timeout: int = 600  # seconds without a batch before the run stops; a tenth brings a warning
 
@@ -105,10 +105,10 @@ class ParallelSection:
     """``parallel``: how several processes train together."""
 
     fusion_mb: float = 25.0  # gradients are sent in pieces of about so many MiB
-    sharding: int = 0  # 1: shares out the optimizer state, 2: and gradients; needs GPUs
+    sharding: int = 0  # 2: shares out the optimizer state; needs GPUs (1 is the same)
     sync_batch_norm: bool = False  # batch norms normalise over the batches of all processes
-    # gloo gives up after 30 seconds by itself, and cannot say on whom.
-    lost_after: float = 28.0  # seconds without a sign of life of a process before all end
+    # Of one process. With gloo 28, because that gives up after 30 by itself.
+    lost_after: Optional[float] = None  # seconds of silence before all end; 28 (gloo), 900 (NCCL)
 
 
 @dataclasses.dataclass
