@@ -191,6 +191,9 @@ class Thread(Processes):
     def sum(self, values):
         return np.sum(exchange(self.rank, list(map(float, values))), axis=0).tolist()
 
+    def wait(self):
+        exchange(self.rank, None)
+
 
 BARRIER, DESK, OWN = threading.Barrier(2), {}, threading.local()
 

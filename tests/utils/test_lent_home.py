@@ -82,6 +82,6 @@ def test_training_as_a_static_program_is_lent_one(nowhere):
     cfg = SimpleNamespace(
         recompute=False, to_static=True, parallel=SimpleNamespace(sharding=0, fusion_mb=1)
     )
-    precision = SimpleNamespace(prepare=lambda architecture, optimizer: None)
+    precision = SimpleNamespace(prepare=lambda *_: None, has_narrow_weights=False)
     Execution(cfg, paddle.nn.Linear(2, 2), None, precision, Processes())
     assert Path.home().is_dir()

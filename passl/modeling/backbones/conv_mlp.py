@@ -19,6 +19,7 @@ from passl.modeling.backbones.registry import BACKBONES
 from passl.modeling.layers import (
     BatchNorm2D,
     Conv2D,
+    DepthwiseConv2D,
     DropPath,
     LayerNorm,
     Mlp,
@@ -32,7 +33,6 @@ from passl.modeling.layers import (
 from passl.modeling.layers.functional import (
     channels_first,
     channels_last,
-    depthwise_conv2d,
     swap_axes,
 )
 from passl.utils.errors import PasslError
@@ -106,14 +106,14 @@ class ConvMlpBlock(nn.Layer):
         self.norm1 = LayerNorm(channels, epsilon=1e-5)
         self.mlp1 = Mlp(channels, mlp_ratio * channels)
         self.connect_norm = LayerNorm(channels, epsilon=1e-5)
-        self.connect = nn.Conv2D(channels, channels, 3, padding=1, groups=channels, bias_attr=False)
+        self.connect = DepthwiseConv2D(channels, 3)
         self.norm2 = LayerNorm(channels, epsilon=1e-5)
         self.mlp2 = Mlp(channels, mlp_ratio * channels)
         self.drop_path = drop_path
 
     def forward(self, x):
         x = x + self.drop_path(self.mlp1(self.norm1(x)))
-        x = depthwise_conv2d(self.connect_norm(x), self.connect.weight)
+        x = self.connect(self.connect_norm(x))
         return x + self.drop_path(self.mlp2(self.norm2(x)))
 
 

@@ -86,12 +86,12 @@ class CycleFC(nn.Conv2D):
         if runs_kernels(x, self.weight, self.bias):
             half = self.stepsize // 2
             offsets = [(c + half) % self.stepsize - half for c in range(x.shape[-1])]
-            moved = shift_channels(x, offsets, self.axis) if half else x
+            moved = shift_channels(x, offsets, self.axis)
             return linear(moved, self.weight.flatten(1).transpose([1, 0]), self.bias)
         # The weight's input channels in the order of the groups: those of one offset together.
         weight, count = self.weight.flatten(1), min(self.stepsize, x.shape[-1])
         weight = paddle.concat([weight[:, i :: self.stepsize] for i in range(count)], 1)
-        return paddle.matmul(self.shifted(x), weight, transpose_y=True) + self.bias
+        return linear(self.shifted(x), weight.transpose([1, 0]), self.bias)
 
 
 class CycleMixing(nn.Layer):

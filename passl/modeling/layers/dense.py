@@ -54,6 +54,27 @@ class Conv2D(nn.Conv2D):
         return functional.conv2d(x, self.weight, self.bias, *self._pairs)
 
 
+class DepthwiseConv2D(nn.Conv2D):
+    """A convolution of each channel by itself, without bias, of the size of the input.
+
+    Args:
+        channels: C.
+        kernel_size: an odd number.
+
+    Shape:
+        input and output: ``[N, H, W, C]``; weight: ``[C, 1, kernel_size, kernel_size]``.
+    """
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels,
+            bias_attr=False,
+        )  # fmt: skip
+
+    def forward(self, x):
+        return functional.depthwise_conv2d(x, self.weight)
+
+
 class GELU(nn.GELU):
     """GELU, element by element; the exact form unless ``approximate``."""
 

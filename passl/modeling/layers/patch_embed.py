@@ -7,7 +7,7 @@ from typing import Sequence, Tuple, Union
 from paddle import nn
 
 from passl.modeling.layers.checks import check_input
-from passl.modeling.layers.functional import linear, patches, runs_kernels, swap_axes
+from passl.modeling.layers.functional import linear, patches, runs_kernels
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -19,6 +19,22 @@ def to_pair(size: Size, name: str) -> Tuple[int, int]:
     if len(pair) != 2 or min(pair) < 1:
         raise PasslError(f"{name} is one positive number or [height, width], not {size!r}")
     return pair
+
+
+class PatchProjection(nn.Conv2D):
+    """A convolution whose windows do not overlap, as a linear map of patches.
+
+    Shape:
+        input: ``[N, in_channels, H, W]``, sides that the stride divides;
+        output: tokens ``[N, S, out_channels]`` in raster order.
+    """
+
+    def forward(self, x):
+        if runs_kernels(x, self.weight, self.bias):
+            weight = self.weight.flatten(1).transpose([1, 0])
+            return linear(patches(x, *self.weight.shape[2:]), weight, self.bias)
+        # Not super(): where this is translated to a static program, that is this class again.
+        return nn.Conv2D.forward(self, x).flatten(2).transpose([0, 2, 1])
 
 
 class PatchEmbed(nn.Layer):
@@ -56,7 +72,7 @@ class PatchEmbed(nn.Layer):
         self.grid = tuple(image // patch for image, patch in zip(self.img_size, self.patch_size))
         self.num_patches = self.grid[0] * self.grid[1]
         self.in_channels = in_channels
-        self.proj = nn.Conv2D(
+        self.proj = PatchProjection(
             in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size
         )
 
@@ -69,10 +85,7 @@ class PatchEmbed(nn.Layer):
                 f"{x.shape[2]}×{x.shape[3]}; change the transforms' size, or build it with another "
                 "img_size"
             )
-        weight, bias = self.proj.weight, self.proj.bias
-        if runs_kernels(x, weight, bias):  # the same as a product: Paddle's is half as fast
-            return linear(patches(x, *self.patch_size), weight.flatten(1).transpose([1, 0]), bias)
-        return swap_axes(self.proj(x).flatten(2), 1, 2)
+        return self.proj(x)
 
     def other_tokens(self, tokens: int, family: str) -> PasslError:
         """Returns what to say of released weights for another number of tokens.
