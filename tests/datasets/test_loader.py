@@ -1,6 +1,7 @@
 import errno
 import gc
 import logging
+import mmap
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from passl.datasets import (
     dead_worker,
 )
 from passl.datasets.loading import loader as loader_module
+from passl.datasets.loading import watch as watch_module
 from passl.datasets.loading.handover import Handover
 from passl.datasets.transforms.flips import RandomHorizontalFlip
 from passl.utils.errors import PasslError
@@ -172,6 +174,19 @@ def test_the_last_short_batch_arrives(image_folder, num_workers):
 
 
 @pytest.mark.smoke
+def test_workers_give_memory_back(image_folder, monkeypatch):
+    """Of the largest of a million images each of them would hold what it took for good."""
+    told = mmap.mmap(-1, 2)
+
+    def note():
+        told[int(multiprocessing.current_process().name != "MainProcess")] = 1
+
+    monkeypatch.setattr(watch_module, "give_freed_memory_back", note)
+    dataset = folder(image_folder({"a": 3}))
+    list(Loader(dataset, EvaluationBatches(3, 3), num_workers=1))
+    assert told[:] == b"\0\1"
+
+
 def test_batches_do_not_depend_on_the_workers(image_folder):
     root = image_folder({"a": 6, "b": 5, "c": 4}, size=(30, 20))
 
