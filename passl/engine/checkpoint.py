@@ -43,6 +43,7 @@ _FREE = (
     "parallel.sharding",
     "parallel.lost_after",
     "tf32",
+    "deterministic",  # a way to compute the same
     "recompute",
     "max_bad_steps",
     # What an optimizer step is made of is compared as a whole, see progress_in_steps_of.

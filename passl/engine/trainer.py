@@ -13,6 +13,7 @@ from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes, join_processes, launched_size, lost_process
 from passl.engine.checkpoint import remove_partial_files
 from passl.engine.checks import check_images
+from passl.engine.determinism import ask_for_determinism, say_what_stays_open
 from passl.engine.execution import Execution
 from passl.engine.plan import Plan, check_sections, make_plan
 from passl.engine.precision import Precision
@@ -73,6 +74,8 @@ def train(
         Interrupted: a signal; the state was saved.
     """
     device = select_device(cfg.device, cfg.tf32)
+    if cfg.deterministic:
+        ask_for_determinism(device)
     precision = Precision(cfg.amp, device)
     check_sections(cfg, launched_size())
     folder = Path(cfg.output_dir)
@@ -89,6 +92,8 @@ def train(
             lock.take()
             _prepare_folder(run)
             announce(run)
+            if cfg.deterministic:
+                say_what_stays_open(run.architecture, device)
             try:
                 with _explained_errors(run):
                     run.train()

@@ -54,6 +54,7 @@ class Optimizer:
                 for group in self.groups
             ]
         )
+        _keep_in_their_places(self._optimizer)
         # Paddle 2.6 forgets a restored state until the first step has used it.
         self._restored: Optional[Dict[str, np.ndarray]] = None
         self.grad_clip = grad_clip
@@ -185,6 +186,24 @@ class Optimizer:
         self._optimizer.set_state_dict(restored)
         self.loss_scaling.load_state_dict(loss_scaling)
         self._restored = dict(state)
+
+
+def _keep_in_their_places(optimizer: paddle.optimizer.Optimizer) -> None:
+    """Lets restored state lie where Paddle has it in a new run: the powers of Adam's betas in the
+    memory of the processor.
+
+    Paddle puts what it restores onto the GPU, whatever it has created there
+    (``Optimizer._add_accumulator``): a resumed run would make its steps by another kernel.
+    """
+    add = optimizer._add_accumulator
+
+    def add_in_its_place(name: str, parameter: Any, *arguments: Any, **options: Any) -> Any:
+        state = add(name, parameter, *arguments, **options)
+        if options.get("device") == "cpu" and not state.place.is_cpu_place():
+            state.get_tensor().set(state.numpy(), paddle.CPUPlace())
+        return state
+
+    optimizer._add_accumulator = add_in_its_place
 
 
 def _norm(gradients: List[paddle.Tensor]) -> paddle.Tensor:

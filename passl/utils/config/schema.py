@@ -121,6 +121,7 @@ class Schema:
     device: str = "auto"  # auto, cpu or gpu
     imports: List[str] = dataclasses.field(default_factory=list)  # modules with parts of one's own
     tf32: bool = True  # on GPUs from A100 on: matrix products with 10 bits of mantissa; false: 23
+    deterministic: bool = False  # on a GPU: the same numbers in every run, at some cost in speed
     amp: Optional[PrecisionSection] = None  # {} takes its defaults
     recompute: bool = False  # keep no activations inside blocks: less memory, about a third slower
     to_static: bool = False  # run the network as a static program, one operation after the other
