@@ -189,16 +189,15 @@ class Optimizer:
 
 
 def _keep_in_their_places(optimizer: paddle.optimizer.Optimizer) -> None:
-    """Lets restored state lie where Paddle has it in a new run: the powers of Adam's betas in the
-    memory of the processor.
+    """Lets restored state lie where Paddle has it in a new run.
 
-    Paddle puts what it restores onto the GPU, whatever it has created there
-    (``Optimizer._add_accumulator``): a resumed run would make its steps by another kernel.
+    That is the processor's memory for the powers of Adam's betas. Paddle puts what it restores onto
+    the GPU (``Optimizer._add_accumulator``), where a resumed run would step by another kernel.
     """
     add = optimizer._add_accumulator
 
-    def add_in_its_place(name: str, parameter: Any, *arguments: Any, **options: Any) -> Any:
-        state = add(name, parameter, *arguments, **options)
+    def add_in_its_place(*arguments: Any, **options: Any) -> Any:
+        state = add(*arguments, **options)
         if options.get("device") == "cpu" and not state.place.is_cpu_place():
             state.get_tensor().set(state.numpy(), paddle.CPUPlace())
         return state

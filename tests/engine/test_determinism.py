@@ -128,7 +128,7 @@ def test_restored_state_goes_where_paddle_creates_it(monkeypatch):
     """Adam's powers of beta into the processor's memory, moments onto the GPU."""
     created = {}
 
-    def add(self, name, parameter, *arguments, device=None, **options):
+    def add(self, name, param, *arguments, device=None, **options):
         created[name] = OnAGpu(np.array([0.5], np.float32), on_cpu=name == "beta2_pow_acc")
         return created[name]
 
