@@ -115,10 +115,10 @@ def test_a_linear_map_of_paddle_2_is_a_product_and_an_addition(monkeypatch, dtyp
 
 LOSSES = {
     "softmax": ({"loss": "softmax"}, {}),
-    "softmax, smoothed": ({"loss": "softmax", "label_smoothing": 0.1}, {}),
-    "softmax, mixed": ({"loss": "softmax"}, {"partner_weight": 0.3}),
+    "softmax-smoothed": ({"loss": "softmax", "label_smoothing": 0.1}, {}),
+    "softmax-mixed": ({"loss": "softmax"}, {"partner_weight": 0.3}),
     "sigmoid": ({"loss": "sigmoid"}, {}),
-    "sigmoid, mixed and smoothed": (
+    "sigmoid-mixed-and-smoothed": (
         {"loss": "sigmoid", "label_smoothing": 0.1}, {"partner_weight": 0.3},
     ),
 }  # fmt: skip

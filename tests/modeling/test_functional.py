@@ -70,10 +70,10 @@ CASES = {
         lambda x, w, b: paddle.matmul(x, w) + b,
         [(3, ROWS, CHANNELS), (CHANNELS, 7), (7,)],
     ),
-    "linear without bias": (
+    "linear-without-bias": (
         functional.linear, paddle.matmul, [(2, 3, 5, CHANNELS), (CHANNELS, 7)],
     ),
-    "linear of one axis": (
+    "linear-of-one-axis": (
         functional.linear,
         lambda x, w, b: paddle.matmul(x, w) + b,
         [(CHANNELS,), (CHANNELS, 7), (7,)],
@@ -84,7 +84,7 @@ CASES = {
         [(3, ROWS, CHANNELS), (CHANNELS,), (CHANNELS,)],
     ),
     "scale": (functional.scale, lambda x, w: x * w, [(3, ROWS, CHANNELS), (CHANNELS,)]),
-    "scale and shift": (
+    "scale-and-shift": (
         functional.scale,
         lambda x, w, b: x * w + b,
         [(3, ROWS, CHANNELS), (CHANNELS,), (CHANNELS,)],
@@ -102,7 +102,7 @@ CASES = {
         lambda x: x.transpose([0, 2, 1]),
         [(2, 37, CHANNELS)],
     ),
-    "swap_axes apart": (
+    "swap_axes-apart": (
         lambda x: functional.swap_axes(x, 1, 3),
         lambda x: x.transpose([0, 3, 2, 1, 4]),
         [(2, 3, 4, 5, 6)],
@@ -113,12 +113,12 @@ CASES = {
     "channels_first": (
         functional.channels_first, lambda x: x.transpose([0, 3, 1, 2]), [(2, 5, 6, 7)],
     ),
-    "shift_channels along the height": (
+    "shift_channels-along-the-height": (
         lambda x: functional.shift_channels(x, (0, 1, -1, 2, -2), 1),
         lambda x: plain_shift(x, (0, 1, -1, 2, -2), 1),
         [(2, 6, 4, 5)],
     ),
-    "shift_channels along the width": (
+    "shift_channels-along-the-width": (
         lambda x: functional.shift_channels(x, (0, 1, -1, 2, -2), 2),
         lambda x: plain_shift(x, (0, 1, -1, 2, -2), 2),
         [(2, 4, 6, 5)],
@@ -134,7 +134,7 @@ CASES = {
     "depthwise_conv2d": (
         functional.depthwise_conv2d, plain_depthwise, [(2, 7, 6, 5), (5, 1, 3, 3)],
     ),
-    "depthwise_conv2d 5×1": (
+    "depthwise_conv2d-5x1": (
         functional.depthwise_conv2d, plain_depthwise, [(2, 7, 6, 5), (5, 1, 5, 1)],
     ),
 }  # fmt: skip
@@ -148,7 +148,9 @@ for _size, _stride, _padding in (
     ((9, 9), (1, 1), (4, 4)),  # wider than the image
 ):
     for _bias in ([], [(4,)]):
-        _name = f"conv2d of {_size} by {_stride}, padding {_padding}, bias {bool(_bias)}"
+        _name = (
+            f"conv2d-{_size[0]}x{_size[1]}-by-{_stride[1]}-padding-{_padding[0]}-{len(_bias)}-bias"
+        )
         CASES[_name] = (
             lambda x, w, b=None, s=_stride, p=_padding: functional.conv2d(x, w, b, s, p),
             lambda x, w, b=None, s=_stride, p=_padding: F.conv2d(x, w, b, s, p),
