@@ -147,10 +147,8 @@ for _size, _stride, _padding in (
     ((5, 3), (1, 3), (4, 0)),
     ((9, 9), (1, 1), (4, 4)),  # wider than the image
 ):
-    for _bias in ([], [(4,)]):
-        _name = (
-            f"conv2d-{_size[0]}x{_size[1]}-by-{_stride[1]}-padding-{_padding[0]}-{len(_bias)}-bias"
-        )
+        _text = "x".join(map(str, _size))
+        _name = f"conv2d-{_text}-by-{_stride[1]}-padding-{_padding[0]}-{len(_bias)}-bias"
         CASES[_name] = (
             lambda x, w, b=None, s=_stride, p=_padding: functional.conv2d(x, w, b, s, p),
             lambda x, w, b=None, s=_stride, p=_padding: F.conv2d(x, w, b, s, p),
