@@ -147,6 +147,7 @@ for _size, _stride, _padding in (
     ((5, 3), (1, 3), (4, 0)),
     ((9, 9), (1, 1), (4, 4)),  # wider than the image
 ):
+    for _bias in ([], [(4,)]):
         _text = "x".join(map(str, _size))
         _name = f"conv2d-{_text}-by-{_stride[1]}-padding-{_padding[0]}-{len(_bias)}-bias"
         CASES[_name] = (
