@@ -11,7 +11,7 @@ from passl.modeling.heads.registry import HEADS
 from passl.modeling.heads.targets import soft_targets
 from passl.modeling.layers import Linear, lecun_normal_, normal_, zeros_
 from passl.utils.errors import PasslError
-from passl.utils.widened import exactly, widened
+from passl.utils.widened import widened
 
 
 @HEADS.register
@@ -78,10 +78,7 @@ class ClassificationHead(nn.Layer):
             outputs: ``logits``, ``[N, num_classes]``.
             batch: ``label``, int64 ``[N]``, and what ``Mixup`` adds.
         """
-        with exactly():
-            return self._loss(widened(outputs["logits"]), batch)
-
-    def _loss(self, logits, batch):
+        logits = widened(outputs["logits"])
         smoothing = self.label_smoothing if self.training else 0.0
         if self.loss_name == "sigmoid":
             target = soft_targets(batch, self.num_classes, smoothing).astype(logits.dtype)

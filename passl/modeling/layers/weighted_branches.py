@@ -9,7 +9,7 @@ from paddle import nn
 
 from passl.modeling.layers.functional import mean_over_positions, weighted_sum
 from passl.modeling.layers.mlp import Mlp
-from passl.utils.widened import exactly, widened
+from passl.utils.widened import widened
 
 
 class WeightedBranches(nn.Layer):
@@ -42,6 +42,5 @@ class WeightedBranches(nn.Layer):
         scores = self.mlp(mean_over_positions(total))
         # The branches of a channel lie side by side: [N, C, B], not [N, B, C].
         scores = scores.reshape([-1, total.shape[-1], self.branches])
-        with exactly():
-            weights = nn.functional.softmax(widened(scores), axis=-1)
+        weights = nn.functional.softmax(widened(scores), axis=-1)
         return weighted_sum(branches, weights)
