@@ -109,9 +109,12 @@ class Execution:
         scalars = {name: value.detach() for name, value in outputs.get("scalars", {}).items()}
         return loss.detach(), scalars
 
-    def evaluating(self) -> ContextManager[None]:
-        """Returns the context of an evaluation: see ``Precision.evaluating``."""
-        return self._precision.evaluating(self._architecture, self._optimizer)
+    def evaluating(self) -> ContextManager[Any]:
+        """Returns the context of an evaluation, which is computed in float32 with float32 weights.
+
+        So it finds what ``tools/eval.py`` finds in the checkpoint.
+        """
+        return self._optimizer.masters.in_place()
 
 
 def recompute_blocks(architecture: Architecture) -> None:

@@ -6,7 +6,7 @@ Micikevicius et al., "Mixed Precision Training", arXiv 1710.03740, through ``pad
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ContextManager, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, ContextManager, List, Mapping, Optional, Tuple
 
 import paddle
 from paddle.amp.auto_cast import need_keep_fp32
@@ -74,50 +74,19 @@ class Precision:
         if self.dtype == "float16":
             optimizer.loss_scaling.begin(self._first_scale)
         if self.has_narrow_weights:
-            masters = {name: w.detach().clone() for name, w in optimizer.weights().items()}
-            for parameter in _castable(architecture, self.dtype):
-                _put(parameter.astype(self.dtype), parameter)
-            optimizer.keep_masters(masters)
-
-    @contextlib.contextmanager
-    def evaluating(self, architecture: Architecture, optimizer: Optimizer) -> Iterator[None]:
-        """Gives the network the optimizer's float32 weights for a while, in which nothing is cast.
-
-        What an evaluation during training finds is then what ``tools/eval.py`` finds in the
-        checkpoint. The weights of 16 bits have no memory meanwhile, so that it takes none.
-        """
-        if not self.has_narrow_weights:
-            yield
-            return
-        weights = optimizer.weights()
-        narrow = [
-            (parameter, weights[name], parameter.dtype)
-            for name, parameter in architecture.named_parameters()
-            if weights.get(name, parameter) is not parameter
-        ]
-        for parameter, weight, _ in narrow:
-            _put(weight, parameter)
-        try:
-            yield
-        finally:
-            for parameter, weight, dtype in narrow:
-                _put(weight.astype(dtype), parameter)
+            optimizer.narrow(_castable(architecture, self.dtype), self.dtype)
 
 
-def _castable(architecture: Architecture, dtype: str) -> List[paddle.Tensor]:
-    """Returns the parameters that learn, but for those of norms that need float32."""
+def _castable(architecture: Architecture, dtype: str) -> List[str]:
+    """Returns the names of the parameters that learn, but for those of norms that need float32."""
+    layers = architecture.named_sublayers(include_self=True)
     return [
-        parameter
-        for layer in architecture.sublayers(include_self=True)
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in layers
         if not need_keep_fp32(layer, dtype)
-        for parameter in layer.parameters(include_sublayers=False)
+        for name, parameter in layer.named_parameters(include_sublayers=False)
         if not parameter.stop_gradient and parameter.dtype == paddle.float32
     ]
-
-
-def _put(value: paddle.Tensor, parameter: paddle.Tensor) -> None:
-    """Makes a parameter share the memory of a tensor, of whatever type: as ``Layer.to`` does."""
-    parameter.value().get_tensor()._share_data_with(value.value().get_tensor())
 
 
 def choose_dtype(wanted: Optional[str], capability: Optional[Tuple[int, int]]) -> str:

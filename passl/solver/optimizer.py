@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -12,6 +12,7 @@ from paddle import _C_ops, nn
 
 from passl.solver.groups import ParameterGroup, parameter_groups, trainable_parameters
 from passl.solver.loss_scaling import LossScaling, by_dtype
+from passl.solver.master_weights import MasterWeights, narrow
 from passl.utils.arrays import own_array
 from passl.utils.errors import PasslError
 from passl.utils.widened import widened
@@ -29,6 +30,7 @@ class Optimizer:
 
     Attributes:
         groups: its parameters, by how they are treated.
+        masters: the float32 weights of those that hold 16 bits.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Optimizer:
         self._restored: Optional[Dict[str, np.ndarray]] = None
         self.grad_clip = grad_clip
         self.loss_scaling = LossScaling()
+        self.masters = MasterWeights({}, {})
         # Where several processes share the state out; set by the engine.
         self.shards: Any = None
 
@@ -80,21 +83,20 @@ class Optimizer:
 
     def weights(self) -> Dict[str, paddle.Tensor]:
         """Returns the weights that steps are made on: float32 where the network has 16 bits."""
-        masters = self._optimizer._master_weights
-        return {name: masters.get(p.name, p) for name, p in self._named}
+        return {**dict(self._named), **self.masters.weights}
 
-    def keep_masters(self, weights: Dict[str, paddle.Tensor]) -> None:
-        """Makes steps on float32 weights beside the network's 16-bit ones.
+    def narrow(self, names: Collection[str], dtype: str) -> None:
+        """Rounds parameters to 16 bits; steps are made on what they were, in float32.
 
         Args:
-            weights: what they are to be, by the network's names; steps change them in place.
+            names: of the network.
+            dtype: ``float16`` or ``bfloat16``.
         """
-        self._optimizer._multi_precision = True
-        for name, parameter in self._named:
-            if parameter.dtype in (paddle.float16, paddle.bfloat16):
-                # Paddle names the state after it.
-                weights[name].name = parameter.name
-                self._optimizer._master_weights[parameter.name] = weights[name]
+        parameters = {name: p for name, p in self._named if name in names}
+        weights = {name: p.detach().clone() for name, p in parameters.items()}
+        for parameter in parameters.values():
+            narrow(parameter, dtype)
+        self.masters = MasterWeights(parameters, weights)
 
     def gradient_norm(self) -> paddle.Tensor:
         """Returns the L2 norm of all gradients together, float64 ``[1]``, on the device.
@@ -140,7 +142,8 @@ class Optimizer:
             self._optimizer._create_global_learning_rate()
             rate = self._optimizer._global_learning_rate()
             rate.multiply_(finite.astype(rate.dtype))
-            acting.step()
+            with self.masters.in_place():
+                acting.step()
         self._restored = None
         acting.clear_grad()
         return finite

@@ -11,6 +11,7 @@ from passl.solver.groups import ParameterGroup, undecayed_names
 from passl.solver.optimizer import Optimizer
 from passl.utils.errors import PasslError
 from passl.utils.registry import Registry
+from passl.utils.widened import widened
 
 OPTIMIZERS = Registry("optimizer")
 
@@ -159,17 +160,11 @@ class LARS(Optimizer):
             if name not in self._decays or gradient is None:
                 continue
             weight, decay = weights[name], self._decays[name]
-            size, slope = (_float(t).norm() for t in (weight, gradient))
+            size, slope = (widened(t).norm() for t in (weight, gradient))
             ratio = self._trust * size / (slope + decay * size)
             ratio = paddle.where((size > 0) & (slope > 0), ratio, paddle.ones_like(ratio))
-            adapted = (_float(gradient) + decay * _float(weight)) * ratio
+            adapted = (widened(gradient) + decay * widened(weight)) * ratio
             paddle.assign(adapted.astype(gradient.dtype), gradient)
-
-
-def _float(tensor: paddle.Tensor) -> paddle.Tensor:
-    """Returns a tensor in which a sum of squares does not overflow."""
-    wide = tensor.dtype not in (paddle.float16, paddle.bfloat16)
-    return tensor if wide else tensor.astype("float32")
 
 
 def _check_adam(beta1: float, beta2: float, epsilon: float) -> None:
