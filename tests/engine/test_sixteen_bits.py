@@ -8,16 +8,21 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+import yaml
+from helpers import small_config
 from rounding_autocast import RoundingAutocast
 
 from passl.distributed.processes import Processes
+from passl.engine import train
 from passl.engine.checkpoint import training_state
 from passl.engine.execution import Execution
 from passl.engine.precision import Precision
+from passl.evaluation.classification import Classification
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.heads import build_head
 from passl.modeling.layers import WeightedBranches
 from passl.solver import WeightAverage, build_optimizer
+from passl.utils.config import get_config
 
 ALONE = Processes()
 NUMPY = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -370,3 +375,27 @@ def test_gradients_of_processes_are_exchanged_in_float32(monkeypatch):
     np.testing.assert_array_equal(
         network.w.grad.numpy(), np.array([257.5, 514.5, 4.5], np.float32) / 2
     )
+
+
+def test_a_run_evaluates_with_the_float32_weights(photos, tmp_path, monkeypatch):
+    """Validation and test split, averages or not."""
+    inside, seen = [], []
+    evaluating, evaluate = Execution.evaluating, Classification.evaluate
+
+    @contextlib.contextmanager
+    def marked(self):
+        inside.append(1)
+        with evaluating(self):
+            yield
+        inside.pop()
+
+    def noted(self, *arguments, **options):
+        seen.append(list(inside))
+        return evaluate(self, *arguments, **options)
+
+    monkeypatch.setattr(Execution, "evaluating", marked)
+    monkeypatch.setattr(Classification, "evaluate", noted)
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(small_config(photos, epochs=1, ema={"decay": 0.5})))
+    train(get_config(path, [f"output_dir={tmp_path / 'run'}", "device=cpu"]))
+    assert seen == [[1], [1]]
