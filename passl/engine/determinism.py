@@ -7,10 +7,8 @@ way of computing with each start, and some ways add up in the order in which thr
 from __future__ import annotations
 
 import os
-from typing import List
 
 import paddle
-from paddle import nn
 
 from passl.utils.logging import logger
 
@@ -46,27 +44,12 @@ def ask_for_determinism(device: str) -> None:
     paddle.set_flags(_FLAGS)
 
 
-def say_what_stays_open(network: nn.Layer, device: str) -> None:
-    """Logs which gradients of a network differ from run to run although ``deterministic`` is set.
-
-    PaddlePaddle adds up the weight gradient of a depthwise convolution with atomic operations
-    (``CudaAtomicAdd`` in ``paddle/phi/kernels/gpu/depthwise_conv.h``), in any order.
-    """
-    if device != "gpu":
+def say_what_stays_open(device: str) -> None:
+    """Logs how far the promise goes that ``deterministic`` makes."""
+    if device == "gpu":
+        logger.info(
+            "deterministic: cuDNN, cuBLAS and NCCL are asked for the same numbers in every run; "
+            "whether that is all it takes has never been tried on a GPU"
+        )
+    else:
         logger.info("deterministic: on a processor runs are the same in any case")
-        return
-    names = _depthwise(network)
-    if names:
-        logger.warning(
-            "deterministic: PaddlePaddle adds up the gradients of depthwise convolutions in any "
-            "order on a GPU: results differ in their last digits from run to run (%s, %d in all)",
-            names[0], len(names),
-        )  # fmt: skip
-
-
-def _depthwise(network: nn.Layer) -> List[str]:
-    return [
-        name
-        for name, layer in network.named_sublayers()
-        if isinstance(layer, nn.Conv2D) and layer._groups == layer._in_channels > 1
-    ]

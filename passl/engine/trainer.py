@@ -93,7 +93,7 @@ def train(
             _prepare_folder(run)
             announce(run)
             if cfg.deterministic:
-                say_what_stays_open(run.architecture, device)
+                say_what_stays_open(device)
             try:
                 with _explained_errors(run):
                     run.train()
