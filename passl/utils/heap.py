@@ -2,7 +2,8 @@
 
 On a processor every operation of a network asks for the memory of its output and frees it again.
 By itself the GNU C library maps large blocks anew each time, and the system then fills every page
-of them with zeros: a third of a training step can go into that (``benchmarks/memory_kept.py``).
+of them with zeros. A quarter of a training step may go into that
+(``benchmarks/cpu_environment.py``, ``benchmarks/training_step.py``).
 """
 
 from __future__ import annotations
