@@ -27,6 +27,7 @@ import paddle
 
 from passl.engine import train
 from passl.modeling.architectures import build_architecture
+from passl.modeling.layers.functional import single_backward
 from passl.solver import build_optimizer
 from passl.utils.config import get_config
 
@@ -64,7 +65,8 @@ def stepper(name):
     }
 
     def step():
-        network(batch)["loss"].backward()
+        with single_backward():
+            network(batch)["loss"].backward()
         optimizer.step(1e-4)
 
     return step, sum(p.size for p in network.parameters()), count

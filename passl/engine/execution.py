@@ -13,6 +13,7 @@ from passl.engine.main_gradients import MainGradients
 from passl.engine.precision import Precision
 from passl.engine.sharding import shard
 from passl.modeling.architectures import Architecture
+from passl.modeling.layers.functional import single_backward
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
@@ -92,7 +93,8 @@ class Execution:
         """
         kept = [] if weight else [(b, b.clone()) for b in self._architecture.buffers()]
         exchanged_by_paddle = exchange and self._main is None
-        with contextlib.nullcontext() if exchanged_by_paddle else self._local():
+        local = contextlib.nullcontext() if exchanged_by_paddle else self._local()
+        with local, single_backward():
             with self._precision.autocast():
                 outputs = self._network(batch)
             loss = outputs["loss"]

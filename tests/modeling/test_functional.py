@@ -1,5 +1,6 @@
 """Functions with gradients of their own, against Paddle's operations, float64 and formulas."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -11,6 +12,13 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute
 
 from passl.modeling.layers import GELU, Conv2D, LayerNorm, Linear, functional, kernels
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_step():
+    with functional.single_backward():
+        yield
+
 
 not_on_paddle_2 = pytest.mark.skipif(
     paddle.__version__.startswith("2."), reason="PaddlePaddle 2 recomputes on a GPU alone"
@@ -370,6 +378,65 @@ def test_a_long_sum_stays_exact():
 
 
 # ------------------------------------------------ where they are not
+
+
+def test_outside_of_a_step_one_may_go_backward_twice():
+    """Through a PyLayer of Paddle's that would end the process."""
+    layers = nn.Sequential(Linear(5, 4), GELU(), LayerNorm(4))
+    x = paddle.randn([3, 5])
+    x.stop_gradient = False
+    gradients = []
+    with outside():
+        out = layers(x).square().sum()
+        for keep in (True, False):
+            x.clear_gradient()
+            out.backward(retain_graph=keep)
+            gradients.append(x.grad.numpy())
+        np.testing.assert_array_equal(*gradients)
+        with paddle.no_grad():
+            assert functional.runs_kernels(x)
+    x.clear_gradient()
+    layers(x).square().sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), gradients[0], atol=1e-5)
+
+
+@contextlib.contextmanager
+def outside():
+    """As where no step is made: what ``as_in_a_step`` has said does not hold."""
+    functional._inside.single = False
+    try:
+        assert not functional.runs_kernels(paddle.ones([2]))
+        yield
+    finally:
+        functional._inside.single = True
+
+
+def test_the_end_of_a_step_is_the_end_of_it():
+    with outside():
+        for raised in (None, ZeroDivisionError):
+            with contextlib.suppress(ZeroDivisionError), functional.single_backward():
+                with functional.single_backward():
+                    pass
+                assert functional.runs_kernels(paddle.ones([2]))
+                if raised:
+                    raise raised
+            assert not functional.runs_kernels(paddle.ones([2]))
+
+
+def test_nothing_at_all_is_as_paddle_has_it():
+    for function, shape in (
+        (functional.gelu, [0, 5]),
+        (functional.mean_over_positions, [0, 2, 2, 3]),
+        (lambda x: functional.swap_axes(x, 0, 1), [0, 4]),
+        (
+            lambda x: functional.conv2d(x, paddle.ones([4, 3, 3, 3]), None, (1, 1), (1, 1)),
+            [0, 3, 5, 5],
+        ),
+    ):
+        x = paddle.zeros(shape)
+        with outside():
+            expected = function(x).shape
+        assert function(x).shape == expected
 
 
 @pytest.mark.parametrize(

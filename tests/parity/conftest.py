@@ -6,6 +6,17 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from passl.modeling.layers import functional
+
+
+@pytest.fixture(params=["kernels", "paddle"])
+def each_way(request, monkeypatch):
+    """As a processor computes a step, and as everything else does: by Paddle's operations."""
+    if request.param == "paddle":
+        monkeypatch.setattr(functional, "runs_kernels", lambda *_: False)
+    with functional.single_backward():
+        yield
+
 
 @pytest.fixture(scope="session")
 def reference():

@@ -54,6 +54,7 @@ def golden_answers(maker):
 
 # Seen with Paddle 3.3.1 and 2.6.2: logits within 2.3e-7, blocks within 2.5e-7.
 @pytest.mark.smoke
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("name, file_format, publisher", FILES)
 def test_the_file_gives_its_makers_answers(name, file_format, publisher):
     network, report = golden_network(name)

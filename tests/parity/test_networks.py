@@ -52,6 +52,7 @@ def golden_answers(file):
 
 # Seen with Paddle 3.3.1: logits within 1.7e-7, blocks within 4.3e-7, gradients within 2.1e-7.
 @pytest.mark.smoke
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("entry", FILES, ids=lambda entry: entry[0])
 def test_the_file_gives_its_makers_answers_and_gradients(entry):
     network = golden_network(*entry)

@@ -96,6 +96,7 @@ def golden(name):
 # Seen with Paddle 3.3.1: logits and gradient within 1.2e-7 and 7.3e-7 (CycleMLP),
 # 1.1e-7 and 9.3e-7 (ViP), 3.2e-7 and 6.0e-7 (ConvMLP); with 2.6.2 the same.
 @pytest.mark.smoke
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_file_gives_its_makers_answers(name):
     network, pixels, theirs = golden(name)
@@ -109,6 +110,7 @@ def test_the_file_gives_its_makers_answers(name):
 
 
 @pytest.mark.smoke
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("name", [name for name in FAMILIES if FAMILIES[name].has_stages])
 def test_the_stages_are_their_makers(name):
     network, pixels, theirs = golden(name)

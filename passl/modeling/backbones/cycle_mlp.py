@@ -25,18 +25,13 @@ from passl.modeling.layers import (
     check_input,
     check_sizes,
     drop_path_rates,
+    functional,
     normal_,
     staged_depths,
     torch_default_,
     zeros_,
 )
-from passl.modeling.layers.functional import (
-    channels_first,
-    channels_last,
-    linear,
-    runs_kernels,
-    shift_channels,
-)
+from passl.modeling.layers.functional import channels_first, channels_last
 from passl.utils.errors import PasslError
 
 
@@ -83,15 +78,15 @@ class CycleFC(nn.Conv2D):
         return paddle.concat(groups, axis=-1)
 
     def forward(self, x):
-        if runs_kernels(x, self.weight, self.bias):
+        if functional.runs_kernels(x, self.weight, self.bias):
             half = self.stepsize // 2
             offsets = [(c + half) % self.stepsize - half for c in range(x.shape[-1])]
-            moved = shift_channels(x, offsets, self.axis)
-            return linear(moved, self.weight.flatten(1).transpose([1, 0]), self.bias)
+            moved = functional.shift_channels(x, offsets, self.axis)
+            return functional.linear(moved, self.weight.flatten(1).transpose([1, 0]), self.bias)
         # The weight's input channels in the order of the groups: those of one offset together.
         weight, count = self.weight.flatten(1), min(self.stepsize, x.shape[-1])
         weight = paddle.concat([weight[:, i :: self.stepsize] for i in range(count)], 1)
-        return linear(self.shifted(x), weight.transpose([1, 0]), self.bias)
+        return functional.linear(self.shifted(x), weight.transpose([1, 0]), self.bias)
 
 
 class CycleMixing(nn.Layer):

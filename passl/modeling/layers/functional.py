@@ -3,13 +3,19 @@
 There most of a training step's time that is not in matrix products goes into what PaddlePaddle
 does around them: the gradients of biases, scales, GELU and normalisations, slices, and axes that
 change places. ``kernels`` do that in one pass each. In static programs, so in exported files too,
-and on a GPU these functions are Paddle's own operations. They have no second derivatives.
+and on a GPU these functions are Paddle's own operations.
+
+They are also where a graph is recorded outside of ``single_backward``: going backward twice through
+a gradient of one's own (``retain_graph=True``) ends the process, because Paddle lets go of it after
+the first time, whatever it was told (``GradNodePyLayer`` in ``paddle/fluid/eager/pylayer``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+import threading
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -21,12 +27,32 @@ from passl.modeling.layers import kernels
 _DTYPES = {paddle.float32: np.dtype(np.float32), paddle.float64: np.dtype(np.float64)}
 
 
+_inside = threading.local()
+
+
+@contextlib.contextmanager
+def single_backward() -> Iterator[None]:
+    """Says that what is computed inside goes backward at most once, and without second derivatives.
+
+    The engine makes its steps inside; so may a training loop of one's own, forward and backward.
+    """
+    before = getattr(_inside, "single", False)
+    _inside.single = True
+    try:
+        yield
+    finally:
+        _inside.single = before
+
+
 def runs_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
     """Tells whether ``kernels`` compute on such tensors: of float32 or 64, eagerly, on a processor.
 
-    All of them must have one dtype.
+    All of them must have one dtype, and a graph must not be recorded outside of
+    ``single_backward``.
     """
     if not paddle.in_dynamic_mode():
+        return False
+    if paddle.is_grad_enabled() and not getattr(_inside, "single", False):
         return False
     first = tensors[0]
     return (
@@ -149,7 +175,7 @@ def channels_first(x: paddle.Tensor) -> paddle.Tensor:
 def shift_channels(x: paddle.Tensor, offsets: Sequence[int], axis: int) -> paddle.Tensor:
     """Returns a tensor whose channels are taken from further along an axis, zeros beyond its edge.
 
-    Only where ``runs_kernels(x)``.
+    Where ``runs_kernels(x)`` alone.
 
     Args:
         x: ``[N, H, W, C]``.
@@ -339,9 +365,11 @@ class _MeanOverPositions(PyLayer):
     def forward(ctx: Any, x: Any) -> paddle.Tensor:
         ctx.shape, x = x.shape, x.contiguous()
         out = _empty([x.shape[0], x.shape[-1]], x)
-        for image, sums in zip(_positions(x), _array(out)):
+        positions = int(np.prod(x.shape[1:-1]))
+        images = _array(x).reshape(x.shape[0], positions, x.shape[-1])
+        for image, sums in zip(images, _array(out)):
             kernels.column_sums(image, sums)
-        return out.scale_(x.shape[0] * x.shape[-1] / x.size)
+        return out.scale_(1 / positions)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:

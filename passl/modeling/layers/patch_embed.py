@@ -6,8 +6,8 @@ from typing import Sequence, Tuple, Union
 
 from paddle import nn
 
+from passl.modeling.layers import functional
 from passl.modeling.layers.checks import check_input
-from passl.modeling.layers.functional import linear, patches, runs_kernels
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -30,9 +30,10 @@ class PatchProjection(nn.Conv2D):
     """
 
     def forward(self, x):
-        if runs_kernels(x, self.weight, self.bias):
+        if functional.runs_kernels(x, self.weight, self.bias):
             weight = self.weight.flatten(1).transpose([1, 0])
-            return linear(patches(x, *self.weight.shape[2:]), weight, self.bias)
+            tokens = functional.patches(x, *self.weight.shape[2:])
+            return functional.linear(tokens, weight, self.bias)
         # Not super(): where this is translated to a static program, that is this class again.
         return nn.Conv2D.forward(self, x).flatten(2).transpose([0, 2, 1])
 
