@@ -15,7 +15,8 @@ from passl.modeling.layers import GELU, Conv2D, LayerNorm, Linear, functional, k
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_step():
+def as_in_a_step(monkeypatch):
+    monkeypatch.setattr(functional, "_WORTH_IT", 0)
     with functional.single_backward():
         yield
 
@@ -409,6 +410,13 @@ def outside():
         yield
     finally:
         functional._inside.single = True
+
+
+def test_what_is_small_is_left_to_paddle(monkeypatch):
+    monkeypatch.undo()
+    with functional.single_backward():
+        assert functional.runs_kernels(paddle.zeros([256, 256]))
+        assert not functional.runs_kernels(paddle.zeros([255, 257]))
 
 
 def test_the_end_of_a_step_is_the_end_of_it():
