@@ -202,6 +202,32 @@ def test_recomputed_blocks_on_two_processes_give_the_same_answer(alone, config, 
     assert_same_run(folder, alone)
 
 
+@pytest.mark.full
+@pytest.mark.skipif(
+    paddle.__version__.startswith("2."), reason="PaddlePaddle 2 recomputes on a GPU alone"
+)
+def test_gradients_of_ones_own_on_two_processes_give_the_same_answer(alone, config, tmp_path):
+    """Those of ``passl.modeling.layers.functional``, which tensors so small do without."""
+    small = tmp_path / "all_sizes.py"
+    small.write_text(
+        "from passl.modeling.layers import functional\n"
+        "functional._WORTH_IT = 0\n"
+        "apply, kernels = functional._Linear.apply, []\n"
+        "def counted(*tensors):\n"
+        "    if not kernels:\n"
+        "        print('a kernel has run', flush=True)\n"
+        "    kernels.append(1)\n"
+        "    return apply(*tensors)\n"
+        "functional._Linear.apply = counted\n"
+    )
+    folder = tmp_path / "run"
+    arguments = ("-c", config(16), "--output-dir", folder, "--import", small)
+    code, out, logs = launch(2, folder, *arguments, "-o", "recompute=true")
+    assert code == 0, logs
+    assert logs.count("a kernel has run") == 2
+    assert_same_run(folder, alone)
+
+
 def test_sharing_out_is_refused_on_processors(config, tmp_path):
     arguments = ("-c", config(64), "--output-dir", tmp_path / "run", "--device", "cpu")
     code, _, err = run_here("train", *arguments, "-o", "parallel.sharding=2")
