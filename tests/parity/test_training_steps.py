@@ -43,6 +43,7 @@ def make_data():
 
 
 @pytest.mark.reference
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(
     "optimizer, loss, rate",
