@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -443,7 +444,11 @@ def test_nothing_at_all_is_as_paddle_has_it():
     ):
         x = paddle.zeros(shape)
         with outside():
-            expected = function(x).shape
+            try:
+                expected = function(x).shape
+            except ValueError:  # PaddlePaddle 2 has neither mean nor convolution of nothing
+                assert paddle.__version__.startswith("2.")
+                continue
         assert function(x).shape == expected
 
 
@@ -495,3 +500,106 @@ def test_layers_have_paddles_parameters():
         ours.set_state_dict(paddles.state_dict())
         x = paddle.randn([2, 5, 8, 8] if isinstance(ours, Conv2D) else [3, 5])
         np.testing.assert_allclose(ours(x).numpy(), paddles(x).numpy(), atol=1e-5)
+
+
+# ------------------------------------------------ what is given to them
+
+
+def as_views(arrays):
+    """Returns tensors that are every other number of others, and those others."""
+    others = [paddle.stack([paddle.to_tensor(a)] * 2, -1) for a in arrays]
+    views = [other[..., 0] for other in others]
+    assert not any(view.is_contiguous() for view in views)
+    return views, others
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_views_are_taken_whatever_their_axes_are(name):
+    """One of a single axis too, a bias: its numbers lie apart."""
+    function, _, shapes = CASES[name]
+    arrays = draws(shapes)
+
+    def of_views(*tensors):
+        return function(*(paddle.stack([t, t], -1)[..., 0] for t in tensors))
+
+    for found, right in zip(
+        values_and_gradients(of_views, arrays, "float64"),
+        values_and_gradients(function, arrays, "float64"),
+    ):
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_view_of_the_callers_stays_one(name):
+    """A buffer is filled anew, and the view of it that a network has seen must show it."""
+    function, _, shapes = CASES[name]
+    views, others = as_views(draws(shapes))
+    with paddle.no_grad():
+        function(*views)
+        for view, other in zip(views, others):
+            assert not view.is_contiguous()
+            other.fill_(3.0)
+            np.testing.assert_array_equal(view.numpy(), np.full(view.shape, 3.0))
+
+
+@pytest.mark.parametrize(
+    "function, plain, shapes",
+    [
+        (functional.scale, lambda x, w: x * w, [(4, 50), (1,)]),
+        (functional.scale, lambda x, w: x * w, [(4, 50), (4, 50)]),
+        (functional.scale, lambda x, w, b: x * w + b, [(4, 50), (50,), (1,)]),
+        (functional.linear, F.linear, [(4, 5), (5, 6), (1,)]),
+    ],
+)
+def test_what_paddle_broadcasts_is_broadcast(function, plain, shapes):
+    tensors = [paddle.to_tensor(a) for a in draws(shapes)]
+    np.testing.assert_allclose(function(*tensors).numpy(), plain(*tensors).numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "function, shapes",
+    [
+        (functional.scale, [(4, 50), (3,)]),
+        (functional.scale, [(4, 50), (50,), (3,)]),
+        (functional.linear, [(4, 5), (5, 6), (3,)]),
+        (functional.depthwise_conv2d, [(2, 5, 5, 8), (4, 1, 3, 3)]),
+        (lambda w, *b: functional.weighted_sum(b, w), [(2, 4, 2), *[(2, 3, 3, 4)] * 3]),
+        (lambda w, *b: functional.weighted_sum(b, w), [(2, 4, 2), *[(3, 3, 3, 4)] * 2]),
+        (lambda w, *b: functional.weighted_sum(b, w), [(2, 4, 2), (2, 3, 3, 4), (2, 2, 2, 4)]),
+    ],
+)
+def test_what_does_not_fit_is_an_error(function, shapes):
+    """Not what happens to lie in memory behind it."""
+    with pytest.raises((ValueError, IndexError)):
+        function(*(paddle.to_tensor(a) for a in draws(shapes)))
+
+
+def test_a_gpus_tensors_are_left_to_paddle(monkeypatch):
+    """Those of its memory, and those of a processor where new ones would be made on the GPU."""
+    x = paddle.ones([2])
+    on_gpu = SimpleNamespace(
+        dtype=x.dtype, size=x.size, place=SimpleNamespace(is_cpu_place=lambda: False)
+    )
+    assert functional.runs_kernels(x, None, x)
+    assert not functional.runs_kernels(on_gpu, x)
+    assert not functional.runs_kernels(x, None, on_gpu)
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    assert not functional.runs_kernels(x)
+
+
+@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="PaddlePaddle 2 has no names")
+@pytest.mark.parametrize("name, approximate", [("none", False), ("tanh", True)])
+def test_names_of_gelus_forms_are_paddles(name, approximate):
+    x = paddle.to_tensor(RANGE.astype(np.float32))
+    expected = F.gelu(x, approximate)
+    np.testing.assert_array_equal(GELU(name)(x).numpy(), expected.numpy())
+
+
+def test_a_translation_of_bytecode_computes_the_same():
+    """``full_graph=False``, Paddle's default: it must leave the kernels to Python."""
+    layers = nn.Sequential(Linear(5, 4), GELU(), LayerNorm(4))
+    x = paddle.randn([3, 5])
+    with paddle.no_grad():
+        expected = layers(x).numpy()
+        translated = paddle.jit.to_static(layers, full_graph=False)
+        np.testing.assert_allclose(translated(x).numpy(), expected, atol=1e-5)

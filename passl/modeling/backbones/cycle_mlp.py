@@ -86,7 +86,7 @@ class CycleFC(nn.Conv2D):
         # The weight's input channels in the order of the groups: those of one offset together.
         weight, count = self.weight.flatten(1), min(self.stepsize, x.shape[-1])
         weight = paddle.concat([weight[:, i :: self.stepsize] for i in range(count)], 1)
-        return functional.linear(self.shifted(x), weight.transpose([1, 0]), self.bias)
+        return paddle.matmul(self.shifted(x), weight, transpose_y=True) + self.bias
 
 
 class CycleMixing(nn.Layer):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import threading
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
@@ -38,6 +39,10 @@ def single_backward() -> Iterator[None]:
     """Says that what is computed inside goes backward at most once, and without second derivatives.
 
     The engine makes its steps inside; so may a training loop of one's own, forward and backward.
+
+    Two things that Paddle does elsewhere it does not do for gradients of one's own: an error where
+    an operation's input was changed in place before the way back, and taking what a hook on an
+    output (``Tensor.register_hook``) returns in place of the gradient.
     """
     before = getattr(_inside, "single", False)
     _inside.single = True
@@ -50,8 +55,9 @@ def single_backward() -> Iterator[None]:
 def runs_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
     """Tells whether ``kernels`` compute on such tensors: of float32 or 64, eagerly, on a processor.
 
-    All of them must have one dtype, the first one must be large enough to be worth it, and no graph
-    may be recorded outside of ``single_backward``.
+    All of them must have one dtype and lie in its memory, the first one must be large enough to be
+    worth it, and no graph may be recorded outside of ``single_backward``. Where a GPU is Paddle's
+    device they do not: there new tensors are made on it.
     """
     if not paddle.in_dynamic_mode():
         return False
@@ -61,8 +67,8 @@ def runs_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
     return (
         first.size >= _WORTH_IT
         and first.dtype in _DTYPES
-        and first.place.is_cpu_place()
-        and all(t is None or t.dtype == first.dtype for t in tensors[1:])
+        and paddle.get_device() == "cpu"
+        and all(t is None or (t.dtype == first.dtype and t.place.is_cpu_place()) for t in tensors)
     )
 
 
@@ -76,7 +82,7 @@ def linear(
         weight: ``[C, C']``.
         bias: ``[C']``, or None for none.
     """
-    if runs_kernels(x, weight, bias):
+    if runs_kernels(x, weight, bias) and _have_shape(weight.shape[-1:], bias):
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -88,7 +94,8 @@ def gelu(x: paddle.Tensor, approximate: bool = False) -> paddle.Tensor:
         x: of any shape.
         approximate: by tanh instead of Φ.
     """
-    if runs_kernels(x) and x.dtype == paddle.float32:
+    # Paddle has names for the forms too.
+    if runs_kernels(x) and x.dtype == paddle.float32 and isinstance(approximate, bool):
         return _Gelu.apply(x, approximate)
     return F.gelu(x, approximate)
 
@@ -118,7 +125,7 @@ def scale(
         weight: ``[C]``.
         bias: ``[C]``, or None for none.
     """
-    if runs_kernels(x, weight, bias):
+    if runs_kernels(x, weight, bias) and _have_shape(x.shape[-1:], weight, bias):
         return _Scale.apply(x, weight, bias)
     return x * weight if bias is None else x * weight + bias
 
@@ -130,7 +137,13 @@ def weighted_sum(branches: Sequence[paddle.Tensor], weights: paddle.Tensor) -> p
         branches: B tensors ``[N, H, W, C]``.
         weights: ``[N, C, B]``.
     """
-    if runs_kernels(*branches, weights):
+    first = branches[0].shape
+    of_weights = [first[0], first[-1], len(branches)]
+    if (
+        runs_kernels(*branches, weights)
+        and _have_shape(first, *branches)
+        and _have_shape(of_weights, weights)
+    ):
         return _WeightedSum.apply(weights, *branches)
     weights = weights.unsqueeze([1, 2])
     output = branches[0] * weights[..., 0]
@@ -237,7 +250,7 @@ def depthwise_conv2d(x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
         x: ``[N, H, W, C]``.
         weight: ``[C, 1, h, w]``, h and w odd.
     """
-    if runs_kernels(x, weight):
+    if runs_kernels(x, weight) and weight.shape[:2] == [x.shape[-1], 1]:
         return _DepthwiseConv2D.apply(x, weight)
     padding = [size // 2 for size in weight.shape[2:]]
     images = channels_first(x)
@@ -253,10 +266,11 @@ def depthwise_conv2d(x: paddle.Tensor, weight: paddle.Tensor) -> paddle.Tensor:
 class _Linear(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> paddle.Tensor:
-        ctx.wanted, x, weight = _wanted(x, weight, bias), x.contiguous(), weight.contiguous()
+        ctx.wanted, x, weight = _wanted(x, weight, bias), _contiguous(x), _contiguous(weight)
         ctx.save_for_backward(x, weight)
         out = paddle.matmul(x, weight)
         if bias is not None:
+            bias = _contiguous(bias)
             kernels.add_row(_rows(out), _array(bias))
         return out
 
@@ -266,7 +280,7 @@ class _Linear(PyLayer):
         found: List[Optional[paddle.Tensor]] = [None] * len(ctx.wanted)
         if ctx.wanted[0]:
             found[0] = paddle.matmul(gradient, weight, transpose_y=True)
-        flat = gradient.reshape([-1, gradient.shape[-1]]).contiguous()
+        flat = _contiguous(gradient.reshape([-1, gradient.shape[-1]]))
         if ctx.wanted[1]:
             found[1] = paddle.matmul(x.reshape([-1, x.shape[-1]]), flat, transpose_x=True)
         if ctx.wanted[2:] == [True]:
@@ -277,7 +291,7 @@ class _Linear(PyLayer):
 class _Gelu(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, approximate: bool) -> paddle.Tensor:
-        x, out = x.contiguous(), _empty(x.shape, x)
+        x, out = _contiguous(x), _empty(x.shape, x)
         ctx.save_for_backward(x)
         ctx.gradient = kernels.gelu_tanh_gradient if approximate else kernels.gelu_gradient
         (kernels.gelu_tanh if approximate else kernels.gelu)(_flat(x), _flat(out))
@@ -286,7 +300,7 @@ class _Gelu(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         (x,) = ctx.saved_tensor()
-        gradient, out = gradient.contiguous(), _empty(x.shape, x)
+        gradient, out = _contiguous(gradient), _empty(x.shape, x)
         ctx.gradient(_flat(x), _flat(gradient), _flat(out))
         return out
 
@@ -294,14 +308,14 @@ class _Gelu(PyLayer):
 class _LayerNorm(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, epsilon: float) -> paddle.Tensor:
-        ctx.wanted, ctx.epsilon, x = _wanted(x, weight, bias), epsilon, x.contiguous()
-        ctx.save_for_backward(x, weight)
+        ctx.wanted, ctx.epsilon, x = _wanted(x, weight, bias), epsilon, _contiguous(x)
+        ctx.save_for_backward(x, _contiguous(weight))
         return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
-        gradient = gradient.contiguous()
+        gradient = _contiguous(gradient)
         found = [_empty(shape, x) for shape in (x.shape, weight.shape, weight.shape)]
         to_x, to_weight, to_bias = found
         kernels.layer_norm_gradient(
@@ -314,18 +328,19 @@ class _LayerNorm(PyLayer):
 class _Scale(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> paddle.Tensor:
-        ctx.wanted, x = _wanted(x, weight, bias), x.contiguous()
+        ctx.wanted, x, weight = _wanted(x, weight, bias), _contiguous(x), _contiguous(weight)
         ctx.save_for_backward(x, weight)
         out = _empty(x.shape, x)
         kernels.scale(_rows(x)[None], _array(weight)[None], _rows(out)[None])
         if bias is not None:
+            bias = _contiguous(bias)
             kernels.add_row(_rows(out), _array(bias))
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
-        gradient = gradient.contiguous()
+        gradient = _contiguous(gradient)
         found = [_empty(x.shape, x), _empty(weight.shape, x)]
         kernels.scale_gradient(
             _rows(x)[None], _rows(gradient)[None], _array(weight)[None],
@@ -339,8 +354,8 @@ class _Scale(PyLayer):
 class _WeightedSum(PyLayer):
     @staticmethod
     def forward(ctx: Any, weights: Any, *branches: Any) -> paddle.Tensor:
-        weights, branches = weights.contiguous(), [branch.contiguous() for branch in branches]
         ctx.wanted = _wanted(weights, *branches)
+        weights, branches = _contiguous(weights), [_contiguous(branch) for branch in branches]
         ctx.save_for_backward(weights, *branches)
         out = _empty(branches[0].shape, weights)
         add: Callable[..., None] = kernels.scale
@@ -352,7 +367,7 @@ class _WeightedSum(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         weights, *branches = ctx.saved_tensor()
-        gradient = gradient.contiguous()
+        gradient = _contiguous(gradient)
         to_branches = [_empty(branch.shape, branch) for branch in branches]
         to_weights = np.empty((len(branches), *weights.shape[:2]), _DTYPES[weights.dtype])
         pairs = zip(branches, to_branches, _of_branches(weights), to_weights)
@@ -367,7 +382,7 @@ class _WeightedSum(PyLayer):
 class _MeanOverPositions(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any) -> paddle.Tensor:
-        ctx.shape, x = x.shape, x.contiguous()
+        ctx.shape, x = x.shape, _contiguous(x)
         out = _empty([x.shape[0], x.shape[-1]], x)
         positions = int(np.prod(x.shape[1:-1]))
         images = _array(x).reshape(x.shape[0], positions, x.shape[-1])
@@ -407,7 +422,7 @@ class _ShiftChannels(PyLayer):
 class _Halves(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any) -> Any:
-        x, half = x.contiguous(), x.shape[-1] // 2
+        x, half = _contiguous(x), x.shape[-1] // 2
         halves = [_empty([*x.shape[:-1], half], x) for _ in range(2)]
         for i, part in enumerate(halves):
             _rows(part)[:] = _rows(x)[:, i * half : (i + 1) * half]
@@ -417,8 +432,8 @@ class _Halves(PyLayer):
     def backward(ctx: Any, *gradients: paddle.Tensor) -> Any:
         half = gradients[0].shape[-1]
         out = _empty([*gradients[0].shape[:-1], 2 * half], gradients[0])
-        for i, part in enumerate(gradients):
-            _rows(out)[:, i * half : (i + 1) * half] = _rows(part.contiguous())
+        for i, part in enumerate(map(_contiguous, gradients)):
+            _rows(out)[:, i * half : (i + 1) * half] = _rows(part)
         return out
 
 
@@ -429,7 +444,8 @@ class _Patches(PyLayer):
         ctx.sizes = count, channels, size[0] // height, height, size[1] // width, width
         tokens = ctx.sizes[2] * ctx.sizes[4]
         out = _empty([count, tokens, channels * height * width], images)
-        kernels.cut_patches(_array(images.contiguous()), height, width, _rows(out))
+        images = _contiguous(images)
+        kernels.cut_patches(_array(images), height, width, _rows(out))
         return out
 
     @staticmethod
@@ -477,7 +493,7 @@ class _Conv2D(PyLayer):
     def forward(
         ctx: Any, x: Any, weight: Any, bias: Any, stride: Tuple[int, int], padding: Tuple[int, int]
     ) -> paddle.Tensor:
-        ctx.wanted, x, weight = _wanted(x, weight, bias), x.contiguous(), weight.contiguous()
+        ctx.wanted, x, weight = _wanted(x, weight, bias), _contiguous(x), _contiguous(weight)
         ctx.save_for_backward(x, weight)
         ctx.geometry = tuple(weight.shape[2:]), stride, padding
         windows = _Windows(x, *ctx.geometry, ones=bias is not None)
@@ -493,7 +509,7 @@ class _Conv2D(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
-        gradient = gradient.contiguous().flatten(2)
+        gradient = _contiguous(gradient).flatten(2)
         has_bias = len(ctx.wanted) == 3
         windows = _Windows(x, *ctx.geometry, ones=has_bias)
         matrix = weight.flatten(1)
@@ -515,7 +531,7 @@ class _Conv2D(PyLayer):
 class _DepthwiseConv2D(PyLayer):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any) -> paddle.Tensor:
-        ctx.wanted, x, weight = _wanted(x, weight), x.contiguous(), weight.contiguous()
+        ctx.wanted, x, weight = _wanted(x, weight), _contiguous(x), _contiguous(weight)
         ctx.save_for_backward(x, weight)
         out = _empty(x.shape, x)
         kernels.depthwise(_array(x), _taps(weight), _array(out))
@@ -524,7 +540,7 @@ class _DepthwiseConv2D(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         x, weight = ctx.saved_tensor()
-        gradient, taps = gradient.contiguous(), _taps(weight)
+        gradient, taps = _contiguous(gradient), _taps(weight)
         to_x, to_taps = _empty(x.shape, x), np.empty_like(taps)
         # A window that looks down from the one place is one that looks up from the other.
         kernels.depthwise(_array(gradient), np.ascontiguousarray(taps[::-1, ::-1]), _array(to_x))
@@ -536,6 +552,14 @@ class _DepthwiseConv2D(PyLayer):
 def _taps(weight: paddle.Tensor) -> np.ndarray:
     """Returns ``[C, 1, h, w]`` as contiguous ``[h, w, C]``."""
     return np.ascontiguousarray(_array(weight)[:, 0].transpose(1, 2, 0))
+
+
+def _have_shape(shape: Sequence[int], *tensors: Optional[paddle.Tensor]) -> bool:
+    """Tells whether all of the tensors have a shape: kernels read what is there, checking nothing.
+
+    What has not is left to Paddle, which broadcasts it or says what is wrong; None is no tensor.
+    """
+    return all(tensor is None or list(tensor.shape) == list(shape) for tensor in tensors)
 
 
 def _wanted(*tensors: Optional[paddle.Tensor]) -> List[bool]:
@@ -550,7 +574,7 @@ def _column_sums(matrix: paddle.Tensor) -> paddle.Tensor:
 
 
 def _swapped(x: paddle.Tensor, one: int, other: int) -> paddle.Tensor:
-    x, shape = x.contiguous(), x.shape
+    x, shape = _contiguous(x), x.shape
     new = list(shape)
     new[one], new[other] = shape[other], shape[one]
     out = _empty(new, x)
@@ -564,7 +588,7 @@ def _swapped(x: paddle.Tensor, one: int, other: int) -> paddle.Tensor:
 
 
 def _shifted(x: paddle.Tensor, offsets: np.ndarray, axis: int) -> paddle.Tensor:
-    x = x.contiguous()
+    x = _contiguous(x)
     out = _empty(x.shape, x)
     count, height, width, channels = x.shape
     shape = (count, height, width) if axis == 1 else (count * height, width, 1)
@@ -581,11 +605,26 @@ def _empty(shape: Sequence[int], like: paddle.Tensor) -> paddle.Tensor:
     return paddle.empty(shape, like.dtype)
 
 
+# Not as methods: Paddle's translation of bytecode (full_graph=False) may fail at one that it does
+# not know, and leaves a function that it does not know to Python.
+_is_contiguous, _address = map(operator.methodcaller, ("is_contiguous", "data_ptr"))
+
+
+def _contiguous(tensor: paddle.Tensor) -> paddle.Tensor:
+    """Returns a tensor whose numbers lie in the order of its axes: itself, or a copy.
+
+    ``Tensor.contiguous()`` moves the tensor that it is called on: a view of the caller's would be
+    none any more.
+    """
+    return tensor if _is_contiguous(tensor) else tensor.clone()
+
+
 def _array(tensor: paddle.Tensor) -> np.ndarray:
     """Returns an array over the memory of a contiguous tensor, which must outlive it."""
-    assert tensor.is_contiguous()
+    assert _is_contiguous(tensor)
     dtype = _DTYPES[tensor.dtype]
-    memory = (ctypes.c_char * (tensor.size * dtype.itemsize)).from_address(tensor.data_ptr())
+    address = _address(tensor) or 0  # PaddlePaddle 2 has None for that of no numbers
+    memory = (ctypes.c_char * (tensor.size * dtype.itemsize)).from_address(address)
     return np.ndarray(tuple(tensor.shape), dtype, memory)
 
 
