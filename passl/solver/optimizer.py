@@ -164,7 +164,7 @@ class Optimizer:
         state: Dict[str, np.ndarray] = {}
         automatic = {parameter.name: name for name, parameter in self._named}
         for key, value in self._optimizer.state_dict().items():
-            if key in ("LR_Scheduler", "master_weights"):
+            if key == "LR_Scheduler":
                 continue  # the schedule is a function of the step
             name, quantity = _split_key(key, automatic)
             state[f"{name}/{quantity}"] = own_array(value)

@@ -27,7 +27,6 @@ from passl.modeling.layers import kernels
 
 _DTYPES = {paddle.float32: np.dtype(np.float32), paddle.float64: np.dtype(np.float64)}
 
-
 # Numbers of a tensor from which on a kernel saves more than calling it from Python costs, 0.1 ms.
 _WORTH_IT = 2**16
 
@@ -61,11 +60,11 @@ def runs_kernels(*tensors: Optional[paddle.Tensor]) -> bool:
     """
     if not paddle.in_dynamic_mode():
         return False
-    if paddle.is_grad_enabled() and not getattr(_inside, "single", False):
-        return False
     first = tensors[0]
     return (
-        first.size >= _WORTH_IT
+        first.place.is_cpu_place()  # asked first: a GPU is not to wait for the other questions
+        and (getattr(_inside, "single", False) or not paddle.is_grad_enabled())
+        and first.size >= _WORTH_IT
         and first.dtype in _DTYPES
         and paddle.get_device() == "cpu"
         and all(t is None or (t.dtype == first.dtype and t.place.is_cpu_place()) for t in tensors)
@@ -268,11 +267,7 @@ class _Linear(PyLayer):
     def forward(ctx: Any, x: Any, weight: Any, bias: Any) -> paddle.Tensor:
         ctx.wanted, x, weight = _wanted(x, weight, bias), _contiguous(x), _contiguous(weight)
         ctx.save_for_backward(x, weight)
-        out = paddle.matmul(x, weight)
-        if bias is not None:
-            bias = _contiguous(bias)
-            kernels.add_row(_rows(out), _array(bias))
-        return out
+        return _with_bias(paddle.matmul(x, weight), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
@@ -322,7 +317,7 @@ class _LayerNorm(PyLayer):
             _rows(x), _rows(gradient), _array(weight), ctx.epsilon,
             _rows(to_x), _array(to_weight), _array(to_bias),
         )  # fmt: skip
-        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+        return _those_wanted(ctx, found)
 
 
 class _Scale(PyLayer):
@@ -332,10 +327,7 @@ class _Scale(PyLayer):
         ctx.save_for_backward(x, weight)
         out = _empty(x.shape, x)
         kernels.scale(_rows(x)[None], _array(weight)[None], _rows(out)[None])
-        if bias is not None:
-            bias = _contiguous(bias)
-            kernels.add_row(_rows(out), _array(bias))
-        return out
+        return _with_bias(out, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
@@ -347,8 +339,8 @@ class _Scale(PyLayer):
             _rows(found[0])[None], _array(found[1])[None],
         )  # fmt: skip
         if len(ctx.wanted) == 3:
-            found.append(_column_sums(gradient.reshape([-1, gradient.shape[-1]])))
-        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+            found.append(_column_sums(gradient))
+        return _those_wanted(ctx, found)
 
 
 class _WeightedSum(PyLayer):
@@ -376,7 +368,7 @@ class _WeightedSum(PyLayer):
                 _positions(branch), _positions(gradient), weight, _positions(to_branch), to_weight
             )
         found = [paddle.to_tensor(to_weights.transpose(1, 2, 0)), *to_branches]
-        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+        return _those_wanted(ctx, found)
 
 
 class _MeanOverPositions(PyLayer):
@@ -525,7 +517,7 @@ class _Conv2D(PyLayer):
         found = [to_x, to_matrix[:, : matrix.shape[1]].contiguous().reshape(weight.shape)]
         if has_bias:
             found.append(to_matrix[:, -1].contiguous())
-        return tuple(tensor if wanted else None for tensor, wanted in zip(found, ctx.wanted))
+        return _those_wanted(ctx, found)
 
 
 class _DepthwiseConv2D(PyLayer):
@@ -546,7 +538,7 @@ class _DepthwiseConv2D(PyLayer):
         kernels.depthwise(_array(gradient), np.ascontiguousarray(taps[::-1, ::-1]), _array(to_x))
         kernels.depthwise_weight_gradient(_array(x), _array(gradient), to_taps)
         to_weight = paddle.to_tensor(to_taps.transpose(2, 0, 1)).unsqueeze(1)
-        return tuple(t if wanted else None for t, wanted in zip((to_x, to_weight), ctx.wanted))
+        return _those_wanted(ctx, [to_x, to_weight])
 
 
 def _taps(weight: paddle.Tensor) -> np.ndarray:
@@ -567,9 +559,23 @@ def _wanted(*tensors: Optional[paddle.Tensor]) -> List[bool]:
     return [not tensor.stop_gradient for tensor in tensors if tensor is not None]
 
 
-def _column_sums(matrix: paddle.Tensor) -> paddle.Tensor:
-    sums = _empty(matrix.shape[-1:], matrix)
-    kernels.column_sums(_array(matrix), _array(sums))
+def _those_wanted(ctx: Any, gradients: Sequence[Any]) -> Tuple[Optional[paddle.Tensor], ...]:
+    """Returns the gradients, None for those of tensors that get none: Paddle refuses others."""
+    return tuple(found if wanted else None for found, wanted in zip(gradients, ctx.wanted))
+
+
+def _with_bias(out: paddle.Tensor, bias: Optional[paddle.Tensor]) -> paddle.Tensor:
+    """Adds ``[C]``, or nothing for None, to ``[..., C]``, in place."""
+    if bias is not None:
+        bias = _contiguous(bias)
+        kernels.add_row(_rows(out), _array(bias))
+    return out
+
+
+def _column_sums(tensor: paddle.Tensor) -> paddle.Tensor:
+    """Returns the sums over all axes but the last."""
+    sums = _empty(tensor.shape[-1:], tensor)
+    kernels.column_sums(_rows(tensor), _array(sums))
     return sums
 
 
@@ -592,8 +598,7 @@ def _shifted(x: paddle.Tensor, offsets: np.ndarray, axis: int) -> paddle.Tensor:
     out = _empty(x.shape, x)
     count, height, width, channels = x.shape
     shape = (count, height, width) if axis == 1 else (count * height, width, 1)
-    arrays = (_array(tensor).reshape(*shape, channels) for tensor in (x, out))
-    source, target = arrays
+    source, target = (_array(tensor).reshape(*shape, channels) for tensor in (x, out))
     kernels.shift_channels(source, offsets, target)
     return out
 
