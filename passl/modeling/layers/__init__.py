@@ -1,5 +1,12 @@
 """Small pieces that several backbones share."""
 
+from passl.modeling.layers.attention import (
+    Attention,
+    attend,
+    check_heads,
+    join_heads,
+    split_heads,
+)
 from passl.modeling.layers.batch_norm import (
     BatchNorm1D,
     BatchNorm2D,
@@ -25,6 +32,7 @@ from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
+    "Attention",
     "BatchNorm1D",
     "BatchNorm2D",
     "Conv2D",
@@ -36,17 +44,21 @@ __all__ = [
     "Mlp",
     "PatchEmbed",
     "WeightedBranches",
+    "attend",
     "check_drop_rate",
+    "check_heads",
     "check_input",
     "check_sizes",
     "column_depths",
     "drop_path_rates",
     "freeze",
     "has_sync_batch_norms",
+    "join_heads",
     "keep_frozen",
     "lecun_normal_",
     "normal_",
     "ones_",
+    "split_heads",
     "staged_depths",
     "sync_batch_norms",
     "to_pair",
