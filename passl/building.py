@@ -92,7 +92,10 @@ def create_model(
 
 
 def _build(cfg: Any, num_classes: int) -> Network:
-    head = {"name": "ClassificationHead", "num_classes": num_classes}
+    head = {
+        "name": BACKBONES.attribute(cfg["name"], "default_head", "ClassificationHead"),
+        "num_classes": num_classes,
+    }
     return Network(cfg, head if num_classes else None)
 
 

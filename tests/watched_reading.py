@@ -68,7 +68,7 @@ def read(path, watch):
     watch.path = path
     try:
         with WeightFile(path) as file:
-            refused = file.refused
+            refused = file.refused_under(file.key)
             file.averages()
             for key, group in file.groups.items():
                 for name, array in group.items():

@@ -22,7 +22,6 @@ from passl.weights.naming import (
     ReleasedNames,
     Translation,
     namings,
-    to_there,
     translate,
 )
 from passl.weights.reading import WeightFile
@@ -103,17 +102,16 @@ def convert_weights(
                 f"{', '.join(stray[:6])}"
             )
         naming = _naming(publisher or usual, released_names, target)
-        convention = convention or naming.convention
-        named = _rename(found.tensors, naming, file.path)
+        named = _rename(found.tensors, naming, convention, file.path)
         arrays = {}
         for name, array in named.items():
             with file.reading(name):
-                arrays[name] = np.ascontiguousarray(to_there(array, convention).read())
+                arrays[name] = np.ascontiguousarray(array.read())
         facts = {"kind": "weights", "class_names": file.metadata.get("class_names")}
         data = data_of(file.metadata, found.publisher)
         if data is not None:
             facts["data"] = data
-        dropped = [group for group in file.groups if group != file.key]
+        dropped = [group for group in file.groups if group != found.key]
     nameless = False
     if write is safetensors.write:
         labels = _labels(naming, facts)
@@ -170,14 +168,14 @@ def _naming(publisher: str, released_names: ReleasedNames, target: Path) -> Nami
 
 
 def _rename(
-    tensors: Mapping[str, StoredArray], naming: Naming, path: str
+    tensors: Mapping[str, StoredArray], naming: Naming, convention: Optional[str], path: str
 ) -> Dict[str, StoredArray]:
     named = {}
     for name, array in tensors.items():
-        there = naming.to_there(name, len(array.shape))
+        there = naming.write(name, array, convention)
         if there is None:
             raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'")
-        named[there] = naming.axes_there(name, array)
+        named.update(there)
     return named
 
 

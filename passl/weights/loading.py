@@ -107,7 +107,12 @@ def _load(
     own = {prefix + name: tensor for name, tensor in state.items()}
     if found.publisher != OWN:
         averages = file.averages()
-        if averages:
+        if found.key != file.key:
+            logger.info(
+                "%s: taking '%s', the moving average, whose accuracy was published",
+                file.path, found.key,
+            )  # fmt: skip
+        elif averages:
             logger.info(
                 "%s: taking '%s'; it also holds averaged weights: --weights-key %s",
                 file.path, file.key, averages[0],
@@ -127,7 +132,13 @@ def _load(
         if left_out and there != here:
             differs = f"its head has {there} classes, the model's {here}"
         logger.info("%s: %s, so the head begins anew", file.path, differs)
-        own = {name: tensor for name, tensor in own.items() if not name.startswith(_HEAD)}
+        lacking = () if left_out or found.naming is None else found.naming.may_lack
+        own = {
+            name: tensor
+            for name, tensor in own.items()
+            if not name.startswith(_HEAD)
+            and not (lacking and name not in tensors and lacking(name))
+        }
     tensors = {name: array for name, array in tensors.items() if name not in left_out}
     if not any(name in own for name in tensors):
         raise PasslError(f"{file.path}: holds none of the tensors of this network")
@@ -139,7 +150,7 @@ def _load(
                 "never run; save plain tensors"
             )
     try:
-        tensors, mismatched, resized = _fit(backbone, own, tensors)
+        tensors, mismatched, resized = _fit(backbone, own, tensors, found.publisher)
     except PasslError as error:
         raise PasslError(f"{file.path}: {error}") from None
     missing = [name for name in own if name not in tensors and name not in mismatched]
@@ -285,7 +296,7 @@ def count_classes(file: WeightFile, released_names: ReleasedNames) -> int:
 
 
 def _fit(
-    backbone: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray]
+    backbone: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray], publisher: str
 ) -> Tuple[Dict[str, StoredArray], Dict[str, str], str]:
     """Returns what fits, what does not and why, and what was done to make something fit."""
     fitting, mismatched, resized = {}, {}, ""
@@ -300,7 +311,7 @@ def _fit(
             fitting[name] = array
         else:
             adapt = getattr(backbone, "adapt_weight", None)
-            adapted = adapt and adapt(name[len(_BACKBONE) :], array.shape)
+            adapted = adapt and adapt(name[len(_BACKBONE) :], array.shape, publisher)
             if adapted:
                 change, resized = adapted
                 fitting[name] = StoredArray(

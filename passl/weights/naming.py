@@ -1,41 +1,37 @@
 """Whose names a file uses, and what they are called here.
 
-A backbone's file says as data what released files call its layers (``released_names``); this
-module turns names, and the layouts of the arrays that go with them, into PASSL's and back.
-Three conventions store a layer's numbers differently:
-
-=========  ==================  ====================================  ==========================
-           linear weight       convolution weight                    names of a layer's arrays
-=========  ==================  ====================================  ==========================
-paddle     ``[in, out]``       ``[out, in, height, width]``          ``weight``, ``bias``
-torch      ``[out, in]``       ``[out, in, height, width]``          ``weight``, ``bias``
-flax       ``[in, out]``       ``[height, width, in, out]``          ``kernel``, ``scale``, ``bias``
-=========  ==================  ====================================  ==========================
-
-Batch normalisation has its running statistics besides: ``_mean`` and ``_variance`` in Paddle,
-``running_mean`` and ``running_var`` in torch, which also counts batches, ``num_batches_tracked``.
+A backbone's file says as data what released files call its layers (``released_names``); this module
+turns names, and with ``layouts`` the arrays that go with them, into PASSL's and back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from passl.utils.errors import PasslError, listing
 from passl.utils.stored_array import StoredArray
+from passl.weights.layouts import COUNTERS, LEAVES, in_order, joined, split, to_here, to_there
 from passl.weights.reading import WeightFile
+from passl.weights.templates import EACH, Pattern, Template
 
 # What a backbone's file says: publisher -> (convention, {layer here: layer there}), and, where
-# there are any, a third item: names of arrays there that are no weights, such as indices that
-# follow from the layer's arguments. ``{i}`` in here and there stands for the same number, and so
-# does ``{j}``. A name that ends in brackets is that of one parameter instead, for those that are no
-# layer's weight or bias; the brackets say its axes, ``1`` for one of length one:
-# ``blocks.{i}.gamma[:]`` here, ``blocks.{i}.gamma[1, 1, :]`` there.
-Table = Union[
-    Tuple[str, Mapping[str, str]],
-    Tuple[str, Mapping[str, str], Tuple[str, ...]],
-]
+# there are any, options; see ``templates`` for how names are written. Several names there, in a
+# tuple, are parts of the layer here, side by side along the axis of its outputs (queries, keys and
+# values). ``*`` here: the one array there is that of all these layers.
+Layers = Mapping[str, Union[str, Tuple[str, ...]]]
+Table = Union[Tuple[str, Layers], Tuple[str, Layers, Mapping[str, Any]]]
 ReleasedNames = Mapping[str, Table]
 
 OWN = "passl"
@@ -43,23 +39,20 @@ OWN = "passl"
 # What wrappers (data parallelism, torch.compile, an outer module) put before every name.
 _WRAPPERS = ("module.", "_layers.", "_orig_mod.", "model.", "net.", "network.")
 
-_TO_HERE = {("torch", 2): (1, 0), ("flax", 4): (3, 2, 0, 1)}
-_TO_THERE = {("torch", 2): (1, 0), ("flax", 4): (2, 3, 1, 0)}
 
-# What a layer's arrays are called there -> here.
-_LEAVES = {
-    "paddle": {name: name for name in ("weight", "bias", "_mean", "_variance")},
-    "torch": {
-        "weight": "weight",
-        "bias": "bias",
-        "running_mean": "_mean",
-        "running_var": "_variance",
-    },
-    "flax": {"kernel": "weight", "scale": "weight", "bias": "bias"},
-}
-# Arrays of known layers that are no weights: torch's batch norms count batches, for a momentum
-# that nobody sets.
-_NO_WEIGHTS = {"torch": ("num_batches_tracked",)}
+class _Entry(NamedTuple):
+    """A line of a table."""
+
+    here: Template
+    there: Tuple[Template, ...]
+
+
+class _Place(NamedTuple):
+    """What an array is here: the whole or a part of ``name``."""
+
+    name: str
+    entry: _Entry
+    part: int
 
 
 class Naming:
@@ -70,130 +63,148 @@ class Naming:
         convention: ``paddle``, ``torch`` or ``flax``.
         layers: layer here to layer there, or a parameter in brackets.
         no_weights: names of arrays there that are left out.
+        key: under which key the publisher's files keep the weights; it tells apart publishers
+            who have the same names. Empty: at the top level, or under any.
+        average: the accuracy that was published is that of the moving average which the files
+            also hold, so that this is taken.
+        may_lack: layers here that files without a head are without too, and that begin anew
+            with it.
+        head_widths: channels -> width of an attention head, see ``layouts.to_there``.
     """
 
     def __init__(
         self,
         name: str,
         convention: str,
-        layers: Mapping[str, str],
+        layers: Layers,
         no_weights: Sequence[str] = (),
+        key: str = "",
+        average: bool = False,
+        may_lack: Sequence[str] = (),
+        head_widths: Optional[Mapping[int, int]] = None,
     ):
         self.name, self.convention = name, convention
+        self.key, self.average = key, average
+        self._head_widths = head_widths or {}
         self._dot = "/" if convention == "flax" else "."
-        pairs = [(_template(ours), _template(there)) for ours, there in layers.items()]
-        for ours, there in pairs:
-            assert (ours.axes is None) == (there.axes is None), f"{ours} is not {there}"
-        leaf = re.escape(self._dot) + _any_of(_LEAVES[convention])
-        here = r"\." + _any_of(_LEAVES["paddle"])
-        self._from_there = [(_pattern(there, leaf), ours) for ours, there in pairs]
-        self._from_here = [(_pattern(ours, here), there) for ours, there in pairs]
-        counters = _NO_WEIGHTS.get(convention)
-        self._left_out = [_pattern(_template(array), "") for array in no_weights]
-        if counters:
-            ending = re.escape(self._dot) + _any_of(counters)
-            self._left_out += [_pattern(there, ending) for _, there in pairs if there.axes is None]
+        self._from_there: List[Tuple[Pattern, _Entry, int]] = []
+        self._from_here: List[Tuple[Pattern, _Entry]] = []
+        self._left_out = [Pattern(Template(array, ()), ()) for array in no_weights]
+        self._may_lack = [Pattern(Template(layer), LEAVES["paddle"]) for layer in may_lack]
+        for ours, theirs in layers.items():
+            there = (theirs,) if isinstance(theirs, str) else theirs
+            entry = _Entry(Template.read(ours), tuple(map(Template.read, there)))
+            kinds = {template.axes is None for template in (entry.here, *entry.there)}
+            assert len(kinds) == 1, f"{ours} is not {theirs}"
+            for part, template in enumerate(entry.there):
+                pattern = Pattern(template, LEAVES[convention], self._dot)
+                self._from_there.append((pattern, entry, part))
+                if template.axes is None and convention in COUNTERS:
+                    self._left_out.append(Pattern(template, COUNTERS[convention], self._dot))
+            if EACH not in entry.here.name:
+                self._from_here.append((Pattern(entry.here, LEAVES["paddle"]), entry))
+
+    def place(self, name: str) -> Optional[_Place]:
+        """Returns what an array called ``name`` there is here; None if it is unknown."""
+        for pattern, entry, part in self._from_there:
+            match = pattern.match(name)
+            found = match and entry.here.filled(match[0])
+            if found:
+                leaf = match[1]
+                ours = f"{found}.{LEAVES[self.convention][leaf]}" if leaf else found
+                return _Place(ours, entry, part)
+        return None
 
     def to_here(self, name: str) -> Optional[str]:
         """Returns what an array called ``name`` there is called here; None if it is unknown."""
-        found, leaf, _ = _translate(name, self._from_there)
-        return f"{found}.{_LEAVES[self.convention][leaf]}" if leaf else found
+        place = self.place(name)
+        return place and place.name
 
     def to_there(self, name: str, axes: int) -> Optional[str]:
-        """Returns what an array of ``axes`` axes is called there."""
-        layer, leaf, _ = _translate(name, self._from_here)
-        if not leaf:
-            return layer
-        if self.convention == "flax" and leaf == "weight":
-            return f"{layer}/{'scale' if axes == 1 else 'kernel'}"
-        for there, here in _LEAVES[self.convention].items():
-            if here == leaf:
-                return f"{layer}{self._dot}{there}"
-        return None
+        """Returns what an array of ``axes`` axes is called there; of several parts, the first."""
+        found = self._there(name, axes)
+        return found[1][0] if found else None
 
-    def axes_here(self, name: str, array: StoredArray) -> StoredArray:
-        """Returns an array called ``name`` there with the axes that it has here."""
-        return _with_axes(array, _translate(name, self._from_there)[2])
+    def read(self, name: str, array: StoredArray, convention: str) -> StoredArray:
+        """Returns an array called ``name`` there as it is here."""
+        place = self.place(name)
+        assert place, name
+        template = place.entry.there[place.part]
+        if template.axes is not None:
+            return place.entry.here.reshaped(array)
+        layer = name.rpartition(self._dot)[0]
+        return in_order(to_here(array, convention, layer), template.order)
 
-    def axes_there(self, name: str, array: StoredArray) -> StoredArray:
-        """Returns an array called ``name`` here with the axes that it has there."""
-        return _with_axes(array, _translate(name, self._from_here)[2])
+    def write(
+        self, name: str, array: StoredArray, convention: Optional[str] = None
+    ) -> Optional[Dict[str, StoredArray]]:
+        """Returns what an array called ``name`` here is there, in one part or several.
+
+        Args:
+            name: None is returned where the publisher has no name for it.
+            array: as it is here.
+            convention: of the file; by default the publisher's.
+        """
+        found = self._there(name, len(array.shape))
+        if not found:
+            return None
+        entry, names = found
+        if entry.here.axes is not None:
+            return {names[0]: entry.there[0].reshaped(array)}
+        parts = split(array, len(names)) if len(names) > 1 else [array]
+        return {
+            there: to_there(
+                in_order(part, template.order, back=True),
+                convention or self.convention,
+                there.rpartition(self._dot)[0],
+                self._head_widths,
+            )
+            for there, template, part in zip(names, entry.there, parts)
+        }
+
+    def fits_key(self, key: str) -> int:
+        """Tells whether the publisher's files keep their weights under a key: 1, -1; 0: any."""
+        return 0 if not self.key else 1 if self.key == key else -1
 
     def leaves_out(self, name: str) -> bool:
         """Tells whether an array called ``name`` there is known, and no weight."""
-        return any(pattern.fullmatch(name) for pattern in self._left_out)
+        return any(pattern.match(name) for pattern in self._left_out)
+
+    def may_lack(self, name: str) -> bool:
+        """Tells whether files without a head are without the array called ``name`` here."""
+        return any(pattern.match(name) for pattern in self._may_lack)
 
     def knows(self, name: str) -> bool:
         """Tells whether there is an array called ``name`` there."""
-        return self.to_here(name) is not None or self.leaves_out(name)
+        return self.place(name) is not None or self.leaves_out(name)
 
+    def _there(self, name: str, axes: int) -> Optional[Tuple[_Entry, List[str]]]:
+        for pattern, entry in self._from_here:
+            match = pattern.match(name)
+            layers = match and [template.filled(match[0]) for template in entry.there]
+            if layers and all(layers):
+                ending = self._leaf_there(match[1], axes)
+                return entry, [f"{layer}{ending}" for layer in layers]
+        return None
 
-class _Template(NamedTuple):
-    """A name in a table: of a layer, or of one parameter, and then with its axes."""
-
-    name: str
-    axes: Optional[Tuple[str, ...]]
-
-
-def _template(text: str) -> _Template:
-    name, bracket, axes = text.partition("[")
-    return _Template(name, tuple(re.findall("[1:]", axes)) if bracket else None)
-
-
-def _any_of(leaves: Iterable[str]) -> str:
-    return f"(?P<leaf>{'|'.join(map(re.escape, leaves))})"
-
-
-def _pattern(template: _Template, leaf: str) -> re.Pattern:
-    numbered = re.sub(r"\\\{(\w)\\\}", r"(?P<\1>\\d+)", re.escape(template.name))
-    return re.compile(numbered + (leaf if template.axes is None else ""))
-
-
-def _translate(
-    name: str, table: List[Tuple[re.Pattern, _Template]]
-) -> Tuple[Optional[str], str, Optional[Tuple[str, ...]]]:
-    """Returns the other name, without its leaf; the leaf here; and the axes of the other.
-
-    The leaf (``weight``, ``bias``, …) is empty where the name is that of one parameter.
-    """
-    for pattern, template in table:
-        match = pattern.fullmatch(name)
-        if match:
-            parts = match.groupdict()
-            other = template.name
-            for letter in "ij":
-                other = other.replace(f"{{{letter}}}", parts.get(letter) or "")
-            return other, parts.get("leaf") or "", template.axes
-    return None, "", None
-
-
-def _with_axes(array: StoredArray, axes: Optional[Sequence[str]]) -> StoredArray:
-    """Returns an array with axes of length one put in or taken out; others stay as they are."""
-    lengths = [n for n in array.shape if n != 1]
-    if axes is None or len(lengths) != axes.count(":"):
-        return array
-    rest = iter(lengths)
-    return array.reshaped([1 if axis == "1" else next(rest) for axis in axes])
+    def _leaf_there(self, leaf: str, axes: int) -> str:
+        if not leaf:
+            return ""
+        if self.convention == "flax" and leaf == "weight":
+            return f"{self._dot}{'scale' if axes == 1 else 'kernel'}"
+        leaves = {here: there for there, here in LEAVES[self.convention].items()}
+        return f"{self._dot}{leaves[leaf]}"
 
 
 def namings(released_names: ReleasedNames) -> Dict[str, Naming]:
     """Returns all namings of a family, its own first."""
-    layers = [layer for entry in released_names.values() for layer in entry[1]]
-    own = Naming(OWN, "paddle", {layer: layer for layer in layers})
-    others = {name: Naming(name, *entry) for name, entry in released_names.items()}
+    layers = [layer.partition("|")[0] for entry in released_names.values() for layer in entry[1]]
+    own = Naming(OWN, "paddle", {layer: layer for layer in layers if EACH not in layer})
+    others = {
+        name: Naming(name, *entry[:2], **(entry[2] if len(entry) > 2 else {}))
+        for name, entry in released_names.items()
+    }
     return {OWN: own, **others}
-
-
-def to_here(array: StoredArray, convention: str) -> StoredArray:
-    """Returns an array of another convention in the layout of Paddle's layers."""
-    axes = _TO_HERE.get((convention, len(array.shape)))
-    return array.transposed(axes) if axes else array
-
-
-def to_there(array: StoredArray, convention: str) -> StoredArray:
-    """Returns an array of Paddle's layout in that of another convention."""
-    axes = _TO_THERE.get((convention, len(array.shape)))
-    return array.transposed(axes) if axes else array
 
 
 @dataclasses.dataclass
@@ -204,8 +215,10 @@ class Translation:
         publisher: whose names the file uses.
         tensors: name here to array, in Paddle's layout.
         unexpected: names in the file that mean nothing here.
-        left_out: names in the file of what is known and no weight.
         refused: name here to what alone could have made its value.
+        left_out: names in the file of what is known and no weight.
+        key: where in the file they stand.
+        naming: the publisher's; None for today's own names.
     """
 
     publisher: str
@@ -213,6 +226,8 @@ class Translation:
     unexpected: List[str]
     refused: Dict[str, str]
     left_out: List[str] = dataclasses.field(default_factory=list)
+    key: str = ""
+    naming: Optional[Naming] = None
 
 
 def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
@@ -222,34 +237,78 @@ def translate(file: WeightFile, released_names: ReleasedNames) -> Translation:
         PasslError: hardly any name is known.
     """
     if file.metadata and file.metadata.get("publisher", OWN) == OWN:  # in the names of today
-        return Translation(OWN, dict(file.tensors), [], {})
-    names = {name: name for name in [*file.tensors, *file.refused]}
+        return Translation(OWN, dict(file.tensors), [], {}, key=file.key)
+    found = _translate(file, file.key, released_names)
+    averages = file.averages()
+    if found.naming.average and averages and not file.key_was_chosen:
+        return _translate(file, averages[0], released_names)
+    return found
+
+
+def _translate(file: WeightFile, key: str, released_names: ReleasedNames) -> Translation:
+    tensors, refused = file.groups[key], file.refused_under(key)
+    names = {name: name for name in [*tensors, *refused]}
     for _ in range(3):  # wrappers of wrappers
         for wrapper in _WRAPPERS:
             if all(inner.startswith(wrapper) for inner in names.values()):
                 names = {name: inner[len(wrapper) :] for name, inner in names.items()}
-    # The publisher who knows most of the names; the order of the table settles a tie.
+    # The publisher who knows most of the names, and whose files keep them in this place; the order
+    # of the table settles a tie.
     best = max(
         namings(released_names).values(),
-        key=lambda naming: _known(naming, names.values()),
+        key=lambda naming: (_known(naming, names.values()), naming.fits_key(key)),
     )
-    here = {name: best.to_here(inner) for name, inner in names.items()}
-    if 2 * _known(best, names.values()) < len(file.tensors):
+    places = {name: best.place(inner) for name, inner in names.items()}
+    if 2 * _known(best, names.values()) < len(tensors):
         raise PasslError(
             f"{file.path}: its names belong to no release of this network that is known "
-            f"({listing(released_names)}); it begins with {listing(list(file.tensors)[:3])}"
+            f"({listing(released_names)}); it begins with {listing(list(tensors)[:3])}"
         )
+    read = {
+        name: best.read(names[name], array, file.convention)
+        for name, array in tensors.items()
+        if places[name] is not None
+    }
+    here, incomplete = _put_together({name: (places[name], array) for name, array in read.items()})
     return Translation(
         best.name,
-        {
-            here[name]: best.axes_here(names[name], to_here(array, file.convention))
-            for name, array in file.tensors.items()
-            if here[name] is not None
-        },
-        [name for name in file.tensors if not best.knows(names[name])],
-        {here[name]: cause for name, cause in file.refused.items() if here[name] is not None},
-        [name for name in file.tensors if best.leaves_out(names[name])],
+        here,
+        [name for name in tensors if not best.knows(names[name])] + incomplete,
+        {places[name].name: cause for name, cause in refused.items() if places[name] is not None},
+        [name for name in tensors if best.leaves_out(names[name])],
+        key,
+        best,
     )
+
+
+def _put_together(
+    read: Mapping[str, Tuple[_Place, StoredArray]],
+) -> Tuple[Dict[str, StoredArray], List[str]]:
+    """Returns arrays by their names here, and names in the file of parts without the others."""
+    here: Dict[str, StoredArray] = {}
+    parts: Dict[str, Dict[int, StoredArray]] = {}
+    for place, array in read.values():
+        if len(place.entry.there) == 1:
+            here[place.name] = array
+        else:
+            parts.setdefault(place.name, {})[place.part] = array
+    for name, found in parts.items():
+        count = next(len(p.entry.there) for p, _ in read.values() if p.name == name)
+        if len(found) == count:
+            here[name] = joined([found[part] for part in range(count)])
+    incomplete = [name for name, (place, _) in read.items() if place.name not in here]
+    return _of_each(here), incomplete
+
+
+def _of_each(tensors: Dict[str, StoredArray]) -> Dict[str, StoredArray]:
+    """Gives what one array is for all layers to each of those that the file has anything of."""
+    whole = {name: array for name, array in tensors.items() if EACH not in name}
+    for name, array in tensors.items():
+        before, star, after = name.partition(EACH)
+        if star:
+            numbers = {n[len(before) :].partition(".")[0] for n in whole if n.startswith(before)}
+            whole.update({f"{before}{number}{after}": array for number in sorted(numbers)})
+    return whole
 
 
 def _known(naming: Naming, names: Iterable[str]) -> int:

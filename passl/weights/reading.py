@@ -73,9 +73,8 @@ class WeightFile:
         format: what the content is: ``safetensors``, ``torch``, ``paddle`` or ``npz``.
         convention: how linear layers are stored, see ``Contents``.
         key: where in the file ``tensors`` stand; ``""`` is its top level.
+        key_was_chosen: whether the caller named it.
         tensors: name to ``StoredArray``.
-        refused: names beside them whose value only the code of another program could make, and
-            what that code is called.
         groups: all such mappings of the file, by where they stand.
         metadata: what PASSL recorded beside the tensors; empty for others' files.
 
@@ -107,8 +106,9 @@ class WeightFile:
             self.convention = contents.convention
             self.metadata = contents.metadata
             self.key = self._choose(contents, key)
+            self.key_was_chosen = key is not None
             self.tensors: Dict[str, StoredArray] = contents.groups[self.key]
-            self.refused = contents.refused.get(self.key, {})
+            self._refused = contents.refused
         except BaseException:
             self.close()
             raise
@@ -242,8 +242,18 @@ class WeightFile:
             f"{_places(groups)}"
         )
 
+    def refused_under(self, key: str) -> Dict[str, str]:
+        """Returns names of ``groups[key]`` whose value only another program's code could make.
+
+        And what that code is called.
+        """
+        return self._refused.get(key, {})
+
     def averages(self) -> List[str]:
-        """Returns the keys of moving averages of the weights, which are not taken unasked."""
+        """Returns the keys of moving averages of the weights.
+
+        They are not taken unasked, unless it is the average whose accuracy was published.
+        """
         return [key for key in _AVERAGES if key in self.groups and key != self.key]
 
 

@@ -1,8 +1,8 @@
 """Networks whose every number follows from its name: what others' code answers needs no file.
 
-``u(name, shape)`` is a hash of a name and an index, evenly between -1 and 1. A parameter is filled by
-what its layer's authors call it, in torch's layout; so names, layouts and the network itself are all
-compared with the numbers that the authors' code gave for the same rule, in float64.
+``u(name, shape)`` is a hash of a name and an index, evenly between -1 and 1. A parameter is filled
+by what its layer's authors call it, in torch's layout; so names, layouts and the network itself are
+all compared with the numbers that the authors' code gave for the same rule, in float64.
 """
 
 import zlib

@@ -197,7 +197,7 @@ class CycleMlp(nn.Layer):
             than 3 pixels along a side.
     """
 
-    released_names = {"authors": ("torch", _NAMES, _OFFSETS)}
+    released_names = {"authors": ("torch", _NAMES, {"no_weights": _OFFSETS})}
 
     def __init__(
         self,

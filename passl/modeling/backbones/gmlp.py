@@ -201,7 +201,7 @@ class Gmlp(nn.Layer):
         )
     }
 
-    def adapt_weight(self, name: str, shape: Sequence[int]) -> None:
+    def adapt_weight(self, name: str, shape: Sequence[int], publisher: str) -> None:
         """Says why a released weight of another shape, for other images, cannot be used.
 
         Raises:

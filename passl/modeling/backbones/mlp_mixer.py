@@ -234,7 +234,7 @@ class MlpMixer(nn.Layer):
     }
 
     def adapt_weight(
-        self, name: str, shape: Sequence[int]
+        self, name: str, shape: Sequence[int], publisher: str
     ) -> Optional[Tuple[Callable[[np.ndarray], np.ndarray], str]]:
         """Says how a released weight for smaller images becomes one of this network's.
 
@@ -246,6 +246,7 @@ class MlpMixer(nn.Layer):
         Args:
             name: a parameter of this network.
             shape: its shape in the file, in Paddle's layout, different from that here.
+            publisher: whose names the file uses.
 
         Returns:
             A function from the old array to the new, and a sentence that says what it does; None

@@ -233,7 +233,7 @@ class ResMlp(nn.Layer):
         for publisher, (convention, names) in _RELEASED_NAMES.items()
     }
 
-    def adapt_weight(self, name: str, shape: Sequence[int]) -> None:
+    def adapt_weight(self, name: str, shape: Sequence[int], publisher: str) -> None:
         """Says why a released weight of another shape, for other images, cannot be used.
 
         Raises:

@@ -56,13 +56,16 @@ class ClassificationHead(nn.Layer):
         self.loss_name = loss
         self.label_smoothing = label_smoothing
         self.fc = Linear(in_channels, num_classes)
-        nn.initializer.Constant(bias_init)(self.fc.bias)
+        self._start(self.fc, init, bias_init)
+
+    def _start(self, fc: Linear, init: str, bias_init: float) -> None:
+        nn.initializer.Constant(bias_init)(fc.bias)
         if init == "zeros":
-            zeros_(self.fc.weight)
+            zeros_(fc.weight)
         elif init == "lecun_normal":
-            lecun_normal_(self.fc.weight, fan_in=in_channels)
+            lecun_normal_(fc.weight, fan_in=fc.weight.shape[0])
         elif init == "normal":
-            normal_(self.fc.weight, std=0.02)
+            normal_(fc.weight, std=0.02)
         else:
             raise PasslError(
                 f"the head's init is 'zeros', 'normal' or 'lecun_normal', not '{init}'"

@@ -29,6 +29,10 @@ from passl.modeling.layers.initializers import (
 )
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
+from passl.modeling.layers.position_grids import resized_grid
+from passl.modeling.layers.sincos_positions import sincos_positions
+from passl.modeling.layers.stage_ends import stage_ends
+from passl.modeling.layers.transformer_block import TransformerBlock
 from passl.modeling.layers.weighted_branches import WeightedBranches
 
 __all__ = [
@@ -43,6 +47,7 @@ __all__ = [
     "Linear",
     "Mlp",
     "PatchEmbed",
+    "TransformerBlock",
     "WeightedBranches",
     "attend",
     "check_drop_rate",
@@ -58,7 +63,10 @@ __all__ = [
     "lecun_normal_",
     "normal_",
     "ones_",
+    "resized_grid",
+    "sincos_positions",
     "split_heads",
+    "stage_ends",
     "staged_depths",
     "sync_batch_norms",
     "to_pair",
