@@ -179,10 +179,15 @@ def test_dropout_has_all_its_places():
     assert calls == expected
 
 
-def test_batch_norms_follow_the_batches_as_torchs_do():
-    norms = [layer for layer in small().sublayers() if isinstance(layer, nn.BatchNorm2D)]
-    assert len(norms) == 3 * sum(SMALL["depths"])
-    assert {(norm._momentum, norm._epsilon) for norm in norms} == {(0.9, 1e-5)}
+def test_the_norms_are_torchs():
+    """Epsilons of 1e-5, and batch statistics that count a tenth."""
+    layers = small().sublayers()
+    batch_norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm2D)]
+    assert len(batch_norms) == 3 * sum(SMALL["depths"])
+    assert {(norm._momentum, norm._epsilon) for norm in batch_norms} == {(0.9, 1e-5)}
+    layer_norms = [layer for layer in layers if isinstance(layer, nn.LayerNorm)]
+    assert len(layer_norms) == 2 * sum(SMALL["depths"]) + len(SMALL["depths"]) + 1
+    assert {norm._epsilon for norm in layer_norms} == {1e-5}
 
 
 @pytest.mark.smoke
