@@ -413,7 +413,8 @@ class Cvt(nn.Layer):
     def _run(self, x) -> Tuple[List[paddle.Tensor], paddle.Tensor]:
         """Returns the map of each stage, ``[N, C_i, H_i, W_i]``, and the last stage's tokens."""
         check_input(x, self.in_channels)
-        if min(x.shape[2:]) in (1, 2):  # -1 is a size that is not known yet
+        # A side that a static program leaves open is -1, or a tensor.
+        if any(isinstance(side, int) and side in (1, 2) for side in x.shape[2:]):
             raise PasslError(
                 f"an image of {x.shape[2]}×{x.shape[3]} is smaller than a patch; CvT takes images "
                 "of 3 pixels and more along each side, so enlarge the transforms' size"
