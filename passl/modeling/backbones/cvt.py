@@ -291,7 +291,7 @@ _RELEASED_NAMES: Dict[str, Tuple[str, Tuple[str, ...]]] = {
 class Cvt(nn.Layer):
     """CvT without its classification layer.
 
-    Stages at a 4th, 8th and 16th of the image's size (table 1). There are no positions, so that one
+    Stages at a 4th, 8th and 16th of the image's size (table 2). There are no positions, so that one
     network serves images of any size. A class token joins in the last stage, and what has become of
     it is what the network says.
 
@@ -448,7 +448,7 @@ def _as_map(tokens: paddle.Tensor, size: Sequence[int], before: int) -> paddle.T
     return swap_axes(tokens, 1, 2).reshape([-1, tokens.shape[2], *size])
 
 
-# Table 1 of the paper, and section 4.1 for W24, "wide": name, C, blocks, heads by stage.
+# Table 2 of the paper: name, C, blocks, heads by stage.
 for _name, _dims, _depths, _heads in (
     ("cvt_13", (64, 192, 384), (1, 2, 10), (1, 3, 6)),
     ("cvt_21", (64, 192, 384), (1, 4, 16), (1, 3, 6)),
