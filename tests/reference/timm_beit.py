@@ -65,8 +65,8 @@ if __name__ == "__main__":
         return timm.create_model("beit_base_patch16_224", pretrained=False, **given)
 
     model = build()
-    weights = randomize(build(img_size=parsed.file_size)) if parsed.file_size else randomize(model)
-    weights = weights.state_dict()
+    source = build(img_size=parsed.file_size) if parsed.file_size else model
+    weights = randomize(source).state_dict()
     torch.save(weights, parsed.out / "weights.pth")
     if parsed.file_size:
         model.load_state_dict(checkpoint_filter_fn(weights, model))
