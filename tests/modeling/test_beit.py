@@ -8,9 +8,15 @@ import pytest
 from publishers import write_under
 
 import passl
+from passl.engine.execution import recompute_blocks
+from passl.inspection.costs import count_macs
+from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import BACKBONES, build_backbone
+from passl.modeling.layers.relative_positions import class_token_index, resized_table
+from passl.solver.groups import layer_scales
 from passl.utils.errors import PasslError
-from passl.weights import load_weights
+from passl.weights import WeightFile, load_weights
+from passl.weights.converting import convert_weights
 from passl.weights.formats import safetensors, torch
 from passl.weights.naming import Naming
 
@@ -50,6 +56,24 @@ def test_each_network_has_exactly_its_parameters(name):
     # One index for all blocks, which no checkpoint carries.
     index = {id(block.attn.relative_position_index) for block in network.backbone.blocks}
     assert len(index) == 1 and not any("index" in name for name in network.state_dict())
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("beit_b16_224", 102557713), ("beit_l16_224", 325792593),
+])  # fmt: skip
+def test_with_the_classes_of_imagenet_22k_too(name, parameters):
+    with paddle.LazyGuard():
+        network = passl.create_model(name, num_classes=21841)
+    assert sum(math.prod(p.shape) for p in network.parameters()) == parameters
+
+
+@pytest.mark.smoke
+def test_all_of_the_attentions_products_are_counted():
+    network = tiny().backbone
+    tokens, c = 13, 24
+    of_a_block = tokens * (c * 3 * c + c * c + 2 * c * 4 * c)
+    macs = count_macs(network, lambda: network(pixels(1, 3, 24, 32)))
+    assert macs == 12 * 3 * 8 * 8 * c + 4 * of_a_block
 
 
 @pytest.mark.smoke
@@ -102,6 +126,12 @@ def test_the_mean_of_the_patches_is_normalised():
     ({"num_heads": 5}, "5 attention heads do not divide 24 channels"),
     ({"patch_size": 7}, "must divide img_size"),
     ({"stage_blocks": [0]}, "rising numbers from 1 to 4"),
+    ({"mlp_ratio": 0.0}, "mlp_ratio must be at least 1"),
+    ({"num_blocks": 0}, "num_blocks must be at least 1"),
+    ({"embed_dim": 0}, "embed_dim must be at least 1"),
+    ({"in_channels": 0}, "in_channels must be at least 1"),
+    ({"num_heads": 0}, "0 attention heads"),
+    ({"drop_path_rate": 1.0}, "drop_path_rate lies in"),
     ({"drop_rate": 1.0}, "drop_rate lies in"),
     ({"attention_drop_rate": 1.0}, "drop_rate lies in"),
 ])  # fmt: skip
@@ -110,17 +140,38 @@ def test_what_cannot_be_is_refused(arguments, words):
         build_backbone({"name": "Beit", **TINY, **arguments})
 
 
+def test_another_image_size_is_refused():
+    with pytest.raises(PasslError, match="built for images of 24×32 .* but got 32×24"):
+        tiny()(pixels(1, 3, 32, 24))
+
+
+@pytest.mark.smoke
+def test_maps_of_other_blocks():
+    network = tiny(stage_blocks=[1, 3]).backbone
+    images, tokens = pixels(2, 3, 24, 32), []
+    for block in network.blocks:
+        block.register_forward_post_hook(lambda *given: tokens.append(given[-1]))
+    maps = network.forward_stages(images)
+    assert network.stage_channels == [24, 24] and network.stage_strides == [8, 8]
+    for found, block in zip(maps, (0, 2)):
+        for place in range(12):
+            y, x = divmod(place, 4)
+            np.testing.assert_array_equal(found[:, :, y, x], tokens[block][:, 1 + place])
+
+
 @pytest.mark.smoke
 def test_depths_and_decay_are_the_authors():
-    network = tiny().backbone
-    depths = network.parameter_depths
-    assert depths.keys() == {name for name, _ in network.named_parameters()}
-    for name, depth in {
-        "cls_token": 0, "stem.proj.weight": 0, "blocks.0.gamma_1": 1,
-        "blocks.3.attn.relative_position_bias_table": 4, "fc_norm.bias": 5,
-    }.items():  # fmt: skip
-        assert depths[name] == depth
-    assert network.no_weight_decay == {"cls_token"}
+    network = tiny()
+    scales = layer_scales(network, 0.5)
+    assert scales.keys() == {name for name, _ in network.named_parameters()}
+    for name, scale in scales.items():
+        part, *rest = name.replace("backbone.", "").split(".")
+        # The authors' number of the layer, from 0 to that of the last block and one.
+        number = {"cls_token": 0, "stem": 0, "fc_norm": 5, "head": 5}.get(part)
+        number = int(rest[0]) + 1 if part == "blocks" else number
+        assert scale == 0.5 ** (5 - number), name
+    assert network.backbone.parameter_depths["blocks.3.gamma_1"] == 4
+    assert network.backbone.no_weight_decay == {"cls_token"}
 
 
 def test_it_starts_as_its_authors_start_it():
@@ -137,7 +188,14 @@ def test_it_starts_as_its_authors_start_it():
             block.mlp.fc1.bias, block.attn.proj.bias,
         ):  # fmt: skip
             assert not parameter.numpy().any()
-        assert (block.gamma_1.numpy() == np.float32(0.1)).all()
+        for scale in (block.gamma_1, block.gamma_2):
+            assert (scale.numpy() == np.float32(0.1)).all()
+        for norm in (block.norm1, block.norm2, network.fc_norm):
+            assert (norm.weight.numpy() == 1).all() and not norm.bias.numpy().any()
+    bound = 768**-0.5  # torch's default for a convolution
+    for values in (network.stem.proj.weight.numpy(), network.stem.proj.bias.numpy()):
+        assert 0.95 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
+        assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert network.cls_token.numpy().std() == pytest.approx(0.02, rel=0.15)
     large = build_backbone({"name": "beit_l16_224", **sizes, "num_blocks": 1})
     assert (large.blocks[0].gamma_2.numpy() == np.float32(1e-5)).all()
@@ -149,6 +207,90 @@ def test_every_parameter_gets_a_gradient():
     network(pixels(3, 3, 24, 32)).square().sum().backward()
     for key, parameter in network.named_parameters():
         assert float(parameter.grad.abs().max()) > 0, key
+
+
+def test_stochastic_depth_rises_and_drops_branches_of_single_images():
+    network = tiny(drop_path_rate=0.6).backbone
+    rates = [block.drop_path.rate for block in network.blocks]
+    np.testing.assert_allclose(rates, [0, 0.2, 0.4, 0.6])
+    block, x = network.blocks[3], pixels(1, 13, 24).expand([200, 13, 24])
+    block.train()
+    paddle.seed(0)
+    unlike = [not np.allclose(image, x[0].numpy(), atol=1e-6) for image in block(x).numpy()]
+    # Both branches are dropped in 0.36 of the cases.
+    assert np.mean(unlike) == pytest.approx(0.64, abs=0.1)
+    block.eval()
+    np.testing.assert_array_equal(block(x)[0], block(x)[1])
+
+
+@pytest.mark.parametrize("rate", ["drop_rate", "attention_drop_rate"])
+def test_dropout_acts_in_training_alone(rate):
+    network = tiny(**{rate: 0.5}).backbone
+    images = pixels(2, 3, 24, 32)
+    np.testing.assert_array_equal(network(images), tiny().backbone(images))
+    network.train()
+    assert not np.allclose(network(images), network(images))
+
+
+def test_dropout_has_all_its_places():
+    """After the tokens, the projection and the MLP, but not between the MLP's two maps."""
+    network = tiny(drop_rate=0.5, attention_drop_rate=0.5).backbone
+    network.train()
+    block = network.blocks[0]
+    for layer, shape in ((network, (2, 3, 24, 32)), (block.attn, (4, 13, 24))):
+        embedded = layer._embedded(pixels(*shape)) if layer is network else layer(pixels(*shape))
+        assert 0.4 < np.mean(embedded.numpy() == 0) < 0.6
+    hidden = []
+    block.mlp.fc2.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0].numpy()))
+    before = []
+    block.drop.register_forward_post_hook(lambda *given: before.append(given[-1].numpy()))
+    block(pixels(4, 13, 24))
+    assert np.mean(hidden[0] == 0) < 0.01 and 0.4 < np.mean(before[0] == 0) < 0.6
+
+
+def test_blocks_can_be_computed_twice():
+    """The loss and the gradients stay what they are, dropped numbers too."""
+    results = []
+    for again in (False, True):
+        rates = {"drop_rate": 0.2, "attention_drop_rate": 0.2, "drop_path_rate": 0.3}
+        model = build_architecture(
+            {
+                "architecture": {"name": "Beit", **TINY, **rates},
+                "head": {"name": "ClassificationHead", "num_classes": 5},
+            }
+        )
+        rng = np.random.default_rng(0)
+        for parameter in model.parameters():
+            parameter.set_value(rng.normal(size=parameter.shape).astype(np.float32) * 0.3)
+        if again:
+            if paddle.__version__.startswith("2."):
+                pytest.skip("PaddlePaddle 2 recomputes on a GPU alone")
+            recompute_blocks(model)
+        paddle.seed(7)
+        batch = {"image": pixels(4, 3, 24, 32), "label": paddle.to_tensor([0, 3, 1, 4])}
+        loss = model(batch)["loss"]
+        loss.backward()
+        results.append([float(loss), *(p.grad.numpy() for p in model.parameters())])
+    for one, other in zip(*results):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_pictures_show_what_is_added_for_each_distance():
+    network = tiny().backbone
+    pictured = network.pictured_weights()
+    kinds = {name: kind for name, (kind, _) in pictured.items()}
+    assert kinds == {
+        "stem": "stem", **{f"relative_positions_{i:02d}": "relative_positions" for i in range(4)},
+    }  # fmt: skip
+    np.testing.assert_array_equal(pictured["stem"][1], network.stem.proj.weight.numpy())
+    index = class_token_index(3, 4)
+    for i, block in enumerate(network.blocks):
+        maps = pictured[f"relative_positions_{i:02d}"][1]
+        assert maps.shape == (3, 5, 7)
+        bias = block.attn.relative_position_bias_table.numpy()[index]  # [13, 13, heads]
+        for query, key in ((0, 0), (0, 11), (11, 0), (2, 9), (6, 5)):
+            (y, x), (y_, x_) = divmod(query, 4), divmod(key, 4)
+            np.testing.assert_array_equal(maps[:, y - y_ + 2, x - x_ + 3], bias[1 + query, 1 + key])
 
 
 def test_a_static_program_gives_the_same():
@@ -274,3 +416,75 @@ def test_tables_for_another_size_are_resized(publisher, way, tmp_path, messages)
     assert new.shape == [228, 3] and old.shape == [52, 3]
     np.testing.assert_array_equal(new[-3:], old[-3:])
     np.testing.assert_allclose(new[112], old[24], rtol=1e-5)
+
+
+@pytest.mark.parametrize("publisher", ["passl_v1", "paddlevit", "passl"])
+def test_others_tables_are_resized_as_the_authors_do(publisher):
+    network = build_backbone({"name": "Beit", **TINY})
+    table = pixels(7 * 7 + 3, 3).numpy()
+    change, words = network.adapt_weight(
+        "blocks.0.attn.relative_position_bias_table", table.shape, publisher
+    )
+    assert "3×4 patches (geometric, cubic)" in words
+    np.testing.assert_array_equal(change(table), resized_table(table, (3, 4), "geometric_cubic", 3))
+    assert network.adapt_weight("blocks.0.attn.relative_position_bias_table", (52, 4), "x") is None
+    assert network.adapt_weight("blocks.0.mlp.fc1.weight", (52, 3), "x") is None
+
+
+@pytest.mark.parametrize("publisher", ["unilm", "timm"])
+def test_height_and_width_of_a_resized_table_keep_apart(publisher):
+    network = build_backbone({"name": "Beit", **TINY, "img_size": [32, 72]})
+    rows, _ = np.mgrid[-4:5, -4:5]
+    table = np.concatenate([np.tile(rows.reshape(-1, 1), 3) * [1, 2, 3], np.ones((3, 3))])
+    change, _ = network.adapt_weight(
+        "blocks.0.attn.relative_position_bias_table", table.shape, publisher
+    )
+    new = change(table)
+    assert new.shape == (7 * 17 + 3, 3)
+    grid = new[:-3].reshape(7, 17, 3)
+    np.testing.assert_allclose(grid, np.broadcast_to(grid[:, :1], grid.shape), atol=1e-9)
+    np.testing.assert_allclose(grid[..., 2], 3 * grid[..., 0], atol=1e-9)
+    assert (np.diff(grid[:, 0, 0]) > 0).all() and grid[3, 0, 0] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_table_of_no_square_window_is_refused(tmp_path):
+    safetensors.write(
+        str(tmp_path / "x"), in_unilms_names(tiny(img_size=[16, 40])), {"format": "pt"}
+    )
+    with pytest.raises(PasslError, match="30 rows, which are not those of a square window"):
+        load_weights(tiny(), tmp_path / "x")
+
+
+def test_what_was_only_pre_trained_serves_another_size(tmp_path):
+    source, network = tiny(img_size=32), tiny(img_size=64)
+    theirs, table = pretrained_only(source)
+    write_under(tmp_path / "x.pth", "model", theirs)
+    load_weights(network, tmp_path / "x.pth", new_head=True)
+    wanted = resized_table(table, (8, 8), "geometric_cubic", 3)
+    for block in network.backbone.blocks:
+        np.testing.assert_array_equal(block.attn.relative_position_bias_table.numpy(), wanted)
+
+
+@pytest.mark.parametrize("publisher", ["unilm", "timm", "passl_v1", "paddlevit"])
+def test_files_are_converted_and_back(publisher, tmp_path):
+    families = {each: BACKBONES.attribute(each, "released_names", {}) for each in BACKBONES.names()}
+    theirs = {n: a for n, a in in_unilms_names(tiny()).items() if "index" not in n}
+    if publisher == "passl_v1":
+        theirs = {n: a for n, a in in_passls_old_names(tiny()).items() if "index" not in n}
+    elif publisher == "paddlevit":
+        theirs = in_paddles_layout(theirs)
+    suffix = "pth" if publisher in ("unilm", "timm") else "pdparams"
+    file, own, back = (tmp_path / f"{n}.{suffix}" for n in ("theirs", "own", "back"))
+    own = own.with_suffix(".safetensors")
+    if publisher == "unilm":
+        write_under(file, "model", theirs)
+    elif publisher == "timm":
+        torch.write(str(file), theirs)
+    else:
+        paddle.save(theirs, str(file))
+    assert convert_weights(file, own, families).source == publisher
+    convert_weights(own, back, families, publisher)
+    with WeightFile(back) as found:
+        assert found.tensors.keys() == theirs.keys()
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(found.tensors[name].read(), array)

@@ -26,6 +26,7 @@ from passl.modeling.layers import (
     check_drop_rate,
     check_heads,
     check_sizes,
+    column_depths,
     drop_path_rates,
     functional,
     join_heads,
@@ -44,6 +45,23 @@ from passl.modeling.layers.relative_positions import (
 )
 
 _TABLE = "relative_position_bias_table"
+
+
+class BiasedLinear(Linear):
+    """A linear map whose bias is given along: parts of it are parameters, others are zeros.
+
+    It is a layer that is called, so that its multiply-adds are counted.
+
+    Shape:
+        input: ``[..., in_features]``, and the bias ``[out_features]``.
+        output: ``[..., out_features]``.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias_attr=False)
+
+    def forward(self, x, bias):
+        return functional.linear(x, self.weight, bias)
 
 
 class BeitAttention(nn.Layer):
@@ -73,7 +91,7 @@ class BeitAttention(nn.Layer):
     ):
         super().__init__()
         self.heads, self.scale = heads, (channels // heads) ** -0.5
-        self.qkv = Linear(channels, 3 * channels, bias_attr=False)
+        self.qkv = BiasedLinear(channels, 3 * channels)
         self.q_bias = self.create_parameter([channels], is_bias=True)
         self.v_bias = self.create_parameter([channels], is_bias=True)
         self.relative_position_bias_table = self.create_parameter([rows, heads])
@@ -84,8 +102,7 @@ class BeitAttention(nn.Layer):
 
     def forward(self, x):
         bias = paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
-        qkv = functional.linear(x, self.qkv.weight, bias)
-        q, k, v = split_heads(qkv, self.heads, 3)
+        q, k, v = split_heads(self.qkv(x, bias), self.heads, 3)
         positions = look_up(self.relative_position_bias_table, self.relative_position_index)
         dropout = self.attention_dropout if self.training else 0.0
         x = attend(q, k, v, self.scale, positions, dropout)
@@ -320,17 +337,11 @@ class Beit(nn.Layer):
     def parameter_depths(self) -> Dict[str, int]:
         """How deep each parameter lies, from 0, for layer-wise learning rates: as the authors say.
 
-        Patches and class token are the first layer, each block one, and the norm at the end lies
-        with the head above them.
+        Patches and class token are the first layer, and each block is one. The norm at the end
+        lies with the head, above all that stands here, so it does not.
         """
-
-        def depth(name: str) -> int:
-            part, *rest = name.split(".")
-            if part == "blocks":
-                return int(rest[0]) + 1
-            return 0 if part in ("stem", "cls_token") else len(self.blocks) + 1
-
-        return {name: depth(name) for name, _ in self.named_parameters()}
+        depths = column_depths(self, ("stem", "cls_token"))
+        return {name: depth for name, depth in depths.items() if not name.startswith("fc_norm.")}
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
