@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import yaml
@@ -9,6 +11,7 @@ from passl.hooks import visual_dl
 from passl.modeling import graph
 from passl.utils.config import plain
 from passl.utils.environment import available_cores
+from passl.utils.logging import logger
 
 CLASSES = ("apple", "kiwi", "pear")
 
@@ -92,3 +95,11 @@ def trained(photos, tmp_path_factory):
     config.write_text(yaml.safe_dump(small_config(photos, epochs=2)))
     train(get_config(config, [f"output_dir={folder / 'run'}"]))
     return config, folder / "run" / "checkpoints" / "best.safetensors"
+
+
+@pytest.fixture
+def messages(caplog, monkeypatch):
+    """What PASSL has said so far, a function that returns a list."""
+    caplog.set_level(logging.INFO, logger="passl")
+    monkeypatch.setattr(logger, "propagate", True)
+    return lambda: [record.getMessage() for record in caplog.records]

@@ -32,6 +32,11 @@ class Schedule(abc.ABC):
             (Goyal et al., arXiv 1706.02677, section 2.1) or ``sqrt`` (Krizhevsky, arXiv 1404.5997,
             section 5; used with Adam and LAMB).
         global_batch: images a step.
+        decay_from_start: whether the decay counts from the first step of the run, so that it is
+            under way where the warm-up ends, and the peak is never reached (timm's schedulers
+            without ``warmup_prefix``, which DeiT, Swin and their kin were trained with).
+        per_epoch: whether all steps of an epoch have the rate of its first one.
+        cooldown_epochs: epochs at the end of the run that have the last rate of the decay.
 
     Attributes:
         warmup: its length in steps.
@@ -46,6 +51,9 @@ class Schedule(abc.ABC):
     reference_batch_size: Optional[int] = None
     scaling: str = "linear"
     global_batch: Optional[int] = None
+    decay_from_start: bool = False
+    per_epoch: bool = False
+    cooldown_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         if self.scaling not in ("linear", "sqrt"):
@@ -63,6 +71,14 @@ class Schedule(abc.ABC):
                 f"a warm-up of {self.warmup} steps does not fit into a run of {self.total_steps} "
                 f"steps ({self.steps_per_epoch} an epoch); shorten it or train longer"
             )
+        begin = 0 if self.decay_from_start else self.warmup
+        self._decay = begin, self.total_steps - round(self.cooldown_epochs * self.steps_per_epoch)
+        if self.cooldown_epochs and not (self._decay[1] > self.warmup and self.cooldown_epochs > 0):
+            raise PasslError(
+                f"cooldown_epochs of {self.cooldown_epochs:g} leave no decay in a run of "
+                f"{self.total_steps} steps ({self.steps_per_epoch} an epoch) after its warm-up of "
+                f"{self.warmup}; shorten them or train longer"
+            )
         factor = self._factor()
         self.learning_rate *= factor
         self.start_lr *= factor
@@ -78,13 +94,16 @@ class Schedule(abc.ABC):
         return math.sqrt(ratio) if self.scaling == "sqrt" else ratio
 
     def __call__(self, step: int) -> float:
+        if self.per_epoch:
+            step -= step % self.steps_per_epoch
         if step < self.warmup:
             return self.start_lr + (self.learning_rate - self.start_lr) * step / self.warmup
         return self.decayed(step)
 
     def progress(self, step: int) -> float:
-        """Returns the share, in [0, 1], of the steps after warm-up that lie before ``step``."""
-        return min(1.0, (step - self.warmup) / (self.total_steps - self.warmup))
+        """Returns the share, in [0, 1], of the steps of the decay that lie before ``step``."""
+        begin, end = self._decay
+        return min(1.0, (step - begin) / (end - begin))
 
     @abc.abstractmethod
     def decayed(self, step: int) -> float:

@@ -22,19 +22,22 @@ class Preprocessing:
 
     Attributes:
         size: height and width of the view, in pixels.
-        crop_ratio: share of the resized short side that the view shows.
+        crop_ratio: share of the resized short side that the view shows; None: the whole image,
+            squashed to a square.
         interpolation: the filter of the resize, antialiased.
         mean, std: of each channel, on the scale of 0 to 1.
     """
 
     size: int
-    crop_ratio: float
+    crop_ratio: Optional[float]
     interpolation: str
     mean: List[float]
     std: List[float]
 
     def transforms(self) -> List[Dict[str, Any]]:
         """Returns the evaluation view as configs of sample transforms."""
+        if self.crop_ratio is None:
+            return [{"name": "Resize", "size": self.size, "interpolation": self.interpolation}]
         return [
             {
                 "name": "ResizeCenterCrop",
@@ -49,10 +52,8 @@ class Preprocessing:
         return [{"name": "Normalize", "mean": list(self.mean), "std": list(self.std)}]
 
     def __str__(self) -> str:
-        return (
-            f"{self.size} px, crop ratio {self.crop_ratio}, {self.interpolation}, "
-            f"mean {self.mean}, std {self.std}"
-        )
+        crop = "squashed" if self.crop_ratio is None else f"crop ratio {self.crop_ratio}"
+        return f"{self.size} px, {crop}, {self.interpolation}, mean {self.mean}, std {self.std}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,6 +136,28 @@ def test_random_resized_crop_of_an_extreme_image_is_the_centre(size, expected):
     assert {tuple(box) for box in boxes({}, *size, 20)} == {expected}
 
 
+def test_a_crop_may_draw_its_filter():
+    """Half of the images by each, and otherwise the crop that it is with a filter of its own."""
+    image, found = picture(50, 40), {"bilinear": 0, "bicubic": 0}
+    for seed in range(200):
+        drawn, *fixed = (
+            apply({"name": "RandomResizedCrop", "size": 9, "interpolation": name}, image, seed)
+            for name in ("random", *found)
+        )
+        equal = [np.array_equal(drawn, one) for one in fixed]
+        assert sum(equal) == 1
+        found[[*found][equal.index(True)]] += 1
+    assert 70 < found["bilinear"] < 130
+
+
+@pytest.mark.parametrize("size, wanted", [(12, (12, 12)), ([8, 20], (20, 8))])
+def test_resize_shows_the_whole_image_squashed(size, wanted):
+    image = picture(50, 40)
+    expected = image.resize(wanted, Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(apply({"name": "Resize", "size": size}, image), expected)
+    assert TRANSFORMS.build({"name": "Resize", "size": size}).crop_ratio is None
+
+
 def test_random_resized_crop_resizes_its_box():
     image = picture(50, 40)
     cfg = {"name": "RandomResizedCrop", "size": [16, 24], "interpolation": "bilinear"}

@@ -212,6 +212,31 @@ def test_warm_up_is_linear_and_ends_at_the_peak(name, length):
     assert schedule(name, **length)(0) == 0.0
 
 
+# timm's CosineLRScheduler(t_initial=6, lr_min=1e-5, warmup_t=2, warmup_lr_init=1e-6,
+# t_in_epochs=True) over 8 epochs at 1e-3, its _get_lr(0), _get_lr(1), … (timm 1.0.31).
+TIMMS = [1e-06, 0.0005005000000000001, 0.0007525, 0.000505, 0.00025750000000000013,
+         7.631742512670284e-05, 1e-05, 1e-05]  # fmt: skip
+
+
+def test_rates_by_the_epoch_with_the_decay_under_way_are_timms():
+    ours = schedule(
+        "Cosine", total_steps=80, learning_rate=1e-3, start_lr=1e-6, end_lr=1e-5, warmup_epochs=2,
+        decay_from_start=True, per_epoch=True, cooldown_epochs=2,
+    )  # fmt: skip
+    for epoch, rate in enumerate(TIMMS):
+        for step in (10 * epoch, 10 * epoch + 9):
+            assert ours(step) == pytest.approx(rate, rel=1e-12), (epoch, step)
+
+
+def test_by_the_step_the_decay_is_under_way_when_the_warm_up_ends():
+    ours = schedule("Cosine", learning_rate=1.0, warmup_steps=25, decay_from_start=True)
+    assert ours(24) == pytest.approx(24 / 25)
+    assert ours(25) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.25)))
+    assert ours(99) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+    plain = schedule("Cosine", learning_rate=1.0, warmup_steps=25)
+    assert plain(25) == 1.0
+
+
 def test_a_warm_up_may_be_part_of_an_epoch():
     rate = schedule("Constant", warmup_epochs=0.5)
     assert rate(4) == pytest.approx(0.4 * 4 / 5) and rate(5) == 0.4
@@ -286,6 +311,8 @@ def test_step_drops_at_each_milestone(where):
         ("Step", {}, "milestone"),
         ("Step", {"milestone_steps": [1], "milestone_epochs": [1]}, "milestone"),
         ("Step", {"milestone_steps": [1.5]}, "milestone_steps"),
+        ("Cosine", {"cooldown_epochs": 10.0}, "cooldown_epochs of 10 leave no decay in a run"),
+        ("Cosine", {"cooldown_epochs": -1.0}, "cooldown_epochs of -1"),
         ("Cosine", {"T_max": 3}, "T_max"),
         ("Cosin", {}, "did you mean 'Cosine'"),
         ("Polynomial", {"power": 0.0}, "power is above 0"),

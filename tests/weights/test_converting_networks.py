@@ -77,10 +77,11 @@ def test_brackets_name_a_parameter_and_its_axes():
         "b.7.gamma"
     )
     assert naming.to_here("b.7.gamma.weight") is None and naming.to_here("b.fc") is None
-    assert naming.axes_here("b.7.gamma", stored([1, 1, 5])).shape == (5,)
-    there = naming.axes_there("a.7.scale", stored([5]))
+    assert naming.read("b.7.gamma", stored([1, 1, 5]), "torch").shape == (5,)
+    (there,) = naming.write("a.7.scale", stored([5])).values()
     assert there.shape == (1, 1, 5)
     np.testing.assert_array_equal(there.read(), np.arange(5).reshape(1, 1, 5))
     # What does not fit is left as it is, for the comparison of shapes to refuse.
-    assert naming.axes_here("b.7.gamma", stored([1, 2, 5])).shape == (1, 2, 5)
-    assert naming.axes_here("b.fc.weight", stored([1, 5])).shape == (1, 5)
+    assert naming.read("b.7.gamma", stored([1, 2, 5]), "torch").shape == (1, 2, 5)
+    assert naming.read("b.fc.weight", stored([1, 5]), "torch").shape == (5, 1)
+    assert naming.write("a.9", stored([5])) is None

@@ -1,7 +1,5 @@
 """Weights of all publishers into a network: every tensor accounted for."""
 
-import logging
-
 import ml_dtypes
 import numpy as np
 import paddle
@@ -14,7 +12,6 @@ from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import build_backbone
 from passl.utils.errors import PasslError
-from passl.utils.logging import logger
 from passl.weights import WeightFile, load_weights, write_tensor_file
 from passl.weights.formats import safetensors, torch
 
@@ -43,13 +40,6 @@ def holds(model, arrays):
     assert set(state) == set(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(state[name].numpy(), array, err_msg=name)
-
-
-@pytest.fixture
-def messages(caplog, monkeypatch):
-    caplog.set_level(logging.INFO, logger="passl")
-    monkeypatch.setattr(logger, "propagate", True)
-    return lambda: [record.getMessage() for record in caplog.records]
 
 
 PUBLISHERS = ("google", "timm", "timm_in_paddle", "mmpretrain", "passl_v1", "paddlevit", "ppim")

@@ -47,6 +47,7 @@ class RandomResizedCrop(Transform):
         scale: bounds of the box's share of the image area.
         ratio: bounds of width / height, drawn uniformly in the logarithm.
         interpolation: nearest, bilinear, bicubic or lanczos; all but nearest are antialiased.
+            ``random`` draws bilinear or bicubic for every image, as timm does.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class RandomResizedCrop(Transform):
                     f"{name} is [low, high] with 0 < low ≤ high{limit}, not {bounds!r}"
                 )
         self.scale, self.ratio = tuple(scale), tuple(ratio)
-        self.filter = _filter(interpolation)
+        drawn = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
+        self.filters = [_filter(name) for name in drawn]
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> Tuple[int, int, int, int]:
         """Draws (left, upper, right, lower) in pixels for an image of the given size."""
@@ -89,7 +91,8 @@ class RandomResizedCrop(Transform):
         image = sample["image"]
         box = self.box(*image.size, rng)
         height, width = self.size
-        return {**sample, "image": image.resize((width, height), self.filter, box=box)}
+        drawn = int(rng.integers(len(self.filters))) if len(self.filters) > 1 else 0
+        return {**sample, "image": image.resize((width, height), self.filters[drawn], box=box)}
 
 
 @TRANSFORMS.register
@@ -119,6 +122,26 @@ class RandomCrop(Transform):
         left = int(rng.integers(0, spare_x + 1)) - pad
         top = int(rng.integers(0, spare_y + 1)) - pad
         return {**sample, "image": image.crop((left, top, left + width, top + height))}
+
+
+@TRANSFORMS.register
+class Resize(Transform):
+    """The whole image, brought to one size whatever its shape: a square one is squashed.
+
+    Swin's, CvT's and ViT's authors evaluate so at 384 pixels.
+
+    Args:
+        size: height and width of the result; one number for a square.
+        interpolation: nearest, bilinear, bicubic or lanczos; all but nearest are antialiased.
+    """
+
+    def __init__(self, size: Union[int, Sequence[int]], interpolation: str = "bicubic"):
+        self.size = _height_width(size)
+        self.filter = _filter(interpolation)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        height, width = self.size
+        return {**sample, "image": sample["image"].resize((width, height), self.filter)}
 
 
 @TRANSFORMS.register

@@ -340,6 +340,8 @@ class VisionTransformer(nn.Layer):
         """
         if name != "pos_embed" or len(shape) != 3 or shape[2] != self.pos_embed.shape[2]:
             return None
+        if abs(shape[1] - self.pos_embed.shape[1]) == 1:  # tokens more or less, not patches
+            return None
         before, size = len(self._before), self.stem.grid
         old = math.isqrt(max(shape[1] - before, 0))
         if old < 1 or old * old != shape[1] - before:
@@ -469,7 +471,7 @@ for _name, _c, _blocks, _heads, _sizes in (
         16,
         ((32, 224), (32, 384), (16, 224), (16, 384), (16, 512), (14, 224)),
     ),
-    ("h", 1280, 32, 16, ((14, 224), (14, 384))),
+    ("h", 1280, 32, 16, ((14, 224), (14, 378))),
 ):
     for _patch, _size in _sizes:
         BACKBONES.register_variant(
