@@ -3,17 +3,13 @@
 yitu-opensource/T2T-ViT, models/t2t_vit.py, whose performer was kept from rounding to float32.
 """
 
-import numpy as np
 import pytest
 from golden_numbers import (
     check_summary,
     golden_network,
     loss_and_gradients,
     scaled,
-    summary,
 )
-
-from passl.modeling.backbones.t2t_vit import sinusoid_positions
 
 TOKENS = "backbone.tokens_to_token"
 # Case A, case B (small tokens), loss, norms of some gradients.
