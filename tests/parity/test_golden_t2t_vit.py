@@ -3,13 +3,20 @@
 yitu-opensource/T2T-ViT, models/t2t_vit.py, whose performer was kept from rounding to float32.
 """
 
+import os
+
+import numpy as np
+import paddle
 import pytest
+from comparing import difference
 from golden_numbers import (
     check_summary,
     golden_network,
     loss_and_gradients,
     scaled,
 )
+
+import passl
 
 TOKENS = "backbone.tokens_to_token"
 # Case A, case B (small tokens), loss, norms of some gradients.
@@ -71,3 +78,46 @@ def test_small_tokens_tell_the_epsilon(network, expected):
     scaled(network, ["backbone.cls_token"])
     check_summary(network, expected[1], times=0.002)
     token.set_value(right)
+
+
+# Seen with torch 2.13.0 and Paddle 3.3.1: logits within 5.1e-7, the gradient within 2.9e-6, blocks
+# within 9.5e-7.
+@pytest.mark.reference
+@pytest.mark.parametrize("name, size", [
+    ("t2t_vit_7", 224), ("t2t_vit_14", 384), ("t2t_vit_19", 224), ("t2t_vit_t_14", 224),
+])  # fmt: skip
+def test_the_network_answers_as_the_authors_does(reference, photographs, tmp_path, name, size):
+    checkouts = os.environ.get("PASSL_AUTHORS_CODE")
+    if not checkouts:
+        pytest.skip("PASSL_AUTHORS_CODE is to be a folder with a checkout of T2T-ViT")
+    reference(
+        "t2t_vit_network.py", name, tmp_path, "--checkout", f"{checkouts}/T2T-ViT",
+        "--size", size, "--photographs", photographs[10], photographs[15],
+    )  # fmt: skip
+    with np.load(tmp_path / "answers.npz") as arrays:
+        theirs = dict(arrays)
+    network = passl.create_model(f"{name}_{size}", pretrained=tmp_path / "weights.pth")
+    network.eval()
+    counts = [
+        sum(p.size for p in network.parameters() if not p.stop_gradient or counted)
+        for counted in (True, False)
+    ]
+    assert counts == [theirs["parameters"], theirs["learning"]]
+    image = paddle.to_tensor(theirs["pixels"], stop_gradient=False)
+    logits = network(image)
+    labels = paddle.to_tensor(theirs["labels"])
+    paddle.nn.functional.cross_entropy(logits, labels).backward()
+    found = {
+        "logits": difference(logits.numpy(), theirs["logits"]),
+        "gradient": difference(image.grad.numpy(), theirs["gradient"]),
+    }
+    with paddle.no_grad():
+        stages = network.backbone.forward_stages(image)
+    grid = size // 16
+    for end, stage in zip(network.backbone._ends, stages):
+        tokens = theirs[f"block_{end - 1}"][:, 1:]
+        expected = tokens.transpose(0, 2, 1).reshape(2, -1, grid, grid)
+        found[f"block {end}"] = difference(stage.numpy(), expected)
+    print(name, {key: f"{value:.1e}" for key, value in found.items()})
+    assert len(stages) == 4 and found.pop("gradient") < 1e-4, found
+    assert max(found.values()) < 1e-5, found

@@ -111,20 +111,23 @@ class TokenPerformer(nn.Layer):
 
     def features(self, x):
         """Returns φ of each token, ``[N, T, C]`` to ``[N, T, m]``."""
+        _, tokens, channels = x.shape
+        w = widened(self.w).transpose([1, 0]).unsqueeze(0)
+        directed = paddle.bmm(x.reshape([1, -1, channels]), w).reshape([-1, tokens, w.shape[2]])
         half = (x * x).sum(axis=-1, keepdim=True) * 0.5
-        exponent = paddle.matmul(x, widened(self.w), transpose_y=True) - half
-        return paddle.exp(exponent) * self.w.shape[0] ** -0.5
+        return paddle.exp(directed - half) * w.shape[2] ** -0.5
 
     def attention(self, x):
         """Returns what comes of the tokens, ``[N, T, in_channels]`` to ``[N, T, C]``."""
         k, q, v = self.kqv(x).split(3, axis=-1)
         # φ reaches e^(m / 2), 9·10⁶ for 32 features, and is summed over all tokens: float16 ends
-        # before, at 65504. The exponent, a small difference of large numbers, needs the digits.
-        with paddle.amp.auto_cast(enable=False):
-            queries, keys = self.features(widened(q)), self.features(widened(k))
-            values = paddle.matmul(keys, widened(v), transpose_x=True)  # [N, m, C]
-            weights = paddle.matmul(queries, keys.sum(axis=1, keepdim=True), transpose_y=True)
-            mixed = paddle.matmul(queries, values) / (weights + 1e-8)
+        # at 65504. So the products are `bmm`, which mixed precision leaves in float32, also in the
+        # static programs of PaddlePaddle 2.6, where no part can be taken out of it.
+        queries, keys = self.features(widened(q)), self.features(widened(k))
+        keys = keys.transpose([0, 2, 1])
+        values = paddle.bmm(keys, widened(v))  # [N, m, C]
+        weights = paddle.bmm(queries, keys.sum(axis=2, keepdim=True))  # [N, T, 1]
+        mixed = paddle.bmm(queries, values) / (weights + 1e-8)
         return v + self.drop(self.proj(mixed.astype(v.dtype)))
 
     def forward(self, x):
