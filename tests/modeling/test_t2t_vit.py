@@ -128,7 +128,7 @@ def test_a_network_of_the_paper_takes_a_batch_of_one():
     ({"drop_rate": 1.0}, "drop_rate lies in"),
     ({"attention_drop_rate": -0.1}, "drop_rate lies in"),
     ({"drop_path_rate": 1.0}, "drop_path_rate lies in"),
-])  # fmt: skip
+], ids=lambda value: "".join(value) if isinstance(value, dict) else "")  # fmt: skip
 def test_what_cannot_be_is_refused(arguments, words):
     with pytest.raises(PasslError, match=words):
         build_backbone({**TINY, **arguments})
@@ -137,7 +137,7 @@ def test_what_cannot_be_is_refused(arguments, words):
 @pytest.mark.parametrize("shape, words", [
     ([1, 3, 48, 32], "built for images of 32×48 .* but got 48×32"),
     ([1, 4, 32, 48], "build the network with in_channels=4"),
-])  # fmt: skip
+], ids=["size", "channels"])  # fmt: skip
 def test_another_image_is_refused(shape, words):
     with pytest.raises(PasslError, match=words):
         tiny()(pixels(*shape))
@@ -159,6 +159,22 @@ def test_a_soft_split_lists_windows_channel_by_channel(size, stride, padding):
             y, x = row * stride, column * stride
             window = padded[:, :, y : y + size, x : x + size].reshape(2, -1)
             np.testing.assert_array_equal(found[:, row * columns + column], window)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("tokens", KINDS)
+def test_tokens_are_laid_out_as_a_map_row_by_row(tokens):
+    module = tiny(tokens=tokens).backbone.tokens_to_token
+    images = pixels(2, 3, 32, 48)
+    found = module.attention1(soft_split(images, 7, 4, 2)).numpy()
+    for rows, layer in ((8, module.attention2), (4, module.project)):
+        laid_out = np.zeros((2, 8, rows, rows * 3 // 2), np.float32)
+        for row in range(rows):
+            for column in range(rows * 3 // 2):
+                laid_out[:, :, row, column] = found[:, row * (rows * 3 // 2) + column]
+        found = layer(soft_split(paddle.to_tensor(laid_out), 3, 2, 1)).numpy()
+    np.testing.assert_allclose(module(images), found, rtol=1e-5, atol=1e-5)
+    assert found.shape == (2, 2 * 3, 12) and module.grid == (2, 3)
 
 
 def weights_of(layer):
@@ -402,6 +418,14 @@ def test_performers_drop_while_they_learn_and_never_else():
     transformer = tiny(tokens="transformer").backbone
     transformer.train()
     np.testing.assert_array_equal(transformer(images), transformer(images))
+
+
+def test_each_dropout_of_the_backbone_has_the_rate():
+    network = tiny(tokens="transformer", drop_rate=0.5).backbone
+    network.train()
+    block, x = network.blocks[1], pixels(40, 7, 12)
+    for values in (network._embedded(pixels(20, 3, 32, 48)), block.attn(x), block.mlp(x)):
+        assert (values.numpy() == 0).mean() == pytest.approx(0.5, abs=0.04)
 
 
 @pytest.mark.parametrize("argument", ["drop_rate", "attention_drop_rate", "drop_path_rate"])
