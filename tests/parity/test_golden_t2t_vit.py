@@ -75,8 +75,8 @@ def test_loss_and_gradients_are_the_authors(network, expected):
 def test_small_tokens_tell_the_epsilon_and_what_a_performer_attends_to(network, expected):
     """With an epsilon of 1e-6 the logits would be off by 0.9 and more.
 
-    With the tokens above, the performers' features are so small (e^-40) that the authors' 1e-8
-    leaves nothing of what is attended to.
+    With the tokens above the performers' features are so small, 1e-11 on average, that the authors'
+    1e-8 leaves nothing of what is attended to.
     """
     token = network.backbone.cls_token
     right = token.numpy()
