@@ -154,14 +154,26 @@ def v1_changes():
     return "\n".join(lines)
 
 
+# What the READMEs show of the zoo.
+SIX = (
+    "mlp_mixer_b16_224.goog_in1k",
+    "mlp_mixer_l16_224.goog_in1k",
+    "resmlp_12_224.fb_in1k",
+    "cyclemlp_b1.authors_in1k",
+    "vit_b16_224.augreg_in21k_ft_in1k",
+    "deit_ti16_224.fb_in1k",
+)
+
 GENERATED = {
     "zoo": as_markdown,
+    "six of the zoo": lambda: as_markdown(SIX),
     "v1 changes": v1_changes,
     "config reference": config_reference,
 }
 FILES = {
-    "README.md": "zoo",
-    "README_zh.md": "zoo",
+    "README.md": "six of the zoo",
+    "README_zh.md": "six of the zoo",
+    "docs/released_weights.md": "zoo",
     "docs/configs.md": "config reference",
     "docs/migration.md": "v1 changes",
 }

@@ -3,7 +3,11 @@
 From the publishers' own code, not from the tables of ``passl``: see the sources named there.
 """
 
+import zipfile
+
 import numpy as np
+
+from passl.weights.formats import torch
 
 NETWORK = {
     "img_size": 32,
@@ -136,3 +140,17 @@ def ppim(arrays):
 
 def blocks_of(arrays):
     return sum(name.endswith("norm1.bias") for name in arrays)
+
+
+def write_under(path, key, arrays):
+    """Writes a torch file whose mapping stands under a key: ``{"model": {...}}``."""
+    torch.write(str(path), arrays)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickle = members["archive/data.pkl"]
+    name = key.encode()
+    start = b"\x80\x02}X" + len(name).to_bytes(4, "little") + name  # an empty dict, its key
+    members["archive/data.pkl"] = start + pickle[2:-1] + b"s."  # set the item, stop
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in members.items():
+            archive.writestr(member, data)

@@ -194,14 +194,15 @@ def as_text(names: Optional[Sequence[str]] = None) -> str:
     return "\n\n".join(blocks)
 
 
-def as_markdown() -> str:
-    """Returns the zoo as the README's table."""
+def as_markdown(names: Optional[Sequence[str]] = None) -> str:
+    """Returns the zoo, or the releases of some names, as a table of a document."""
     rows = [
         "| release | config | trained on | parameters | Top-1 / Top-5 as reported by others "
         "| measured here | files |",
         "|---|---|---|---|---|---|---|",
     ]
-    for release in releases().values():
+    for name in names or releases():
+        release = get_release(name)
         reported, measured = (
             "<br>".join(f"{a} ({a.by})" for a in accuracies)
             for accuracies in (release.reported, release.measured)

@@ -252,14 +252,14 @@ def _translate(file: WeightFile, key: str, released_names: ReleasedNames) -> Tra
         for wrapper in _WRAPPERS:
             if all(inner.startswith(wrapper) for inner in names.values()):
                 names = {name: inner[len(wrapper) :] for name, inner in names.items()}
-    # The publisher who knows most of the names, whose files keep them in this place and layers so;
-    # the order of the table settles a tie.
+    # The publisher who knows most of the names, whose files store layers so, and keep them in this
+    # place; the order of the table settles a tie.
     best = max(
         namings(released_names).values(),
         key=lambda naming: (
             _known(naming, names.values()),
-            naming.fits_key(key),
             naming.name == OWN or naming.convention == file.convention,
+            naming.fits_key(key),
         ),
     )
     places = {name: best.place(inner) for name, inner in names.items()}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
+from publishers import write_under
 
 import passl
 from passl.modeling.architectures.classifier import Network
@@ -401,8 +402,8 @@ def test_files_of_every_publisher_are_read(case, tmp_path):
         file = tmp_path / "x.npz"
         npz.write(str(file), theirs)
     elif publisher == "facebook":
-        file = tmp_path / "x.pdparams"
-        paddle.save({"model": {n: a.T if a.ndim == 2 else a for n, a in theirs.items()}}, str(file))
+        file = tmp_path / "x.pth"
+        write_under(file, "model", theirs)
     elif publisher in ("passl_v1", "paddlevit"):
         file = tmp_path / "x.pdparams"
         paddle.save(theirs, str(file))
@@ -430,7 +431,7 @@ def test_a_distilled_file_does_not_fit_a_plain_network(tmp_path):
 SQUARE = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_blocks": 1, "num_heads": 3}
 WAYS = {
     "timm": ("bicubic, antialias", in_timms_names, "safetensors"),
-    "facebook": ("bicubic", in_timms_names, "pdparams"),
+    "facebook": ("bicubic", in_timms_names, "pth"),
     "google": ("bilinear, corners aligned", None, "npz"),
 }
 
@@ -449,8 +450,7 @@ def test_positions_for_another_size_are_resized_as_the_publisher_does(
         }
         npz.write(str(file), theirs)
     elif publisher == "facebook":
-        arrays = {n: a.T if a.ndim == 2 else a for n, a in named(source).items()}
-        paddle.save({"model": arrays}, str(file))
+        write_under(file, "model", named(source))
     else:
         safetensors.write(str(file), named(source), {"format": "pt"})
     network = tiny(**{**SQUARE, "img_size": [20, 28]})

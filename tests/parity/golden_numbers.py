@@ -87,13 +87,20 @@ def golden_network(name, publisher, folder, head="ClassificationHead", keep=(), 
 def summary(network, times=1.0):
     """Returns the first four logits of the first image, the last of the second, and their sum."""
     with paddle.no_grad():
-        logits = network(paddle.to_tensor(images(times))).numpy().astype(np.float64)
+        return _in_short(network(paddle.to_tensor(images(times))))
+
+
+def _in_short(logits):
+    logits = logits.numpy().astype(np.float64)
     return np.array([*logits[0, :4], logits[1, 999], np.abs(logits).sum()])
 
 
 def check_summary(network, expected, times=1.0):
     """Compares with the authors' code: 1e-5 of the logits' size, and of their sum."""
-    found, expected = summary(network, times), np.array(expected)
+    _check(summary(network, times), np.array(expected))
+
+
+def _check(found, expected):
     scale = np.array([*[np.abs(expected[:5]).max()] * 5, expected[5]])
     wrong = np.abs(found - expected) / scale
     assert wrong.max() < 1e-5, (found, wrong)
@@ -106,10 +113,15 @@ def scaled(network, names, factor=0.002):
         parameters[name].set_value(parameters[name] * factor)
 
 
-def loss_and_gradients(network):
-    """Returns the mean cross-entropy of the two images and the norms of all gradients, by name."""
+def loss_and_gradients(network, expected=None):
+    """Returns the mean cross-entropy of the two images and the norms of all gradients, by name.
+
+    And compares the logits, as ``check_summary`` does, where they are given.
+    """
     network.clear_gradients()
     logits = network(paddle.to_tensor(images()))
+    if expected is not None:
+        _check(_in_short(logits), np.array(expected))
     loss = nn.functional.cross_entropy(logits, paddle.to_tensor(LABELS))
     loss.backward()
     norms = {

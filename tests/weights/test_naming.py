@@ -2,6 +2,7 @@
 
 import numpy as np
 import paddle as saved_by_paddle
+import publishers
 import pytest
 
 from passl.utils.errors import PasslError
@@ -180,8 +181,11 @@ def test_the_place_in_the_file_settles_between_equal_names(tmp_path, key, publis
     table = {"backbone.fc": "fc"}
     released = {"timm": ("torch", table), "facebook": ("torch", table, {"key": "model"})}
     arrays = {"fc.weight": random(2, 3), "fc.bias": random(2)}
-    saved_by_paddle.save({key: arrays} if key else arrays, str(tmp_path / "x.pdparams"))
-    with WeightFile(tmp_path / "x.pdparams") as file:
+    if key:
+        publishers.write_under(tmp_path / "x.pth", key, arrays)
+    else:
+        torch.write(str(tmp_path / "x.pth"), arrays)
+    with WeightFile(tmp_path / "x.pth") as file:
         assert file.key == key
         assert translate(file, released).publisher == publisher
 

@@ -30,11 +30,11 @@ def attend(
     """Returns ``softmax(scale · q · kᵀ + bias) · v``.
 
     Args:
-        q: ``[N, H, S, d]``.
+        q: ``[N, H, S, d]``; more axes before H are taken as N is.
         k, v: ``[N, H, T, d]``.
         scale: usually ``d ** -0.5``.
         bias: added before the softmax, of a shape that is broadcast to ``[N, H, S, T]``: relative
-            positions, masks.
+            positions, masks. Where its dtype is wider, the sum and the softmax have it.
         dropout: probability of zeroing an attention weight; 0 outside of training.
 
     Returns:
@@ -55,7 +55,7 @@ def _by_formula(
 ) -> paddle.Tensor:
     scores = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
-        scores = scores + bias
+        scores = scores.astype(bias.dtype) + bias
     weights = F.softmax(scores, axis=-1)
     if dropout:
         weights = F.dropout(weights, dropout)

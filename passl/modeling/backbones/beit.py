@@ -1,0 +1,404 @@
+"""BEiT, as it is fine-tuned; its pre-training is not here.
+
+Bao, Dong, Piao, Wei: "BEiT: BERT Pre-Training of Image Transformers", arXiv 2106.08254; the
+authors' code is github.com/microsoft/unilm, beit/modeling_finetune.py.
+
+Legend for shapes: N images, S patches, C channels of a token, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from passl.modeling.backbones.registry import BACKBONES
+from passl.modeling.layers import (
+    DropPath,
+    LayerNorm,
+    Linear,
+    Mlp,
+    PatchEmbed,
+    attend,
+    check_drop_rate,
+    check_heads,
+    check_sizes,
+    drop_path_rates,
+    functional,
+    join_heads,
+    normal_,
+    split_heads,
+    stage_ends,
+    torch_default_,
+    zeros_,
+)
+from passl.modeling.layers.patch_embed import Size
+from passl.modeling.layers.relative_positions import (
+    CLASS_ROWS,
+    class_token_index,
+    look_up,
+    resized_table,
+)
+
+_TABLE = "relative_position_bias_table"
+
+
+class BeitAttention(nn.Layer):
+    """Attention with relative positions; queries and values have a bias, keys none.
+
+    Args:
+        channels: C; a multiple of ``heads``.
+        heads: H.
+        index: int64 ``[1 + S, 1 + S]``, the row of the table for each pair of tokens; one for all
+            blocks.
+        rows: of the table.
+        dropout: probability of zeroing an element after the projection.
+        attention_dropout: probability of zeroing an attention weight.
+
+    Shape:
+        input and output: ``[N, 1 + S, C]``.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        index: paddle.Tensor,
+        rows: int,
+        dropout: float,
+        attention_dropout: float,
+    ):
+        super().__init__()
+        self.heads, self.scale = heads, (channels // heads) ** -0.5
+        self.qkv = Linear(channels, 3 * channels, bias_attr=False)
+        self.q_bias = self.create_parameter([channels], is_bias=True)
+        self.v_bias = self.create_parameter([channels], is_bias=True)
+        self.relative_position_bias_table = self.create_parameter([rows, heads])
+        self.register_buffer("relative_position_index", index, persistable=False)
+        self.proj = Linear(channels, channels)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.attention_dropout = attention_dropout
+
+    def forward(self, x):
+        bias = paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
+        qkv = functional.linear(x, self.qkv.weight, bias)
+        q, k, v = split_heads(qkv, self.heads, 3)
+        positions = look_up(self.relative_position_bias_table, self.relative_position_index)
+        dropout = self.attention_dropout if self.training else 0.0
+        x = attend(q, k, v, self.scale, positions, dropout)
+        return self.drop(self.proj(join_heads(x)))
+
+
+class BeitBlock(nn.Layer):
+    """Attention, then an MLP, each after a norm, scaled by channel and with a residual.
+
+    Args:
+        attention: of this block.
+        channels: C.
+        hidden: width of the MLP.
+        layer_scale_init: what the scales of both branches start at.
+        dropout: probability of zeroing an element at the end of the MLP.
+        drop_path: of both branches.
+
+    Shape:
+        input and output: ``[N, 1 + S, C]``.
+    """
+
+    recompute = True  # as one piece, where activations are to be computed twice
+
+    def __init__(
+        self,
+        attention: BeitAttention,
+        channels: int,
+        hidden: int,
+        layer_scale_init: float,
+        dropout: float,
+        drop_path: DropPath,
+    ):
+        super().__init__()
+        self.norm1 = LayerNorm(channels, epsilon=1e-6)
+        self.attn = attention
+        self.norm2 = LayerNorm(channels, epsilon=1e-6)
+        self.mlp = Mlp(channels, hidden)
+        # At the end alone: the authors leave out the dropout between the two maps.
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        start = nn.initializer.Constant(layer_scale_init)
+        self.gamma_1 = self.create_parameter([channels], default_initializer=start)
+        self.gamma_2 = self.create_parameter([channels], default_initializer=start)
+        self.drop_path = drop_path
+
+    def forward(self, x):
+        y = functional.scale(self.attn(self.norm1(x)), self.gamma_1)
+        x = x + self.drop_path(y)
+        y = functional.scale(self.drop(self.mlp(self.norm2(x))), self.gamma_2)
+        return x + self.drop_path(y)
+
+
+_BLOCK = "blocks.{i}"
+_NAMES = {
+    "backbone.stem.proj": "patch_embed.proj",
+    "backbone.cls_token[1, 1, :]": "cls_token[1, 1, :]",
+    **{
+        f"backbone.{name}": name
+        for name in (
+            f"{_BLOCK}.norm1",
+            f"{_BLOCK}.attn.qkv",
+            f"{_BLOCK}.attn.q_bias[:]",
+            f"{_BLOCK}.attn.v_bias[:]",
+            f"{_BLOCK}.attn.relative_position_bias_table[:, :]",
+            f"{_BLOCK}.attn.proj",
+            f"{_BLOCK}.gamma_1[:]",
+            f"{_BLOCK}.gamma_2[:]",
+            f"{_BLOCK}.norm2",
+            f"{_BLOCK}.mlp.fc1",
+            f"{_BLOCK}.mlp.fc2",
+            "fc_norm",
+        )
+    },
+    # Networks that are only pre-trained have one table for all blocks.
+    "backbone.blocks.*.attn.relative_position_bias_table[:, :]": (
+        "rel_pos_bias.relative_position_bias_table[:, :]"
+    ),
+    "head.fc": "head",
+}
+# Indices, which follow from the sizes; and what pre-training alone needs.
+_NO_WEIGHTS = (
+    f"{_BLOCK}.attn.relative_position_index",
+    "rel_pos_bias.relative_position_index",
+    *("mask_token", "norm.weight", "norm.bias", "lm_head.weight", "lm_head.bias"),
+)
+_OPTIONS = {"no_weights": _NO_WEIGHTS, "may_lack": ("backbone.fc_norm",)}
+
+
+@BACKBONES.register
+class Beit(nn.Layer):
+    """BEiT without its classification layer.
+
+    Args:
+        img_size: height and width of the images in pixels; one number for a square. A network
+            serves one image size; released tables for another one are resized.
+        patch_size: height and width of a patch; divides ``img_size``.
+        in_channels: channels of the images.
+        embed_dim: C.
+        num_blocks: layers.
+        num_heads: H; divides C.
+        mlp_ratio: width of the MLPs, in units of C.
+        layer_scale_init: what the scales of the residual branches start at.
+        drop_rate: dropout after the tokens, the attention's projection and the MLPs.
+        attention_drop_rate: dropout of the attention weights.
+        drop_path_rate: stochastic depth of the last block, rising from 0 at the first.
+        stage_blocks: after which blocks ``forward_stages`` takes its maps, counted from 1; by
+            default after a quarter, half, three quarters and all of them.
+
+    Shape:
+        input: ``[N, in_channels, H, W]``; output: ``[N, C]``, the mean of the patches, normalised.
+
+    Attributes:
+        num_features: C.
+        stage_channels: C for each map.
+        stage_strides: the patch's height for each map.
+
+    Raises:
+        PasslError: sizes that do not fit together, or an image of another size.
+    """
+
+    # Authors, timm (beit.py) and ports have the same names.
+    released_names = {
+        "unilm": ("torch", _NAMES, {**_OPTIONS, "key": "model"}),
+        "timm": ("torch", _NAMES, _OPTIONS),
+        # PASSL 1.0 and 1.1, passl/modeling/backbones/beit.py
+        "passl_v1": (
+            "paddle",
+            {
+                here: "head.fc_cls" if here == "head.fc" else f"backbone.{there}"
+                for here, there in _NAMES.items()
+            },
+            {**_OPTIONS, "no_weights": tuple(f"backbone.{name}" for name in _NO_WEIGHTS)},
+        ),
+        "paddlevit": ("paddle", _NAMES, _OPTIONS),  # BR-IDL/PaddleViT, image_classification/BEiT
+    }
+
+    def __init__(
+        self,
+        img_size: Size = 224,
+        patch_size: Size = 16,
+        in_channels: int = 3,
+        embed_dim: int = 768,
+        num_blocks: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        layer_scale_init: float = 0.1,
+        drop_rate: float = 0.0,
+        attention_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        stage_blocks: Optional[Sequence[int]] = None,
+    ):
+        super().__init__()
+        hidden = int(embed_dim * mlp_ratio)
+        check_sizes(
+            in_channels=in_channels, embed_dim=embed_dim, num_blocks=num_blocks, mlp_ratio=hidden
+        )
+        check_heads(embed_dim, num_heads)
+        check_drop_rate(drop_rate)
+        check_drop_rate(attention_drop_rate)
+        self.num_features = embed_dim
+        self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
+        self.cls_token = self.create_parameter([1, 1, embed_dim])
+        self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
+        height, width = self.stem.grid
+        index = paddle.to_tensor(class_token_index(height, width))
+        rows = (2 * height - 1) * (2 * width - 1) + CLASS_ROWS
+        self.blocks = nn.LayerList(
+            [
+                BeitBlock(
+                    BeitAttention(
+                        embed_dim, num_heads, index, rows, drop_rate, attention_drop_rate
+                    ),
+                    embed_dim,
+                    hidden,
+                    layer_scale_init,
+                    drop_rate,
+                    DropPath(rate),
+                )
+                for rate in drop_path_rates(drop_path_rate, num_blocks)
+            ]
+        )
+        self.fc_norm = LayerNorm(embed_dim, epsilon=1e-6)
+        self._ends = stage_ends(stage_blocks, num_blocks)
+        self.stage_channels: List[int] = [embed_dim] * len(self._ends)
+        self.stage_strides: List[int] = [self.stem.patch_size[0]] * len(self._ends)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        # _init_weights and fix_init_weight of the authors' code.
+        torch_default_(self.stem.proj)
+        normal_(self.cls_token, std=0.02)
+        for layer in self.sublayers():
+            if isinstance(layer, nn.Linear):
+                normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    zeros_(layer.bias)
+        for n, block in enumerate(self.blocks, start=1):
+            for layer in (block.attn.proj, block.mlp.fc2):
+                normal_(layer.weight, std=0.02 / math.sqrt(2.0 * n))
+            for parameter in (
+                block.attn.q_bias,
+                block.attn.v_bias,
+                block.attn.relative_position_bias_table,
+            ):
+                zeros_(parameter)
+
+    def adapt_weight(
+        self, name: str, shape: Sequence[int], publisher: str
+    ) -> Optional[Tuple[Callable[[np.ndarray], np.ndarray], str]]:
+        """Says how a released table of relative positions becomes one for images of another size.
+
+        Args:
+            name: a parameter of this network.
+            shape: its shape in the file, in Paddle's layout, different from that here.
+            publisher: whose names the file uses; timm interpolates linearly, the authors by cubic
+                splines, both on a grid that is denser near the centre.
+
+        Returns:
+            A function from the old array to the new, and a sentence that says what it does; None
+            where the size of the images does not explain the difference.
+        """
+        heads = self.blocks[0].attn.heads
+        if not name.endswith(_TABLE) or tuple(shape)[1:] != (heads,):
+            return None
+        way = "geometric_linear" if publisher == "timm" else "geometric_cubic"
+        words, grid = way.replace("_", ", "), self.stem.grid
+        return (
+            lambda table: resized_table(table, grid, way, CLASS_ROWS),
+            f"tables of relative positions resized for {grid[0]}×{grid[1]} patches ({words})",
+        )
+
+    @property
+    def parameter_depths(self) -> Dict[str, int]:
+        """How deep each parameter lies, from 0, for layer-wise learning rates: as the authors say.
+
+        Patches and class token are the first layer, each block one, and the norm at the end lies
+        with the head above them.
+        """
+
+        def depth(name: str) -> int:
+            part, *rest = name.split(".")
+            if part == "blocks":
+                return int(rest[0]) + 1
+            return 0 if part in ("stem", "cls_token") else len(self.blocks) + 1
+
+        return {name: depth(name) for name, _ in self.named_parameters()}
+
+    @property
+    def no_weight_decay(self) -> FrozenSet[str]:
+        """Parameters that never decay besides biases, norms and scales: the class token.
+
+        Tables of relative positions do decay, as by default in the authors' code.
+        """
+        return frozenset(["cls_token"])
+
+    def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
+        """Returns what can be drawn: name -> (kind, weights).
+
+        ``stem``: the patch embedding, ``[C, in_channels, patch, patch]``; ``relative_positions``:
+        for each block a map for each head, ``[H, 2·height - 1, 2·width - 1]`` in patches.
+        """
+        pictured = {"stem": ("stem", self.stem.proj.weight.numpy())}
+        sides = [2 * length - 1 for length in self.stem.grid]
+        for i, block in enumerate(self.blocks):
+            table = block.attn.relative_position_bias_table.numpy()[:-CLASS_ROWS]
+            pictured[f"relative_positions_{i:02d}"] = (
+                "relative_positions",
+                table.T.reshape(-1, *sides),
+            )
+        return pictured
+
+    def _embedded(self, x):
+        """Returns the first block's input, ``[N, 1 + S, C]``."""
+        x = self.stem(x)
+        token = self.cls_token.astype(x.dtype).expand([x.shape[0], -1, -1])
+        return self.drop(paddle.concat([token, x], axis=1))
+
+    def forward_features(self, x):
+        """Returns the tokens as the last block leaves them, ``[N, 1 + S, C]``."""
+        x = self._embedded(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward_stages(self, x) -> List[paddle.Tensor]:
+        """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each."""
+        x = self._embedded(x)
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i + 1 in self._ends:
+                patches = x[:, 1:].transpose([0, 2, 1])
+                maps.append(patches.reshape([-1, patches.shape[1], *self.stem.grid]))
+        return maps
+
+    def forward(self, x):
+        return self.fc_norm(self.forward_features(x)[:, 1:].mean(axis=1))
+
+
+# Section 3.1 of the paper: name, size, C, blocks, heads, first value of the scales.
+for _name, _size, _c, _blocks, _heads, _scale in (
+    ("beit_b16_224", 224, 768, 12, 12, 0.1),
+    ("beit_b16_384", 384, 768, 12, 12, 0.1),
+    ("beit_l16_224", 224, 1024, 24, 16, 1e-5),
+    ("beit_l16_384", 384, 1024, 24, 16, 1e-5),
+    ("beit_l16_512", 512, 1024, 24, 16, 1e-5),
+):
+    BACKBONES.register_variant(
+        _name,
+        Beit,
+        img_size=_size,
+        patch_size=16,
+        embed_dim=_c,
+        num_blocks=_blocks,
+        num_heads=_heads,
+        layer_scale_init=_scale,
+    )
