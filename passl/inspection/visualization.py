@@ -1,4 +1,8 @@
-"""Pictures of what a network has learned, as MLP-Mixer's authors show them (figures 5 to 7)."""
+"""Pictures of what a network has learned.
+
+As the authors of MLP-Mixer show it (figures 5 to 7 of arXiv 2105.01601), and those of ViT (figure 7
+of arXiv 2010.11929).
+"""
 
 from __future__ import annotations
 
@@ -89,13 +93,40 @@ def draw_token_mixing(kernels: np.ndarray) -> Image.Image:
         kernels: float ``[D_S, H, W]``.
     """
     order = opposite_pairs(kernels).reshape(-1)
-    chosen = kernels[order].astype(np.float64)
-    chosen /= np.maximum(np.abs(chosen).max(axis=(1, 2), keepdims=True), 1e-30)
+    columns = 2 * max(1, round(math.sqrt(len(order) / 2)))
+    return tiled(_red_and_blue(kernels[order]), columns, max(1, 56 // kernels.shape[-1]))
+
+
+def _red_and_blue(maps: np.ndarray) -> np.ndarray:
+    """Returns signed maps as tiles: zero white, positive red, negative blue, each by its scale."""
+    chosen = maps.astype(np.float64)
+    chosen = chosen / np.maximum(np.abs(chosen).max(axis=(1, 2), keepdims=True), 1e-30)
     fade = 1 - np.abs(chosen)
     red, blue = np.where(chosen >= 0, 1, fade), np.where(chosen <= 0, 1, fade)
-    tiles = (np.stack([red, fade, blue], axis=-1) * 255).round().astype(np.uint8)
-    columns = 2 * max(1, round(math.sqrt(len(order) / 2)))
-    return tiled(tiles, columns, max(1, 56 // kernels.shape[-1]))
+    return (np.stack([red, fade, blue], axis=-1) * 255).round().astype(np.uint8)
+
+
+def draw_relative_positions(maps: np.ndarray) -> Image.Image:
+    """Draws what attention adds for each distance between two tokens, a tile for each head.
+
+    The distance zero is in the middle; colours as in ``draw_token_mixing``.
+
+    Args:
+        maps: float ``[heads, 2·height - 1, 2·width - 1]``.
+    """
+    columns = max(1, round(math.sqrt(len(maps))))
+    return tiled(_red_and_blue(maps), columns, max(1, 96 // maps.shape[-1]))
+
+
+def draw_similarity(cosines: np.ndarray) -> Image.Image:
+    """Draws how alike positions are as in figure 7 of ViT: a tile for each patch, in its place.
+
+    Args:
+        cosines: float ``[H, W, H, W]``; the tile of a patch shows its own, in its place, as 1.
+    """
+    height, width = cosines.shape[:2]
+    tiles = _red_and_blue(cosines.reshape(-1, height, width))
+    return tiled(tiles, width, max(1, 42 // width))
 
 
 def draw_stem(kernels: np.ndarray) -> Image.Image:
@@ -137,7 +168,12 @@ def visualize(backbone: Any, folder: Path) -> List[Path]:
         raise PasslError(
             f"{type(backbone).__name__} does not say which of its weights are to be drawn"
         )
-    draw = {"token_mixing": draw_token_mixing, "stem": draw_stem}
+    draw = {
+        "token_mixing": draw_token_mixing,
+        "stem": draw_stem,
+        "relative_positions": draw_relative_positions,
+        "similarity": draw_similarity,
+    }
     written: List[Path] = []
     weights: Dict[str, Any] = backbone.pictured_weights()
     with filling(folder):

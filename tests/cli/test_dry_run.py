@@ -70,12 +70,18 @@ def test_the_table_says_what_the_run_will_be(config_file, tmp_path):
 
 # What makes a network of a family narrow, by the folder of its configs.
 COLUMN = {"num_blocks": 2, "embed_dim": 32, "channels_mlp_dim": 32}
+PLAIN = {"num_blocks": 2, "embed_dim": 32, "num_heads": 2}
 NARROW = {
     "mlp_mixer": COLUMN,
     "resmlp": COLUMN,
     "gmlp": COLUMN,
     "cyclemlp": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 32]},
     "vip": {"depths": [1, 1, 1, 1], "embed_dims": [32, 32, 32, 32]},
+    "vit": PLAIN,
+    "deit": PLAIN,
+    "swin": {"embed_dim": 4, "num_heads": [1, 2, 2, 4], "depths": [1, 2, 1, 1]},
+    "beit": PLAIN,
+    "cvt": {"embed_dims": [8, 16, 32], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
     "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},
 }
 
@@ -83,6 +89,7 @@ NARROW = {
 # Narrow, these are as another config of their family, but for a figure or two.
 LARGER = re.compile(
     "convmlp_[lm]|cyclemlp_b[2-5]|gmlp_(b|ti)16|mlp-mixer_([hls][0-9]|b32)|resmlp_(24|36|big)|vip_[lm]"
+    "|vit_(?!b16_|s16_224_scratch)|deit_(?!ti16|b16_384)|swin_(?!t_|b_384)|beit_(?!b16_)|cvt_(?!13_)"
 )
 
 
@@ -103,7 +110,8 @@ def test_every_shipped_config_runs_on_made_up_images(name, tmp_path, few_picture
     """With a narrow network and few pictures, so that it takes a second; the rest is as shipped."""
     sizes = NARROW[shipped_configs()[name].parent.name]
     overrides = [f"model.architecture.{key}={value}" for key, value in sizes.items()]
-    overrides += ["model.head.in_channels=32", f"output_dir={tmp_path}"]
+    width = 64 if "distilled" in name else 32  # two tokens side by side
+    overrides += [f"model.head.in_channels={width}", f"output_dir={tmp_path}"]
     cfg = with_synthetic_data(get_config(name, overrides))
     rows = dict(dry_run(cfg))
     assert "(Synthetic)" in rows["images"] and "loss" in rows["two steps"]

@@ -38,9 +38,23 @@ FAMILIES = {
     },
     "ConvMlp": {"stem_channels": 8, "conv_depth": 1, "embed_dims": [8, 16], "depths": [1, 1],
                 "mlp_ratios": [2, 2]},
+    "VisionTransformer": {
+        "img_size": SIZE, "patch_size": 8, "embed_dim": 16, "num_blocks": 2, "num_heads": 2,
+    },
+    "SwinTransformer": {
+        "img_size": SIZE, "embed_dim": 8, "depths": [2, 2], "num_heads": [1, 2], "window_size": 4,
+    },
+    "Beit": {
+        "img_size": SIZE, "patch_size": 8, "embed_dim": 16, "num_blocks": 2, "num_heads": 2,
+    },
+    "Cvt": {"embed_dims": [8, 8, 16], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
 }  # fmt: skip
 # Batch normalisation takes the statistics of what each process has.
-BY_PROCESS = {"ConvMlp"}
+BY_PROCESS = {"ConvMlp", "Cvt"}
+# Some stand for the others where every minute counts.
+LONG = pytest.mark.full
+LATER = ("Gmlp", "VisionPermutator", "Beit", "Cvt")
+TRAINED = [pytest.param(family, marks=[LONG] if family in LATER else []) for family in FAMILIES]
 
 
 def configure(folder, images, family, batch_size):
@@ -61,7 +75,7 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"), size=(40, 44))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TRAINED)
 def test_it_trains_and_its_files_give_its_logits(images, tmp_path, family):
     config = configure(tmp_path, images, family, 32)
     train(
@@ -83,9 +97,12 @@ def test_it_trains_and_its_files_give_its_logits(images, tmp_path, family):
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
 
 
-def test_running_statistics_come_back_too(images, tmp_path):
-    """ConvMLP's batch norms: gone back to its first epoch, a run ends with the same numbers."""
-    config = configure(tmp_path, images, "ConvMlp", 32)
+# ConvMLP and CvT have running statistics, which come back too.
+@pytest.mark.parametrize(
+    "family", ["ConvMlp", "VisionTransformer", "SwinTransformer", pytest.param("Cvt", marks=LONG)]
+)
+def test_gone_back_to_its_first_epoch_a_run_ends_with_the_same_numbers(images, tmp_path, family):
+    config = configure(tmp_path, images, family, 32)
     folder = tmp_path / "run"
     overrides = [f"output_dir={folder}", "epochs=2", "global_batch_size=32", "checkpoint.keep=9"]
     cfg = get_config(config, overrides)
@@ -95,7 +112,8 @@ def test_running_statistics_come_back_too(images, tmp_path):
     assert len(checkpoints) >= 2
     with WeightFile(folder / "checkpoints" / "latest.safetensors") as file:
         whole = file.read_group("model")
-    assert any(name.endswith("._variance") and (v != 1).any() for name, v in whole.items())
+    moved = any(name.endswith("._variance") and (v != 1).any() for name, v in whole.items())
+    assert moved == (family in BY_PROCESS)
     train(cfg, resume=str(checkpoints[0]))
     assert records(folder) == expected
     with WeightFile(folder / "checkpoints" / "latest.safetensors") as file:

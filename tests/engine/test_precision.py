@@ -205,6 +205,41 @@ def network(**changes):
     return model
 
 
+COLUMN = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "num_blocks": 2, "num_heads": 2}
+TRANSFORMERS = [
+    {"name": "VisionTransformer", **COLUMN, "drop_rate": 0.2},
+    {"name": "Beit", **COLUMN, "attention_drop_rate": 0.2},
+    {"name": "SwinTransformer", "img_size": 32, "embed_dim": 8, "depths": [2], "num_heads": [2],
+     "window_size": 4},
+]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    paddle.__version__.startswith("2."), reason="PaddlePaddle 2 recomputes on a GPU alone"
+)
+@pytest.mark.parametrize("backbone", TRANSFORMERS, ids=lambda backbone: backbone["name"])
+def test_recomputed_transformers_give_the_same_gradients(backbone):
+    size = backbone["img_size"]
+    image = np.random.default_rng(0).normal(size=(3, 3, size, size)).astype(np.float32)
+    batch = {"image": paddle.to_tensor(image), "label": paddle.to_tensor(np.arange(3))}
+    head = {"name": "ClassificationHead", "num_classes": 3, "init": "lecun_normal"}
+    results = []
+    for again in (False, True):
+        paddle.seed(0)
+        model = build_architecture(
+            {"architecture": {**backbone, "drop_path_rate": 0.3}, "head": head}
+        )
+        model.train()
+        if again:
+            recompute_blocks(model)
+        paddle.seed(7)
+        loss = model(batch)["loss"]
+        loss.backward()
+        results.append([float(loss), *(p.grad.numpy() for p in model.parameters())])
+    for one, other in zip(*results):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.skipif(
     paddle.__version__.startswith("2."), reason="PaddlePaddle 2 recomputes on a GPU alone"
 )

@@ -6,7 +6,10 @@ import pytest
 from PIL import Image
 
 from passl.cli import visualize as command
+from passl.inspection.attention import lit, mean_distances, of_the_class_token
 from passl.inspection.visualization import (
+    draw_relative_positions,
+    draw_similarity,
     draw_stem,
     draw_token_mixing,
     frequency,
@@ -15,6 +18,7 @@ from passl.inspection.visualization import (
 )
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import build_backbone
+from passl.modeling.layers.attention import kept_weights
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.weights import write_tensor_file
@@ -105,3 +109,93 @@ def test_the_command(config_file, tmp_path, capsys):
     assert "file: is a file, and a folder is needed" in capsys.readouterr().err
     with pytest.raises(PasslError, match="Linear does not say which of its weights"):
         visualize(paddle.nn.Linear(2, 2), tmp_path)
+
+
+def test_relative_positions_are_a_tile_for_each_head():
+    """The distance zero in the middle; every tile by a scale of its own."""
+    maps = np.zeros((2, 3, 5))
+    maps[0, 1, 2], maps[1, 0, 4] = 0.1, -7.0
+    sheet = np.asarray(draw_relative_positions(maps))
+    scale = 96 // 5
+    assert sheet.shape == (2 * (3 * scale + 2) + 2, 5 * scale + 4, 3)
+    centre = sheet[2 + scale + scale // 2, 2 + 2 * scale + scale // 2]
+    corner = sheet[4 + 3 * scale + scale // 2, 2 + 4 * scale + scale // 2]
+    assert tuple(centre) == (255, 0, 0) and tuple(corner) == (0, 0, 255)
+
+
+def vit(**changes):
+    sizes = {"img_size": [32, 48], "patch_size": 16, "embed_dim": 8, "num_blocks": 5}
+    return build_backbone({"name": "VisionTransformer", **sizes, "num_heads": 2, **changes})
+
+
+def test_a_vit_says_how_alike_its_positions_are():
+    network = vit()
+    positions = np.zeros((1, 7, 8), np.float32)
+    positions[0, 1:, 0] = [1, 1, -2, 0, 1, 1]
+    positions[0, 1:, 1] = [0, 0, 0, 3, 0, 1]
+    network.pos_embed.set_value(positions)
+    kind, cosines = network.pictured_weights()["positions"]
+    assert kind == "similarity" and cosines.shape == (2, 3, 2, 3)
+    np.testing.assert_allclose(cosines[0, 0], [[1, 1, -1], [0, 1, 0.5**0.5]], atol=1e-6)
+    sheet = np.asarray(draw_similarity(cosines))
+    scale = 42 // 3
+    tile = sheet[2 : 2 + 2 * scale, 2 : 2 + 3 * scale]
+    assert tuple(tile[1, 1]) == (255, 0, 0) and tuple(tile[1, 2 * scale + 1]) == (0, 0, 255)
+    assert tuple(tile[scale + 1, 1]) == (255, 255, 255)
+
+
+def test_distances_are_means_by_the_weights_among_patches():
+    """One head looks at the patch itself, one everywhere alike; the token is left out."""
+    weights = np.zeros((1, 2, 7, 7))
+    weights[:, 0] = 0.5 * np.eye(7)
+    weights[:, 0, :, 0] += 0.5
+    weights[:, 1] = 1 / 7
+    places = [(y, x) for y in range(2) for x in range(3)]
+    mean = np.mean([np.hypot(a - c, b - d) for a, b in places for c, d in places])
+    np.testing.assert_allclose(mean_distances(weights, 1, (2, 3)), [0, mean], atol=1e-12)
+
+
+def test_what_the_class_token_takes():
+    weights = np.zeros((1, 2, 3, 3))
+    weights[0, :, 0] = [[0.2, 0.8, 0.0], [0.0, 0.4, 0.6]]
+    np.testing.assert_allclose(of_the_class_token(weights, 1, (1, 2)), [[[0.6, 0.3]]])
+    weights[0, :, 1:] = [0.25, 0.5, 0.25]
+    without = of_the_class_token(weights[:, :, 1:, 1:], 0, (1, 2))
+    np.testing.assert_allclose(without, [[[0.5, 0.25]]])
+    white = np.full((4, 8, 3), 255, np.uint8)
+    picture = lit(white, np.array([[1.0, 0.0]]))
+    assert (picture[:, 0] == 255).all() and (picture[:, -1] == 38).all()
+
+
+def test_attention_is_kept_only_where_it_is_asked_for():
+    network = vit()
+    with kept_weights() as kept:
+        network(paddle.randn([2, 3, 32, 48]))
+    assert len(kept) == 5 and all(weights.shape == [2, 2, 7, 7] for weights in kept)
+    np.testing.assert_allclose(sum(kept).sum(-1), 5 * np.ones((2, 2, 7)), rtol=1e-5)
+    network(paddle.randn([2, 3, 32, 48]))
+    assert len(kept) == 5
+
+
+def test_the_command_draws_attention(config_file, tmp_path, capsys):
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 8, "num_blocks": 2, "num_heads": 2}
+    path = config_file(model={"architecture": {"name": "VisionTransformer", **sizes}})
+    network = build_architecture(get_config(path).model)
+    tensors = {n: p.numpy() for n, p in network.named_parameters()}
+    write_tensor_file(tmp_path / "weights.safetensors", tensors, {"kind": "weights"})
+    folder = tmp_path / "照片"
+    folder.mkdir()
+    Image.new("RGB", (60, 50), (200, 10, 30)).save(folder / "红.png")
+    given = ["-c", path, "--weights", str(tmp_path / "weights.safetensors")]
+    given += ["--output", str(tmp_path / "pictures"), "--images", str(folder)]
+    assert command.main(given) == 0
+    written = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    assert written == ["attention.png", "attention_distance.png", "positions.png", "stem.png"]
+    capsys.readouterr()
+    mixer = config_file()
+    network = build_architecture(get_config(mixer).model)
+    tensors = {n: p.numpy() for n, p in network.named_parameters()}
+    write_tensor_file(tmp_path / "weights.safetensors", tensors, {"kind": "weights"})
+    given[1] = mixer
+    assert command.main(given) == 2
+    assert "MlpMixer has no attention from patch to patch" in capsys.readouterr().err

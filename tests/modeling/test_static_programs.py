@@ -23,6 +23,20 @@ SMALL = {
         "depths": [1, 1],
         "mlp_ratios": [2, 2],
     },
+    "DistilledVisionTransformer": {
+        "img_size": 32,
+        "patch_size": 8,
+        "embed_dim": 8,
+        "num_blocks": 1,
+        "num_heads": 2,
+    },
+    "SwinTransformer": {
+        "img_size": 32,
+        "embed_dim": 8,
+        "depths": [2],
+        "num_heads": [2],
+        "window_size": 4,
+    },
 }
 
 

@@ -370,6 +370,25 @@ class VisionTransformer(nn.Layer):
         names = {name for name, _ in self.named_parameters()}
         return frozenset(names.intersection(("pos_embed", *self._tokens)))
 
+    def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
+        """Returns what figure 7 of the paper shows: name -> (kind, weights).
+
+        ``stem``: the patch embedding, ``[C, in_channels, patch, patch]``; ``similarity``: the
+        cosine of the position of each patch and that of every other, ``[H_p, W_p, H_p, W_p]``.
+        """
+        positions = self.pos_embed.numpy()[0, len(self._before) :].astype(np.float64)
+        positions /= np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-30)
+        cosines = (positions @ positions.T).reshape(*self.stem.grid, *self.stem.grid)
+        return {
+            "stem": ("stem", self.stem.proj.weight.numpy()),
+            "positions": ("similarity", cosines),
+        }
+
+    @property
+    def attended(self) -> Tuple[int, Tuple[int, int], int]:
+        """What attention goes over: tokens before the patches, the patches' grid, their pixels."""
+        return len(self._before), self.stem.grid, self.stem.patch_size[0]
+
     def _embedded(self, x):
         """Returns the first block's input, ``[N, S, C]``."""
         x = self.stem(x)

@@ -15,7 +15,14 @@ from passl.modeling.layers.batch_norm import (
 )
 from passl.modeling.layers.checks import check_drop_rate, check_input, check_sizes
 from passl.modeling.layers.columns import column_depths
-from passl.modeling.layers.dense import GELU, Conv2D, DepthwiseConv2D, LayerNorm, Linear
+from passl.modeling.layers.dense import (
+    GELU,
+    Conv2D,
+    DepthwiseConv2D,
+    LayerNorm,
+    Linear,
+    QuickGELU,
+)
 from passl.modeling.layers.depths import staged_depths
 from passl.modeling.layers.drop_path import DropPath, drop_path_rates
 from passl.modeling.layers.freezing import freeze, keep_frozen
@@ -47,6 +54,7 @@ __all__ = [
     "Linear",
     "Mlp",
     "PatchEmbed",
+    "QuickGELU",
     "TransformerBlock",
     "WeightedBranches",
     "attend",

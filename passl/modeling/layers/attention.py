@@ -8,7 +8,8 @@ values), d the width of a head, C = H·d channels of a token.
 
 from __future__ import annotations
 
-from typing import List, Optional
+import contextlib
+from typing import Iterator, List, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -17,6 +18,19 @@ from paddle import nn
 from passl.modeling.layers.checks import check_drop_rate
 from passl.modeling.layers.dense import Linear
 from passl.utils.errors import PasslError
+
+_kept: Optional[List[paddle.Tensor]] = None
+
+
+@contextlib.contextmanager
+def kept_weights() -> Iterator[List[paddle.Tensor]]:
+    """Keeps the attention weights of whatever runs inside, ``[N, H, S, T]`` for each call."""
+    global _kept
+    before, _kept = _kept, []
+    try:
+        yield _kept
+    finally:
+        _kept = before
 
 
 def attend(
@@ -40,7 +54,7 @@ def attend(
     Returns:
         ``[N, H, S, d]``, of the dtype of ``v``.
     """
-    if bias is None and dropout == 0.0 and _has_fused_kernel(q):
+    if bias is None and dropout == 0.0 and _kept is None and _has_fused_kernel(q):
         return _fused(q, k, v, scale)
     return _by_formula(q, k, v, scale, bias, dropout)
 
@@ -57,6 +71,8 @@ def _by_formula(
     if bias is not None:
         scores = scores.astype(bias.dtype) + bias
     weights = F.softmax(scores, axis=-1)
+    if _kept is not None:
+        _kept.append(weights)
     if dropout:
         weights = F.dropout(weights, dropout)
     return paddle.matmul(weights.astype(v.dtype), v)

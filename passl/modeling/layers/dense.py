@@ -1,9 +1,10 @@
-"""Linear maps, convolutions, GELU and layer normalisation, with Paddle's parameters and names."""
+"""Linear maps, convolutions, GELUs and layer normalisation, with Paddle's parameters and names."""
 
 from __future__ import annotations
 
 from typing import Any, Sequence, Tuple, Union
 
+import paddle.nn.functional as F
 from paddle import nn
 
 from passl.modeling.layers import functional
@@ -80,6 +81,18 @@ class GELU(nn.GELU):
 
     def forward(self, x):
         return functional.gelu(x, self._approximate)
+
+
+class QuickGELU(nn.Layer):
+    """GELU's approximation by a sigmoid, x σ(1.702 x), element by element.
+
+    Hendrycks and Gimpel, arXiv 1606.08415, section 2. CvT and CLIP were trained with it: it differs
+    from GELU by up to 0.02, so that the one does not stand in for the other.
+    """
+
+    def forward(self, x):
+        # As SiLU (x σ(x)) on another scale: one operation and one tensor kept instead of two.
+        return F.silu(1.702 * x) / 1.702
 
 
 class LayerNorm(nn.LayerNorm):
