@@ -12,6 +12,7 @@ from passl.engine.execution import recompute_blocks
 from passl.inspection.costs import count_macs
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import BACKBONES, build_backbone
+from passl.modeling.layers import functional, resized_grid
 from passl.modeling.layers.relative_positions import class_token_index, resized_table
 from passl.solver.groups import layer_scales
 from passl.utils.errors import PasslError
@@ -27,6 +28,9 @@ TINY = {
     "num_blocks": 4,
     "num_heads": 3,
 }
+
+# Of what was only pre-trained on ImageNet-1k.
+ABSOLUTE = {"positions": "absolute", "layer_scale_init": 0.0}
 
 
 def tiny(classes=5, **arguments):
@@ -65,6 +69,14 @@ def test_with_the_classes_of_imagenet_22k_too(name, parameters):
     with paddle.LazyGuard():
         network = passl.create_model(name, num_classes=21841)
     assert sum(math.prod(p.shape) for p in network.parameters()) == parameters
+
+
+def test_with_absolute_positions_there_are_no_tables():
+    with paddle.LazyGuard():
+        network = passl.create_model("beit_b16_224", num_classes=1000, **ABSOLUTE)
+    assert sum(math.prod(p.shape) for p in network.parameters()) == 86558440
+    names = {name.rpartition(".")[2] for name, _ in network.named_parameters()}
+    assert names == {"cls_token", "pos_embed", "q_bias", "v_bias", "weight", "bias"}
 
 
 @pytest.mark.smoke
@@ -132,6 +144,7 @@ def test_the_mean_of_the_patches_is_normalised():
     ({"in_channels": 0}, "in_channels must be at least 1"),
     ({"num_heads": 0}, "0 attention heads"),
     ({"drop_path_rate": 1.0}, "drop_path_rate lies in"),
+    ({"positions": "learned"}, "positions is 'relative' or 'absolute', not 'learned'"),
     ({"drop_rate": 1.0}, "drop_rate lies in"),
     ({"attention_drop_rate": 1.0}, "drop_rate lies in"),
 ])  # fmt: skip
@@ -160,18 +173,24 @@ def test_maps_of_other_blocks():
 
 
 @pytest.mark.smoke
-def test_depths_and_decay_are_the_authors():
-    network = tiny()
+@pytest.mark.parametrize("arguments", [{}, ABSOLUTE], ids=["relative", "absolute"])
+def test_depths_and_decay_are_the_authors(arguments):
+    network = tiny(**arguments)
     scales = layer_scales(network, 0.5)
     assert scales.keys() == {name for name, _ in network.named_parameters()}
     for name, scale in scales.items():
         part, *rest = name.replace("backbone.", "").split(".")
         # The authors' number of the layer, from 0 to that of the last block and one.
-        number = {"cls_token": 0, "stem": 0, "fc_norm": 5, "head": 5}.get(part)
+        number = {"cls_token": 0, "pos_embed": 0, "stem": 0, "fc_norm": 5, "head": 5}.get(part)
         number = int(rest[0]) + 1 if part == "blocks" else number
         assert scale == 0.5 ** (5 - number), name
-    assert network.backbone.parameter_depths["blocks.3.gamma_1"] == 4
-    assert network.backbone.no_weight_decay == {"cls_token"}
+    assert network.backbone.parameter_depths["blocks.3.norm1.bias"] == 4
+    # The authors' parameters of more than one axis, but for matrices of layers.
+    decayed = {"weight", "relative_position_bias_table"}
+    assert network.backbone.no_weight_decay == {
+        name for name, parameter in network.backbone.named_parameters()
+        if parameter.ndim > 1 and name.rpartition(".")[2] not in decayed
+    }  # fmt: skip
 
 
 def test_it_starts_as_its_authors_start_it():
@@ -197,16 +216,28 @@ def test_it_starts_as_its_authors_start_it():
         assert 0.95 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
         assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert network.cls_token.numpy().std() == pytest.approx(0.02, rel=0.15)
+    absolute = build_backbone({"name": "beit_b16_224", "num_blocks": 1, **ABSOLUTE})
+    assert absolute.pos_embed.numpy().std() == pytest.approx(0.02, rel=0.02)
     large = build_backbone({"name": "beit_l16_224", **sizes, "num_blocks": 1})
     assert (large.blocks[0].gamma_2.numpy() == np.float32(1e-5)).all()
 
 
 @pytest.mark.smoke
-def test_every_parameter_gets_a_gradient():
-    network = tiny()
-    network(pixels(3, 3, 24, 32)).square().sum().backward()
-    for key, parameter in network.named_parameters():
-        assert float(parameter.grad.abs().max()) > 0, key
+@pytest.mark.parametrize("arguments", [{}, ABSOLUTE], ids=["relative", "absolute"])
+def test_every_parameter_gets_the_same_gradient_both_ways(arguments, monkeypatch):
+    """By the processor's kernels, and by Paddle's operations."""
+    network, images = tiny(**arguments), pixels(3, 3, 24, 32)
+    found = []
+    for least in (0, 2**40):
+        monkeypatch.setattr(functional, "_WORTH_IT", least)
+        with functional.single_backward():
+            network.clear_gradients()
+            network(images).square().sum().backward()
+        found.append({name: p.grad.numpy() for name, p in network.named_parameters()})
+    for name, gradient in found[0].items():
+        size = np.abs(gradient).max()
+        assert size > 0, name
+        np.testing.assert_allclose(found[1][name], gradient, rtol=1e-3, atol=1e-4 * size)
 
 
 def test_stochastic_depth_rises_and_drops_branches_of_single_images():
@@ -293,8 +324,9 @@ def test_the_pictures_show_what_is_added_for_each_distance():
             np.testing.assert_array_equal(maps[:, y - y_ + 2, x - x_ + 3], bias[1 + query, 1 + key])
 
 
-def test_a_static_program_gives_the_same():
-    network = tiny()
+@pytest.mark.parametrize("arguments", [{}, ABSOLUTE], ids=["relative", "absolute"])
+def test_a_static_program_gives_the_same(arguments):
+    network = tiny(**arguments)
     images = pixels(2, 3, 24, 32)
     eager = network(images).numpy()
     spec = paddle.static.InputSpec([None, 3, 24, 32], "float32")
@@ -311,8 +343,9 @@ def in_unilms_names(network):
         name = name.replace("backbone.", "").replace("stem.", "patch_embed.")
         name = name.replace("head.fc", "head")
         arrays[name] = array.T if array.ndim == 2 and not name.endswith("table") else array
-    for i in range(TINY["num_blocks"]):
-        arrays[f"blocks.{i}.attn.relative_position_index"] = np.zeros((13, 13), np.int64)
+    if "pos_embed" not in arrays:
+        for i in range(TINY["num_blocks"]):
+            arrays[f"blocks.{i}.attn.relative_position_index"] = np.zeros((13, 13), np.int64)
     return arrays
 
 
@@ -331,9 +364,10 @@ def in_passls_old_names(network):
 
 
 @pytest.mark.smoke
+@pytest.mark.parametrize("arguments", [{}, ABSOLUTE], ids=["relative", "absolute"])
 @pytest.mark.parametrize("publisher", ["unilm", "timm", "passl_v1", "paddlevit"])
-def test_files_of_every_publisher_are_read(publisher, tmp_path):
-    source, file = tiny(), tmp_path / "x.pth"
+def test_files_of_every_publisher_are_read(publisher, arguments, tmp_path):
+    source, file = tiny(**arguments), tmp_path / "x.pth"
     theirs = in_unilms_names(source)
     if publisher == "unilm":
         write_under(file, "model", theirs)
@@ -343,10 +377,12 @@ def test_files_of_every_publisher_are_read(publisher, tmp_path):
         file = tmp_path / "x.pdparams"
         named = in_passls_old_names(source)
         paddle.save(named if publisher == "passl_v1" else in_paddles_layout(theirs), str(file))
-    network = passl.create_model("Beit", num_classes=5, **TINY)
+    network = passl.create_model("Beit", num_classes=5, **TINY, **arguments)
     report = load_weights(network, file)
     assert report.publisher == publisher and not report.kept
-    assert len(report.left_out) == 4 and len(report.loaded) == len(source.state_dict())
+    assert len(report.left_out) == (0 if arguments else 4) and len(report.loaded) == len(
+        source.state_dict()
+    )
     images = pixels(2, 3, 24, 32)
     np.testing.assert_array_equal(network(images), source(images))
 
@@ -429,6 +465,27 @@ def test_others_tables_are_resized_as_the_authors_do(publisher):
     np.testing.assert_array_equal(change(table), resized_table(table, (3, 4), "geometric_cubic", 3))
     assert network.adapt_weight("blocks.0.attn.relative_position_bias_table", (52, 4), "x") is None
     assert network.adapt_weight("blocks.0.mlp.fc1.weight", (52, 3), "x") is None
+
+
+@pytest.mark.parametrize("publisher, way, words", [
+    ("unilm", "bicubic", "bicubic"), ("timm", "bicubic_antialias", "bicubic, antialias"),
+    ("paddlevit", "bicubic", "bicubic"),
+])  # fmt: skip
+def test_absolute_positions_are_resized_behind_the_class_tokens(publisher, way, words):
+    network = build_backbone({"name": "Beit", **TINY, **ABSOLUTE})
+    positions = pixels(1, 17, 24).numpy()
+    change, sentence = network.adapt_weight("pos_embed", positions.shape, publisher)
+    assert sentence == f"positions resized for 3×4 patches ({words})"
+    new = change(positions)
+    assert new.shape == (1, 13, 24)
+    np.testing.assert_array_equal(new[:, 0], positions[:, 0])
+    wanted = resized_grid(positions[0, 1:].reshape(4, 4, 24), (3, 4), way)
+    np.testing.assert_array_equal(new[0, 1:].reshape(3, 4, 24), wanted)
+    assert network.adapt_weight("pos_embed", (1, 17, 25), publisher) is None
+    assert network.adapt_weight("pos_embed", (17, 24), publisher) is None
+    for count in (1, 16, 18):
+        with pytest.raises(PasslError, match=f"it is for {count - 1} tokens"):
+            network.adapt_weight("pos_embed", (1, count, 24), publisher)
 
 
 @pytest.mark.parametrize("publisher", ["unilm", "timm"])

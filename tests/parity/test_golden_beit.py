@@ -58,7 +58,7 @@ LIVE = {
             ("relative", {}, {}),
             (
                 "absolute",
-                {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "init_values": None},
+                {"use_abs_pos_emb": True, "use_rel_pos_bias": False, "init_values": 0},
                 {"positions": "absolute", "layer_scale_init": 0.0},
             ),
         )

@@ -31,6 +31,7 @@ from passl.modeling.layers import (
     functional,
     join_heads,
     normal_,
+    resized_grid,
     split_heads,
     stage_ends,
     torch_default_,
@@ -43,6 +44,7 @@ from passl.modeling.layers.relative_positions import (
     look_up,
     resized_table,
 )
+from passl.utils.errors import PasslError
 
 _TABLE = "relative_position_bias_table"
 
@@ -65,13 +67,13 @@ class BiasedLinear(Linear):
 
 
 class BeitAttention(nn.Layer):
-    """Attention with relative positions; queries and values have a bias, keys none.
+    """Attention, with relative positions; queries and values have a bias, keys none.
 
     Args:
         channels: C; a multiple of ``heads``.
         heads: H.
         index: int64 ``[1 + S, 1 + S]``, the row of the table for each pair of tokens; one for all
-            blocks.
+            blocks. None: without relative positions.
         rows: of the table.
         dropout: probability of zeroing an element after the projection.
         attention_dropout: probability of zeroing an attention weight.
@@ -84,7 +86,7 @@ class BeitAttention(nn.Layer):
         self,
         channels: int,
         heads: int,
-        index: paddle.Tensor,
+        index: Optional[paddle.Tensor],
         rows: int,
         dropout: float,
         attention_dropout: float,
@@ -94,8 +96,10 @@ class BeitAttention(nn.Layer):
         self.qkv = BiasedLinear(channels, 3 * channels)
         self.q_bias = self.create_parameter([channels], is_bias=True)
         self.v_bias = self.create_parameter([channels], is_bias=True)
-        self.relative_position_bias_table = self.create_parameter([rows, heads])
-        self.register_buffer("relative_position_index", index, persistable=False)
+        if index is not None:
+            self.relative_position_bias_table = self.create_parameter([rows, heads])
+            self.register_buffer("relative_position_index", index, persistable=False)
+        self.relative = index is not None
         self.proj = Linear(channels, channels)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self.attention_dropout = attention_dropout
@@ -103,7 +107,9 @@ class BeitAttention(nn.Layer):
     def forward(self, x):
         bias = paddle.concat([self.q_bias, paddle.zeros_like(self.q_bias), self.v_bias])
         q, k, v = split_heads(self.qkv(x, bias), self.heads, 3)
-        positions = look_up(self.relative_position_bias_table, self.relative_position_index)
+        positions = None
+        if self.relative:
+            positions = look_up(self.relative_position_bias_table, self.relative_position_index)
         dropout = self.attention_dropout if self.training else 0.0
         x = attend(q, k, v, self.scale, positions, dropout)
         return self.drop(self.proj(join_heads(x)))
@@ -116,7 +122,7 @@ class BeitBlock(nn.Layer):
         attention: of this block.
         channels: C.
         hidden: width of the MLP.
-        layer_scale_init: what the scales of both branches start at.
+        layer_scale_init: what the scales of both branches start at; 0: there are none.
         dropout: probability of zeroing an element at the end of the MLP.
         drop_path: of both branches.
 
@@ -142,22 +148,27 @@ class BeitBlock(nn.Layer):
         self.mlp = Mlp(channels, hidden)
         # At the end alone: the authors leave out the dropout between the two maps.
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        start = nn.initializer.Constant(layer_scale_init)
-        self.gamma_1 = self.create_parameter([channels], default_initializer=start)
-        self.gamma_2 = self.create_parameter([channels], default_initializer=start)
+        self.gamma_1 = self.gamma_2 = None
+        if layer_scale_init:
+            start = nn.initializer.Constant(layer_scale_init)
+            self.gamma_1 = self.create_parameter([channels], default_initializer=start)
+            self.gamma_2 = self.create_parameter([channels], default_initializer=start)
         self.drop_path = drop_path
 
     def forward(self, x):
-        y = functional.scale(self.attn(self.norm1(x)), self.gamma_1)
-        x = x + self.drop_path(y)
-        y = functional.scale(self.drop(self.mlp(self.norm2(x))), self.gamma_2)
-        return x + self.drop_path(y)
+        x = x + self.drop_path(_scaled(self.attn(self.norm1(x)), self.gamma_1))
+        return x + self.drop_path(_scaled(self.drop(self.mlp(self.norm2(x))), self.gamma_2))
+
+
+def _scaled(x, gamma):
+    return x if gamma is None else functional.scale(x, gamma)
 
 
 _BLOCK = "blocks.{i}"
 _NAMES = {
     "backbone.stem.proj": "patch_embed.proj",
     "backbone.cls_token[1, 1, :]": "cls_token[1, 1, :]",
+    "backbone.pos_embed[1, :, :]": "pos_embed[1, :, :]",
     **{
         f"backbone.{name}": name
         for name in (
@@ -196,14 +207,17 @@ class Beit(nn.Layer):
 
     Args:
         img_size: height and width of the images in pixels; one number for a square. A network
-            serves one image size; released tables for another one are resized.
+            serves one image size; released positions for another one are resized.
         patch_size: height and width of a patch; divides ``img_size``.
         in_channels: channels of the images.
         embed_dim: C.
         num_blocks: layers.
         num_heads: H; divides C.
         mlp_ratio: width of the MLPs, in units of C.
-        layer_scale_init: what the scales of the residual branches start at.
+        layer_scale_init: what the scales of the residual branches start at; 0: without them.
+        positions: ``relative``, a table for each block, or ``absolute``, learned and added to the
+            tokens, as what was only pre-trained on ImageNet-1k has, without scales
+            (``beit_base_patch16_224_pt1k_800ep``).
         drop_rate: dropout after the tokens, the attention's projection and the MLPs.
         attention_drop_rate: dropout of the attention weights.
         drop_path_rate: stochastic depth of the last block, rising from 0 at the first.
@@ -248,6 +262,7 @@ class Beit(nn.Layer):
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
         layer_scale_init: float = 0.1,
+        positions: str = "relative",
         drop_rate: float = 0.0,
         attention_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -261,12 +276,18 @@ class Beit(nn.Layer):
         check_heads(embed_dim, num_heads)
         check_drop_rate(drop_rate)
         check_drop_rate(attention_drop_rate)
+        if positions not in ("relative", "absolute"):
+            raise PasslError(f"positions is 'relative' or 'absolute', not '{positions}'")
         self.num_features = embed_dim
         self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
         self.cls_token = self.create_parameter([1, 1, embed_dim])
         self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
         height, width = self.stem.grid
-        index = paddle.to_tensor(class_token_index(height, width))
+        self.pos_embed = index = None
+        if positions == "absolute":
+            self.pos_embed = self.create_parameter([1, 1 + height * width, embed_dim])
+        else:
+            index = paddle.to_tensor(class_token_index(height, width))
         rows = (2 * height - 1) * (2 * width - 1) + CLASS_ROWS
         self.blocks = nn.LayerList(
             [
@@ -293,6 +314,8 @@ class Beit(nn.Layer):
         # _init_weights and fix_init_weight of the authors' code.
         torch_default_(self.stem.proj)
         normal_(self.cls_token, std=0.02)
+        if self.pos_embed is not None:
+            normal_(self.pos_embed, std=0.02)
         for layer in self.sublayers():
             if isinstance(layer, nn.Linear):
                 normal_(layer.weight, std=0.02)
@@ -301,65 +324,85 @@ class Beit(nn.Layer):
         for n, block in enumerate(self.blocks, start=1):
             for layer in (block.attn.proj, block.mlp.fc2):
                 normal_(layer.weight, std=0.02 / math.sqrt(2.0 * n))
-            for parameter in (
-                block.attn.q_bias,
-                block.attn.v_bias,
-                block.attn.relative_position_bias_table,
-            ):
-                zeros_(parameter)
+            zeros_(block.attn.q_bias)
+            zeros_(block.attn.v_bias)
+            if block.attn.relative:
+                zeros_(block.attn.relative_position_bias_table)
 
     def adapt_weight(
         self, name: str, shape: Sequence[int], publisher: str
     ) -> Optional[Tuple[Callable[[np.ndarray], np.ndarray], str]]:
-        """Says how a released table of relative positions becomes one for images of another size.
+        """Says how released positions for another image size become this network's.
 
         Args:
             name: a parameter of this network.
             shape: its shape in the file, in Paddle's layout, different from that here.
-            publisher: whose names the file uses; timm interpolates linearly, the authors by cubic
-                splines, both on a grid that is denser near the centre.
+            publisher: whose names the file uses. Of relative positions timm interpolates linearly,
+                the authors by cubic splines, both on a grid that is denser near the centre;
+                absolute ones are an image, which timm resizes with antialiasing, the authors
+                without.
 
         Returns:
             A function from the old array to the new, and a sentence that says what it does; None
             where the size of the images does not explain the difference.
+
+        Raises:
+            PasslError: absolute positions that are of no square image.
         """
-        heads = self.blocks[0].attn.heads
-        if not name.endswith(_TABLE) or tuple(shape)[1:] != (heads,):
+        grid, timm = self.stem.grid, publisher == "timm"
+        if name.endswith(_TABLE) and tuple(shape)[1:] == (self.blocks[0].attn.heads,):
+            way = "geometric_linear" if timm else "geometric_cubic"
+            what = "tables of relative positions"
+
+            def resize(array: np.ndarray) -> np.ndarray:
+                return resized_table(array, grid, way, CLASS_ROWS)
+
+        elif name == "pos_embed" and len(shape) == 3 and shape[2] == self.num_features:
+            way, what = "bicubic_antialias" if timm else "bicubic", "positions"
+            side = math.isqrt(max(shape[1] - 1, 0))
+            if side < 1 or side * side != shape[1] - 1:
+                raise self.stem.other_tokens(shape[1] - 1, "BEiT")
+
+            def resize(array: np.ndarray) -> np.ndarray:
+                patches = resized_grid(array[0, 1:].reshape(side, side, -1), grid, way)
+                patches = patches.reshape(1, grid[0] * grid[1], -1)
+                return np.concatenate([array[:, :1], patches], axis=1)
+
+        else:
             return None
-        way = "geometric_linear" if publisher == "timm" else "geometric_cubic"
-        words, grid = way.replace("_", ", "), self.stem.grid
-        return (
-            lambda table: resized_table(table, grid, way, CLASS_ROWS),
-            f"tables of relative positions resized for {grid[0]}×{grid[1]} patches ({words})",
-        )
+        words = way.replace("_", ", ")
+        return resize, f"{what} resized for {grid[0]}×{grid[1]} patches ({words})"
 
     @property
     def parameter_depths(self) -> Dict[str, int]:
         """How deep each parameter lies, from 0, for layer-wise learning rates: as the authors say.
 
-        Patches and class token are the first layer, and each block is one. The norm at the end
-        lies with the head, above all that stands here, so it does not.
+        Patches, class token and absolute positions are the first layer, and each block is one. The
+        norm at the end lies with the head, above all that stands here, so it does not.
         """
-        depths = column_depths(self, ("stem", "cls_token"))
+        depths = column_depths(self, ("stem", "cls_token", "pos_embed"))
         return {name: depth for name, depth in depths.items() if not name.startswith("fc_norm.")}
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
-        """Parameters that never decay besides biases, norms and scales: the class token.
+        """Parameters that never decay besides biases, norms and scales: token, absolute positions.
 
         Tables of relative positions do decay, as by default in the authors' code.
         """
-        return frozenset(["cls_token"])
+        return frozenset(["cls_token"] if self.pos_embed is None else ["cls_token", "pos_embed"])
 
     def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
         """Returns what can be drawn: name -> (kind, weights).
 
         ``stem``: the patch embedding, ``[C, in_channels, patch, patch]``; ``relative_positions``:
-        for each block a map for each head, ``[H, 2·height - 1, 2·width - 1]`` in patches.
+        for each block that has a table a map for each head, ``[H, 2·height - 1, 2·width - 1]`` in
+        patches.
         """
         pictured = {"stem": ("stem", self.stem.proj.weight.numpy())}
         sides = [2 * length - 1 for length in self.stem.grid]
         for i, block in enumerate(self.blocks):
+            if not block.attn.relative:
+                continue
             table = block.attn.relative_position_bias_table.numpy()[:-CLASS_ROWS]
             pictured[f"relative_positions_{i:02d}"] = (
                 "relative_positions",
@@ -371,7 +414,8 @@ class Beit(nn.Layer):
         """Returns the first block's input, ``[N, 1 + S, C]``."""
         x = self.stem(x)
         token = self.cls_token.astype(x.dtype).expand([x.shape[0], -1, -1])
-        return self.drop(paddle.concat([token, x], axis=1))
+        x = paddle.concat([token, x], axis=1)
+        return self.drop(x if self.pos_embed is None else x + self.pos_embed)
 
     def forward_features(self, x):
         """Returns the tokens as the last block leaves them, ``[N, 1 + S, C]``."""
