@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from passl.datasets import Loader, SampleKey
-from passl.modeling.layers.attention import kept_weights
+from passl.modeling.layers.attention import watched_attention
 from passl.utils.contact_sheet import Cell, contact_sheet
 from passl.utils.errors import PasslError
 from passl.utils.whole_files import filling, replacing
@@ -92,9 +92,14 @@ def draw_attention(architecture: Any, loader: Loader, folder: Path) -> List[Path
     architecture.eval()
     for batch in loader:
         places = batch["label"].tolist()
-        with paddle.no_grad(), kept_weights() as kept:
+        weights: List[np.ndarray] = []
+        with (
+            paddle.no_grad(),
+            watched_attention(
+                lambda _, found, weights=weights: weights.append(found.astype("float32").numpy())
+            ),
+        ):
             backbone(batch["image"])
-        weights = [block.astype("float32").numpy() for block in kept]
         count += len(places)
         distances.append(
             len(places) * np.stack([mean_distances(block, before, grid) for block in weights])

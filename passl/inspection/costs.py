@@ -7,11 +7,13 @@ from typing import Any, Callable, Dict, List
 import paddle
 from paddle import nn
 
+from passl.modeling.layers.attention import watched_attention
+
 
 def count_macs(network: nn.Layer, run: Callable[[], Any]) -> int:
-    """Returns the multiply-adds of all linear and convolution layers during ``run()``.
+    """Returns the multiply-adds of linear layers, convolutions and attention during ``run()``.
 
-    What has no such layer (additions, norms, activations) is not counted, as is usual.
+    What is none of them (additions, norms, activations) is not counted, as is usual.
 
     Args:
         network: its layers are watched.
@@ -27,7 +29,9 @@ def count_macs(network: nn.Layer, run: Callable[[], Any]) -> int:
     for layer in network.sublayers(include_self=True):
         if isinstance(layer, (nn.Linear, nn.Conv2D)):
             hooks.append(layer.register_forward_post_hook(count))
-    run()
+    # Queries with keys, and attention weights with values.
+    with watched_attention(lambda q, weights: macs.append(2 * weights.size * q.shape[-1])):
+        run()
     for hook in hooks:
         hook.remove()
     return sum(macs)

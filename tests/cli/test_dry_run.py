@@ -81,6 +81,7 @@ NARROW = {
     "deit": PLAIN,
     "swin": {"embed_dim": 4, "num_heads": [1, 2, 2, 4], "depths": [1, 2, 1, 1]},
     "beit": PLAIN,
+    "t2t_vit": {**PLAIN, "token_dim": 8},
     "cvt": {"embed_dims": [8, 16, 32], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
     "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},
 }
@@ -89,7 +90,7 @@ NARROW = {
 # Narrow, these are as another config of their family, but for a figure or two.
 LARGER = re.compile(
     "convmlp_[lm]|cyclemlp_b[2-5]|gmlp_(b|ti)16|mlp-mixer_([hls][0-9]|b32)|resmlp_(24|36|big)|vip_[lm]"
-    "|vit_(?!b16_|s16_224_scratch)|deit_(?!ti16|b16_384)|swin_(?!t_|b_384)|beit_(?!b16_)|cvt_(?!13_)"
+    "|vit_(?!b16_|s16_224_scratch)|deit_(?!ti16|b16_384)|swin_(?!t_|b_384)|beit_(?!b16_)|cvt_(?!13_)|t2t_vit_(?!7_|14_384)"
 )
 
 

@@ -47,13 +47,16 @@ FAMILIES = {
     "Beit": {
         "img_size": SIZE, "patch_size": 8, "embed_dim": 16, "num_blocks": 2, "num_heads": 2,
     },
+    "T2tVit": {
+        "img_size": SIZE, "embed_dim": 16, "num_blocks": 2, "num_heads": 2, "token_dim": 8,
+    },
     "Cvt": {"embed_dims": [8, 8, 16], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
 }  # fmt: skip
 # Batch normalisation takes the statistics of what each process has.
 BY_PROCESS = {"ConvMlp", "Cvt"}
 # Some stand for the others where every minute counts.
 LONG = pytest.mark.full
-LATER = ("Gmlp", "VisionPermutator", "Beit", "Cvt")
+LATER = ("Gmlp", "VisionPermutator", "Beit", "T2tVit", "Cvt")
 TRAINED = [pytest.param(family, marks=[LONG] if family in LATER else []) for family in FAMILIES]
 
 

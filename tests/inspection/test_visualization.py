@@ -18,7 +18,7 @@ from passl.inspection.visualization import (
 )
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import build_backbone
-from passl.modeling.layers.attention import kept_weights
+from passl.modeling.layers.attention import watched_attention
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.weights import write_tensor_file
@@ -169,7 +169,8 @@ def test_what_the_class_token_takes():
 
 def test_attention_is_kept_only_where_it_is_asked_for():
     network = vit()
-    with kept_weights() as kept:
+    kept = []
+    with watched_attention(lambda _, weights: kept.append(weights)):
         network(paddle.randn([2, 3, 32, 48]))
     assert len(kept) == 5 and all(weights.shape == [2, 2, 7, 7] for weights in kept)
     np.testing.assert_allclose(sum(kept).sum(-1), 5 * np.ones((2, 2, 7)), rtol=1e-5)

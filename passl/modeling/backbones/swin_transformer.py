@@ -452,7 +452,8 @@ class SwinTransformer(nn.Layer):
         """How deep each parameter lies, from 0, for layer-wise learning rates.
 
         The patch embedding is the first layer, each block one; the step down after a stage lies as
-        deep as the stage's last block, and the norm at the end deeper than all.
+        deep as the stage's last block. The norm at the end lies with the head, above all that
+        stands here, so it does not.
         """
         starts = np.cumsum([0, *(len(stage) for stage in self.stages)])
 
@@ -462,9 +463,10 @@ class SwinTransformer(nn.Layer):
                 return int(starts[int(rest[0])]) + int(rest[1]) + 1
             if part == "merging":
                 return int(starts[int(rest[0]) + 1])
-            return 0 if part.startswith("stem") else int(starts[-1]) + 1
+            return 0
 
-        return {name: depth(name) for name, _ in self.named_parameters()}
+        names = (name for name, _ in self.named_parameters())
+        return {name: depth(name) for name in names if not name.startswith("norm.")}
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:

@@ -9,7 +9,7 @@ values), d the width of a head, C = H·d channels of a token.
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional
 
 import paddle
 import paddle.nn.functional as F
@@ -19,18 +19,18 @@ from passl.modeling.layers.checks import check_drop_rate
 from passl.modeling.layers.dense import Linear
 from passl.utils.errors import PasslError
 
-_kept: Optional[List[paddle.Tensor]] = None
+_watch: Optional[Callable[[paddle.Tensor, paddle.Tensor], None]] = None
 
 
 @contextlib.contextmanager
-def kept_weights() -> Iterator[List[paddle.Tensor]]:
-    """Keeps the attention weights of whatever runs inside, ``[N, H, S, T]`` for each call."""
-    global _kept
-    before, _kept = _kept, []
+def watched_attention(watch: Callable[[paddle.Tensor, paddle.Tensor], None]) -> Iterator[None]:
+    """Calls ``watch(queries, attention weights)`` at each attention of whatever runs inside."""
+    global _watch
+    before, _watch = _watch, watch
     try:
-        yield _kept
+        yield
     finally:
-        _kept = before
+        _watch = before
 
 
 def attend(
@@ -54,7 +54,7 @@ def attend(
     Returns:
         ``[N, H, S, d]``, of the dtype of ``v``.
     """
-    if bias is None and dropout == 0.0 and _kept is None and _has_fused_kernel(q):
+    if bias is None and dropout == 0.0 and _watch is None and _has_fused_kernel(q):
         return _fused(q, k, v, scale)
     return _by_formula(q, k, v, scale, bias, dropout)
 
@@ -71,8 +71,8 @@ def _by_formula(
     if bias is not None:
         scores = scores.astype(bias.dtype) + bias
     weights = F.softmax(scores, axis=-1)
-    if _kept is not None:
-        _kept.append(weights)
+    if _watch is not None:
+        _watch(q, weights)
     if dropout:
         weights = F.dropout(weights, dropout)
     return paddle.matmul(weights.astype(v.dtype), v)
