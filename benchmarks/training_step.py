@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Training steps and inference of the MLP families, ViT and Swin, against PyTorch.
 
-On the same processor. Each side is a process of its own; they take turns with images of the same shape, so that what slows
-the machine down slows both down. PASSL makes the engine's own step (forward, cross-entropy,
-backward, AdamW, every gradient looked at), PyTorch timm's network, or the authors', with its own
-AdamW as it comes, or fused. A ratio is the median over the turns of PyTorch's seconds to those of
-PASSL in that turn: above 1 is faster than PyTorch.
+On the same processor. Each side is a process of its own; they take turns with images of the same
+shape, so that what slows the machine down slows both down. PASSL makes the engine's own step
+(forward, cross-entropy, backward, AdamW, every gradient looked at), PyTorch timm's network, or
+the authors', with its own AdamW as it comes, or fused. A ratio is the median over the turns of
+PyTorch's seconds to those of PASSL in that turn: above 1 is faster than PyTorch.
 
 usage: python benchmarks/training_step.py --reference PYTHON --checkouts FOLDER
        [--networks mlp_mixer_s16_224 …] [--batch-sizes 8 32] [--repeats 5] [--fused] [--json FILE]
