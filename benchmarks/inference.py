@@ -22,6 +22,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 224
+# timm's name -> the name here, and a config.
+NETWORKS = {
+    **{f"mixer_{size}_224": (f"mlp_mixer_{size}_224", f"mlp-mixer_{size}_224")
+       for size in ("s32", "s16", "b32", "b16", "l32", "l16")},
+    "vit_small_patch16_224": ("vit_s16_224", "vit_s16_224"),
+    "swin_tiny_patch4_window7_224": ("swin_t_224", "swin_t_224"),
+}  # fmt: skip
 TIMM = "timm, PyTorch"
 TIMM_BF16 = "timm, PyTorch bfloat16 autocast"
 
@@ -57,11 +64,12 @@ def passl_runs(name, folder):
     from passl.deployment.runtimes import candidates
     from passl.utils.config import get_config
 
-    network = passl.create_model(f"mlp_{name}")
+    backbone, config = NETWORKS[name]
+    network = passl.create_model(backbone)
     paddle.seed(0)
     for parameter in network.parameters():
         parameter.set_value(paddle.randn(parameter.shape) * 0.05)
-    section = get_config(f"mlp-{name}").dataloader.val
+    section = get_config(config).dataloader.val
     export(network, folder, section, (SIZE, SIZE), {}, FORMATS, int8=True)
     return list(candidates(folder, network))
 
