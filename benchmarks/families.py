@@ -6,7 +6,8 @@ in 64 pixels, and is trained by the quickstart's own recipe, which was made for 
 for none. Speed is that of training steps on one batch of 32 that stays in memory; the networks take
 turns, and a ratio is the median over the turns of the Mixer's time to the network's.
 
-usage: python benchmarks/families.py [--train] [--seed 0] [--repeats 7] [--json FILE]
+usage: python benchmarks/families.py [--train] [--networks ViT Swin …] [--seed 0] [--repeats 7]
+       [--json FILE]
 --train: also trains them, 30 epochs each (bash scripts/fetch_groceries.sh fetches the photographs).
 """
 
@@ -44,12 +45,26 @@ NETWORKS = {
     "depths: [6], halved: [], mlp_ratio: 3, drop_path_rate: 0.1}",
     "ConvMLP": "{name: ConvMlp, stem_channels: 32, conv_depth: 1, embed_dims: [64, 96, 128], "
     "depths: [1, 2, 2], mlp_ratios: [2, 2, 2], drop_path_rate: 0.1}",
+    "ViT": "{name: VisionTransformer, img_size: 64, patch_size: 8, embed_dim: 128, num_blocks: 4, "
+    "num_heads: 4, drop_path_rate: 0.1}",
+    "DeiT": "{name: DistilledVisionTransformer, img_size: 64, patch_size: 8, embed_dim: 128, "
+    "num_blocks: 4, num_heads: 4, drop_path_rate: 0.1}",
+    "Swin": "{name: SwinTransformer, img_size: 64, embed_dim: 32, depths: [2, 2, 4], "
+    "num_heads: [1, 2, 4], window_size: 4, drop_path_rate: 0.1}",
+    "BEiT": "{name: Beit, img_size: 64, patch_size: 8, embed_dim: 128, num_blocks: 4, "
+    "num_heads: 4, drop_path_rate: 0.1}",
+    "CvT": "{name: Cvt, embed_dims: [32, 64, 128], depths: [1, 2, 3], num_heads: [1, 2, 4], "
+    "drop_path_rates: [0.0, 0.0, 0.1]}",
+    "T2T-ViT": "{name: T2tVit, img_size: 64, embed_dim: 128, num_blocks: 4, num_heads: 4, "
+    "mlp_ratio: 3.0, drop_path_rate: 0.1}",
 }
 
 
 def config_of(name, *overrides):
     chosen = NETWORKS[name]
     extra = [] if chosen is None else [f"model.architecture={chosen}"]
+    if name == "DeiT":
+        extra += ["model.head.name=DistilledHead", "model.head.in_channels=256"]
     return get_config(CONFIG, [*extra, *overrides])
 
 
@@ -80,10 +95,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=5, help="a turn")
     parser.add_argument("--repeats", type=int, default=7, help="turns")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    steppers = {name: stepper(name) for name in NETWORKS}
-    seconds = {name: [] for name in NETWORKS}
+    names = list(dict.fromkeys(["MLP-Mixer", *arguments.networks]))
+    steppers = {name: stepper(name) for name in names}
+    seconds = {name: [] for name in names}
     for step, _, _ in steppers.values():
         step()
     for _ in range(arguments.repeats):
@@ -101,7 +118,7 @@ def main():
             "ratio": statistics.median(ratios),
         }
     if arguments.train:
-        for name in NETWORKS:
+        for name in arguments.networks:
             folder = f"output/families/{name}-seed{arguments.seed}"
             cfg = config_of(name, f"seed={arguments.seed}", f"output_dir={folder}")
             result[name]["top1"] = train(cfg, resume="auto")["top1"]

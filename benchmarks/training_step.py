@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Training steps and inference of the six MLP families, against PyTorch on the same processor.
+"""Training steps and inference of the MLP families, ViT and Swin, against PyTorch.
 
-Each side is a process of its own; they take turns with images of the same shape, so that what slows
+On the same processor. Each side is a process of its own; they take turns with images of the same shape, so that what slows
 the machine down slows both down. PASSL makes the engine's own step (forward, cross-entropy,
 backward, AdamW, every gradient looked at), PyTorch timm's network, or the authors', with its own
 AdamW as it comes, or fused. A ratio is the median over the turns of PyTorch's seconds to those of
@@ -33,6 +33,8 @@ NETWORKS = {
     "cyclemlp_b1": ("CycleMLP", "CycleMLP_B1"),
     "vip_s7": ("VisionPermutator", "vip_s7"),
     "convmlp_s": ("Convolutional-MLPs", "convmlp_s"),
+    "vit_s16_224": "vit_small_patch16_224",
+    "swin_t_224": "swin_tiny_patch4_window7_224",
 }
 
 

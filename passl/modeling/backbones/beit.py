@@ -34,6 +34,7 @@ from passl.modeling.layers import (
     resized_grid,
     split_heads,
     stage_ends,
+    stage_maps,
     torch_default_,
     zeros_,
 )
@@ -426,14 +427,8 @@ class Beit(nn.Layer):
 
     def forward_stages(self, x) -> List[paddle.Tensor]:
         """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each."""
-        x = self._embedded(x)
-        maps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i + 1 in self._ends:
-                patches = x[:, 1:].transpose([0, 2, 1])
-                maps.append(patches.reshape([-1, patches.shape[1], *self.stem.grid]))
-        return maps
+        tokens = self._embedded(x)
+        return stage_maps(self.blocks, tokens, self._ends, self.stem.grid, 1)
 
     def forward(self, x):
         return self.fc_norm(self.forward_features(x)[:, 1:].mean(axis=1))

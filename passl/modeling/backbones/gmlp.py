@@ -11,9 +11,10 @@ channel MLP (d_ffn).
 from __future__ import annotations
 
 import math
-from typing import Dict, FrozenSet, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
@@ -30,6 +31,8 @@ from passl.modeling.layers import (
     lecun_normal_,
     normal_,
     ones_,
+    stage_ends,
+    stage_maps,
     uniform_,
     zeros_,
 )
@@ -131,12 +134,16 @@ class Gmlp(nn.Layer):
         drop_rate: dropout after every linear map across channels.
         drop_path_rate: stochastic depth; the paper gives 1 minus it, the survival probability.
         drop_path_mode: ``constant``, the same at every block, or ``linear`` from 0 at the first.
+        stage_blocks: after which blocks ``forward_stages`` takes its maps, counted from 1; by
+            default after a quarter, half, three quarters and all of them.
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, C]``.
 
     Attributes:
         num_features: C.
+        stage_channels: C for each map.
+        stage_strides: the patch's height for each map.
 
     Raises:
         PasslError: sizes that do not fit together, or an image of another size.
@@ -153,6 +160,7 @@ class Gmlp(nn.Layer):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         drop_path_mode: str = "constant",
+        stage_blocks: Optional[Sequence[int]] = None,
     ):
         super().__init__()
         check_sizes(
@@ -177,6 +185,9 @@ class Gmlp(nn.Layer):
             ]
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-6)
+        self._ends = stage_ends(stage_blocks, num_blocks)
+        self.stage_channels: List[int] = [embed_dim] * len(self._ends)
+        self.stage_strides: List[int] = [self.stem.patch_size[0]] * len(self._ends)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -241,6 +252,10 @@ class Gmlp(nn.Layer):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def forward_stages(self, x) -> List[paddle.Tensor]:
+        """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each."""
+        return stage_maps(self.blocks, self.stem(x), self._ends, self.stem.grid)
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)

@@ -10,9 +10,10 @@ widths of the token-mixing and channel-mixing MLPs.
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, FrozenSet, Optional, Sequence, Tuple
+from typing import Callable, Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
@@ -26,6 +27,8 @@ from passl.modeling.layers import (
     column_depths,
     drop_path_rates,
     lecun_normal_,
+    stage_ends,
+    stage_maps,
     zeros_,
 )
 from passl.modeling.layers.functional import swap_axes
@@ -163,12 +166,16 @@ class MlpMixer(nn.Layer):
         drop_path_rate: stochastic depth of the last block.
         drop_path_mode: ``linear`` from 0 at the first block (the paper), or ``constant``.
         drop_path_rescale: see ``DropPath``; the paper's networks were trained without.
+        stage_blocks: after which blocks ``forward_stages`` takes its maps, counted from 1; by
+            default after a quarter, half, three quarters and all of them.
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, C]``.
 
     Attributes:
         num_features: C.
+        stage_channels: C for each map.
+        stage_strides: the patch's height for each map.
 
     Raises:
         PasslError: sizes that do not fit together, or an image of another size.
@@ -188,6 +195,7 @@ class MlpMixer(nn.Layer):
         drop_path_rate: float = 0.0,
         drop_path_mode: str = "linear",
         drop_path_rescale: bool = True,
+        stage_blocks: Optional[Sequence[int]] = None,
     ):
         super().__init__()
         check_sizes(
@@ -215,6 +223,9 @@ class MlpMixer(nn.Layer):
             ]
         )
         self.norm = LayerNorm(embed_dim, epsilon=1e-6)
+        self._ends = stage_ends(stage_blocks, num_blocks)
+        self.stage_channels: List[int] = [embed_dim] * len(self._ends)
+        self.stage_strides: List[int] = [self.stem.patch_size[0]] * len(self._ends)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -323,6 +334,10 @@ class MlpMixer(nn.Layer):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def forward_stages(self, x) -> List[paddle.Tensor]:
+        """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each."""
+        return stage_maps(self.blocks, self.stem(x), self._ends, self.stem.grid)
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)

@@ -11,9 +11,10 @@ the channel MLP.
 from __future__ import annotations
 
 import math
-from typing import Dict, FrozenSet, Sequence, Tuple
+from typing import Dict, FrozenSet, List, Optional, Sequence, Tuple
 
 import numpy as np
+import paddle
 from paddle import nn
 
 from passl.modeling.backbones.registry import BACKBONES
@@ -27,6 +28,8 @@ from passl.modeling.layers import (
     column_depths,
     drop_path_rates,
     normal_,
+    stage_ends,
+    stage_maps,
     torch_default_,
     zeros_,
 )
@@ -166,12 +169,16 @@ class ResMlp(nn.Layer):
         drop_path_rate: stochastic depth.
         drop_path_mode: ``constant``, the same at every block (the authors' code), or ``linear``
             from 0 at the first block.
+        stage_blocks: after which blocks ``forward_stages`` takes its maps, counted from 1; by
+            default after a quarter, half, three quarters and all of them.
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, C]``.
 
     Attributes:
         num_features: C.
+        stage_channels: C for each map.
+        stage_strides: the patch's height for each map.
 
     Raises:
         PasslError: sizes that do not fit together, or an image of another size.
@@ -189,6 +196,7 @@ class ResMlp(nn.Layer):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         drop_path_mode: str = "constant",
+        stage_blocks: Optional[Sequence[int]] = None,
     ):
         super().__init__()
         check_sizes(
@@ -217,6 +225,9 @@ class ResMlp(nn.Layer):
             ]
         )
         self.norm = Affine(embed_dim)
+        self._ends = stage_ends(stage_blocks, num_blocks)
+        self.stage_channels: List[int] = [embed_dim] * len(self._ends)
+        self.stage_strides: List[int] = [self.stem.patch_size[0]] * len(self._ends)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -273,6 +284,10 @@ class ResMlp(nn.Layer):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def forward_stages(self, x) -> List[paddle.Tensor]:
+        """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each."""
+        return stage_maps(self.blocks, self.stem(x), self._ends, self.stem.grid)
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=1)

@@ -37,6 +37,7 @@ from passl.modeling.layers import (
     normal_,
     split_heads,
     stage_ends,
+    stage_maps,
     to_pair,
     zeros_,
 )
@@ -478,14 +479,8 @@ class T2tVit(nn.Layer):
 
     def forward_stages(self, x) -> List[paddle.Tensor]:
         """Returns maps of the patches after some of the blocks, ``[N, C, H / 16, W / 16]`` each."""
-        x = self._embedded(x)
-        maps = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i + 1 in self._ends:
-                patches = x[:, 1:].transpose([0, 2, 1])
-                maps.append(patches.reshape([-1, patches.shape[1], *self.tokens_to_token.grid]))
-        return maps
+        grid = self.tokens_to_token.grid
+        return stage_maps(self.blocks, self._embedded(x), self._ends, grid, before=1)
 
     def forward(self, x):
         return self.forward_features(x)[:, 0]

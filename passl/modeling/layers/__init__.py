@@ -38,7 +38,7 @@ from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
 from passl.modeling.layers.position_grids import resized_grid
 from passl.modeling.layers.sincos_positions import sincos_positions
-from passl.modeling.layers.stage_ends import stage_ends
+from passl.modeling.layers.stage_ends import stage_ends, stage_maps
 from passl.modeling.layers.transformer_block import TransformerBlock
 from passl.modeling.layers.weighted_branches import WeightedBranches
 
@@ -75,6 +75,7 @@ __all__ = [
     "sincos_positions",
     "split_heads",
     "stage_ends",
+    "stage_maps",
     "staged_depths",
     "sync_batch_norms",
     "to_pair",

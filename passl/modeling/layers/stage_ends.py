@@ -1,8 +1,11 @@
-"""Which blocks of a plain network end a stage."""
+"""Feature maps of a network that has blocks, and no stages: which of them end one."""
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
+
+import paddle
+from paddle import nn
 
 from passl.utils.errors import PasslError
 
@@ -26,3 +29,28 @@ def stage_ends(stage_blocks: Optional[Sequence[int]], num_blocks: int) -> Tuple[
             f"stage_blocks are rising numbers from 1 to {num_blocks}, not {list(stage_blocks)}"
         )
     return ends
+
+
+def stage_maps(
+    blocks: Sequence[nn.Layer],
+    tokens: paddle.Tensor,
+    ends: Sequence[int],
+    grid: Tuple[int, int],
+    before: int = 0,
+) -> List[paddle.Tensor]:
+    """Returns maps of the patches after some of the blocks, ``[N, C, H_p, W_p]`` each.
+
+    Args:
+        blocks: of the network, one after the other.
+        tokens: what the first one takes, ``[N, before + H_p·W_p, C]``.
+        ends: after which blocks, counted from 1.
+        grid: H_p and W_p, height and width in patches.
+        before: tokens before the patches.
+    """
+    maps = []
+    for i, block in enumerate(blocks):
+        tokens = block(tokens)
+        if i + 1 in ends:
+            patches = tokens[:, before:].transpose([0, 2, 1])
+            maps.append(patches.reshape([-1, patches.shape[1], *grid]))
+    return maps
