@@ -120,6 +120,18 @@ def test_the_attention_is_the_papers_with_relative_positions():
 
 
 @pytest.mark.smoke
+def test_the_norms_have_the_authors_epsilon():
+    """Beside the formula, for numbers whose variance is no larger than it: 1e-6."""
+    network = tiny().backbone
+    norms = [n for block in network.blocks for n in (block.norm1, block.norm2)]
+    x = 1e-3 * pixels(5, 24).numpy().astype(np.float64)
+    for norm in (*norms, network.fc_norm):
+        wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        wanted = wanted * norm.weight.numpy() + norm.bias.numpy()
+        np.testing.assert_allclose(norm(paddle.to_tensor(x.astype("f4"))), wanted, atol=1e-5)
+
+
+@pytest.mark.smoke
 def test_the_mean_of_the_patches_is_normalised():
     network = tiny()
     images = pixels(2, 3, 24, 32)
@@ -134,7 +146,7 @@ def test_the_mean_of_the_patches_is_normalised():
     )
 
 
-@pytest.mark.parametrize("arguments, words", [
+REFUSED = [
     ({"num_heads": 5}, "5 attention heads do not divide 24 channels"),
     ({"patch_size": 7}, "must divide img_size"),
     ({"stage_blocks": [0]}, "rising numbers from 1 to 4"),
@@ -147,7 +159,10 @@ def test_the_mean_of_the_patches_is_normalised():
     ({"positions": "learned"}, "positions is 'relative' or 'absolute', not 'learned'"),
     ({"drop_rate": 1.0}, "drop_rate lies in"),
     ({"attention_drop_rate": 1.0}, "drop_rate lies in"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("arguments, words", REFUSED, ids=["".join(given) for given, _ in REFUSED])
 def test_what_cannot_be_is_refused(arguments, words):
     with pytest.raises(PasslError, match=words):
         build_backbone({"name": "Beit", **TINY, **arguments})
@@ -436,9 +451,11 @@ def test_a_file_with_a_head_must_have_all_that_is_below_it(tmp_path):
     )
 
 
-@pytest.mark.parametrize("publisher, way", [
-    ("unilm", "geometric, cubic"), ("timm", "geometric, linear"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "publisher, way",
+    [("unilm", "geometric, cubic"), ("timm", "geometric, linear")],
+    ids=["unilm", "timm"],
+)
 def test_tables_for_another_size_are_resized(publisher, way, tmp_path, messages):
     source, network = tiny(img_size=32), tiny(img_size=64)
     theirs = {n: a for n, a in in_unilms_names(source).items() if "index" not in n}
@@ -470,7 +487,7 @@ def test_others_tables_are_resized_as_the_authors_do(publisher):
 @pytest.mark.parametrize("publisher, way, words", [
     ("unilm", "bicubic", "bicubic"), ("timm", "bicubic_antialias", "bicubic, antialias"),
     ("paddlevit", "bicubic", "bicubic"),
-])  # fmt: skip
+], ids=["unilm", "timm", "paddlevit"])  # fmt: skip
 def test_absolute_positions_are_resized_behind_the_class_tokens(publisher, way, words):
     network = build_backbone({"name": "Beit", **TINY, **ABSOLUTE})
     positions = pixels(1, 17, 24).numpy()
