@@ -10,6 +10,7 @@ from publishers import write_under
 import passl
 from passl.modeling.backbones import BACKBONES, build_backbone
 from passl.modeling.backbones.swin_transformer import PatchMerging, SwinBlock
+from passl.modeling.layers.relative_positions import look_up
 from passl.utils.errors import PasslError
 from passl.weights import load_weights
 from passl.weights.formats import safetensors, torch
@@ -337,3 +338,14 @@ def test_tables_for_other_windows_are_resized(publisher, way, tmp_path, messages
     old = source.backbone.stages[0][1].attn.relative_position_bias_table
     assert table.shape == [225, 2] and old.shape == [49, 2]
     np.testing.assert_allclose(table[112], old[24], rtol=1e-5), "the centre stays"
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_index_that_was_rounded_is_refused(dtype):
+    """As by ``network.to(dtype=…)``: more than 256 rows are not told apart in bfloat16."""
+    table = paddle.zeros([3, 2])
+    with pytest.raises(PasslError, match="index of relative positions was rounded to 16 bits"):
+        look_up(table, paddle.to_tensor([[0, 1], [2, 0]]).astype(dtype))
+    found = look_up(table + 1, paddle.to_tensor([[0.0, 1.0]], dtype="float64"))
+    assert found.shape == [2, 1, 2] and float(found.min()) == 1.0

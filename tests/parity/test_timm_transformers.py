@@ -43,14 +43,22 @@ CASES = {
     ),
     "swin_wide": (
         "swin_tiny_patch4_window7_224",
-        {"img_size": [224, 448], "depths": [2, 2, 2, 2]},
-        {"name": "swin_t_224", "img_size": [224, 448], "depths": [2, 2, 2, 2]},
+        # Maps no side of which is a window: there timm shifts along the other side, and the
+        # authors do not.
+        {"img_size": [256, 384], "window_size": 4, "depths": [2, 2, 2, 2]},
+        {
+            "name": "swin_t_224",
+            "img_size": [256, 384],
+            "window_size": 4,
+            "depths": [2, 2, 2, 2],
+        },
         None,
     ),
 }
 
 
-# SEEN
+# Seen with torch 2.13.0, timm 1.0.31 and Paddle 3.3.1: logits within 6e-7, maps within 9e-7,
+# gradients within 3e-6.
 
 
 @pytest.mark.reference

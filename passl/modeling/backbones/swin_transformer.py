@@ -114,7 +114,8 @@ class WindowAttention(nn.Layer):
 class SwinBlock(nn.Layer):
     """Attention in windows, shifted in every other block, then an MLP (equation 3).
 
-    Where the map is no larger than a window, the window is the map and nothing is shifted.
+    Where a side of the map is no longer than a window, the window has that side and nothing is
+    shifted, as in the authors' code (timm still shifts along the other side of such a map).
 
     Args:
         channels, heads: of the stage.

@@ -52,7 +52,13 @@ def look_up(table: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     Returns:
         ``[H, S, T]``.
     """
-    # ``network.to(dtype="float64")`` casts what is no number of the network too.
+    # ``network.to(dtype=…)`` casts what is no number of the network too: float64 still holds it.
+    if "16" in str(index.dtype) and "int" not in str(index.dtype):
+        raise PasslError(
+            "the network's index of relative positions was rounded to 16 bits, as "
+            "network.to(dtype=...) does; cast its parameters alone, with network.float16() or "
+            "network.bfloat16(), or use paddle.amp"
+        )
     rows = paddle.index_select(table, index.flatten().astype("int64"))
     return rows.reshape([*index.shape, -1]).transpose([2, 0, 1])
 
