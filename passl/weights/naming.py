@@ -63,8 +63,8 @@ class Naming:
         convention: ``paddle``, ``torch`` or ``flax``.
         layers: layer here to layer there, or a parameter in brackets.
         no_weights: names of arrays there that are left out.
-        key: under which key the publisher's files keep the weights; it tells apart publishers
-            who have the same names. Empty: at the top level, or under any.
+        key: under which key, or one of which, the publisher's files keep the weights; it tells
+            apart publishers who have the same names. Empty: at the top level, or under any.
         average: the accuracy that was published is that of the moving average which the files
             also hold, so that this is taken.
         may_lack: layers here that files without a head are without too, and that begin anew
@@ -78,13 +78,13 @@ class Naming:
         convention: str,
         layers: Layers,
         no_weights: Sequence[str] = (),
-        key: str = "",
+        key: Union[str, Tuple[str, ...]] = (),
         average: bool = False,
         may_lack: Sequence[str] = (),
         head_widths: Optional[Mapping[int, int]] = None,
     ):
         self.name, self.convention = name, convention
-        self.key, self.average = key, average
+        self.keys, self.average = (key,) if isinstance(key, str) else key, average
         self._head_widths = head_widths or {}
         self._dot = "/" if convention == "flax" else "."
         self._from_there: List[Tuple[Pattern, _Entry, int]] = []
@@ -164,7 +164,7 @@ class Naming:
 
     def fits_key(self, key: str) -> int:
         """Tells whether the publisher's files keep their weights under a key: 1, -1; 0: any."""
-        return 0 if not self.key else 1 if self.key == key else -1
+        return 0 if not self.keys else 1 if key in self.keys else -1
 
     def leaves_out(self, name: str) -> bool:
         """Tells whether an array called ``name`` there is known, and no weight."""

@@ -12,6 +12,7 @@ from passl.engine.execution import recompute_blocks
 from passl.inspection.costs import count_macs
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import BACKBONES, build_backbone
+from passl.modeling.heads import build_head
 from passl.modeling.layers import functional, resized_grid
 from passl.modeling.layers.relative_positions import class_token_index, resized_table
 from passl.solver.groups import layer_scales
@@ -562,3 +563,16 @@ def test_files_are_converted_and_back(publisher, tmp_path):
         assert found.tensors.keys() == theirs.keys()
         for name, array in theirs.items():
             np.testing.assert_array_equal(found.tensors[name].read(), array)
+
+
+def test_its_head_starts_a_thousandth_as_large():
+    paddle.seed(0)
+    head = build_head({"name": "ClassificationHead", "in_channels": 512, "init": "normal"})
+    small = build_head(
+        {"name": "ClassificationHead", "in_channels": 512, "init": "normal", "init_scale": 0.001}
+    )
+    assert head.fc.weight.numpy().std() == pytest.approx(0.02, rel=0.01)
+    assert small.fc.weight.numpy().std() == pytest.approx(2e-5, rel=0.01)
+    assert not small.fc.bias.numpy().any()
+    with pytest.raises(PasslError, match="init_scale is a number from 0 on, and goes with init="):
+        build_head({"name": "ClassificationHead", "in_channels": 8, "init_scale": 0.5})

@@ -176,10 +176,15 @@ def test_unfolded_channels_come_to_lie_pixel_by_pixel():
     np.testing.assert_array_equal(back.read(), weight)
 
 
-@pytest.mark.parametrize("key, publisher", [("", "timm"), ("model", "facebook"), ("net", "timm")])
+@pytest.mark.parametrize(
+    "key, publisher", [("", "timm"), ("model", "facebook"), ("module", "facebook"), ("net", "timm")]
+)
 def test_the_place_in_the_file_settles_between_equal_names(tmp_path, key, publisher):
     table = {"backbone.fc": "fc"}
-    released = {"timm": ("torch", table), "facebook": ("torch", table, {"key": "model"})}
+    released = {
+        "timm": ("torch", table),
+        "facebook": ("torch", table, {"key": ("model", "module")}),
+    }
     arrays = {"fc.weight": random(2, 3), "fc.bias": random(2)}
     if key:
         publishers.write_under(tmp_path / "x.pth", key, arrays)

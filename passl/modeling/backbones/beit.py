@@ -239,7 +239,7 @@ class Beit(nn.Layer):
 
     # Authors, timm (beit.py) and ports have the same names.
     released_names = {
-        "unilm": ("torch", _NAMES, {**_OPTIONS, "key": "model"}),
+        "unilm": ("torch", _NAMES, {**_OPTIONS, "key": ("model", "module")}),
         "timm": ("torch", _NAMES, _OPTIONS),
         # PASSL 1.0 and 1.1, passl/modeling/backbones/beit.py
         "passl_v1": (

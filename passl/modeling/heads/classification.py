@@ -27,6 +27,7 @@ class ClassificationHead(nn.Layer):
             so that an evaluation's loss is the plain one.
         init: ``zeros`` for the weights (MLP-Mixer and its fine-tuning), ``normal`` for one of
             standard deviation 0.02 (ResMLP, CycleMLP, ViP, ConvMLP), or ``lecun_normal``.
+        init_scale: what the weights of ``normal`` are multiplied by; BEiT's authors take 0.001.
         bias_init: what the bias starts at. With the sigmoid loss, -log(num_classes - 1), -6.9 for
             1000 classes, starts at what is right on average.
 
@@ -42,6 +43,7 @@ class ClassificationHead(nn.Layer):
         label_smoothing: float = 0.0,
         init: str = "zeros",
         bias_init: float = 0.0,
+        init_scale: float = 1.0,
     ):
         super().__init__()
         if num_classes < 1:
@@ -56,16 +58,21 @@ class ClassificationHead(nn.Layer):
         self.loss_name = loss
         self.label_smoothing = label_smoothing
         self.fc = Linear(in_channels, num_classes)
-        self._start(self.fc, init, bias_init)
+        if not 0 <= init_scale < math.inf or (init_scale != 1.0 and init != "normal"):
+            raise PasslError(
+                f"init_scale is a number from 0 on, and goes with init='normal', not {init_scale} "
+                f"with '{init}'"
+            )
+        self._start(self.fc, init, bias_init, init_scale)
 
-    def _start(self, fc: Linear, init: str, bias_init: float) -> None:
+    def _start(self, fc: Linear, init: str, bias_init: float, init_scale: float) -> None:
         nn.initializer.Constant(bias_init)(fc.bias)
         if init == "zeros":
             zeros_(fc.weight)
         elif init == "lecun_normal":
             lecun_normal_(fc.weight, fan_in=fc.weight.shape[0])
         elif init == "normal":
-            normal_(fc.weight, std=0.02)
+            normal_(fc.weight, std=0.02 * init_scale)
         else:
             raise PasslError(
                 f"the head's init is 'zeros', 'normal' or 'lecun_normal', not '{init}'"

@@ -17,7 +17,7 @@ class DistilledHead(ClassificationHead):
 
     Args:
         in_channels: size of both tokens together, 2·C.
-        num_classes, loss, label_smoothing, init, bias_init: as of ``ClassificationHead``.
+        num_classes, loss, label_smoothing, init, bias_init, init_scale: as of ``ClassificationHead``.
 
     Shape:
         input: ``[N, 2·C]``; output: logits ``[N, num_classes]``.
@@ -31,15 +31,18 @@ class DistilledHead(ClassificationHead):
         label_smoothing: float = 0.0,
         init: str = "normal",
         bias_init: float = 0.0,
+        init_scale: float = 1.0,
     ):
         if in_channels % 2:
             raise PasslError(
                 "DistilledHead takes the class and the distillation token side by side, which "
                 f"{in_channels} features cannot be; take ClassificationHead for this backbone"
             )
-        super().__init__(in_channels // 2, num_classes, loss, label_smoothing, init, bias_init)
+        super().__init__(
+            in_channels // 2, num_classes, loss, label_smoothing, init, bias_init, init_scale
+        )
         self.fc_dist = Linear(in_channels // 2, num_classes)
-        self._start(self.fc_dist, init, bias_init)
+        self._start(self.fc_dist, init, bias_init, init_scale)
 
     def forward(self, features):
         token, distilled = features.chunk(2, axis=-1)
