@@ -17,7 +17,8 @@ class DistilledHead(ClassificationHead):
 
     Args:
         in_channels: size of both tokens together, 2·C.
-        num_classes, loss, label_smoothing, init, bias_init, init_scale: as of ``ClassificationHead``.
+        num_classes, loss, label_smoothing, init, bias_init, init_scale: as of
+            ``ClassificationHead``.
 
     Shape:
         input: ``[N, 2·C]``; output: logits ``[N, num_classes]``.
