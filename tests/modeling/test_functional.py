@@ -117,6 +117,14 @@ CASES = {
         lambda x: x.transpose([0, 3, 2, 1, 4]),
         [(2, 3, 4, 5, 6)],
     ),
+    "heads_apart": (  # a weight for each part, so that none can stand for another
+        lambda x: sum((i + 1) * part for i, part in enumerate(functional.heads_apart(x, 3, 2))),
+        lambda x: sum(
+            (i + 1) * part.reshape([2, 7, 3, 5]).transpose([0, 2, 1, 3])
+            for i, part in enumerate(x.chunk(2, axis=-1))
+        ),
+        [(2, 7, 30)],
+    ),
     "channels_last": (
         functional.channels_last, lambda x: x.transpose([0, 2, 3, 1]), [(2, 5, 6, 7)],
     ),

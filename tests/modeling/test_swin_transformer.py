@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from publishers import write_under
 
 import passl
@@ -324,7 +325,9 @@ def test_files_of_every_publisher_are_read(publisher, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "publisher, way", [("microsoft", "bicubic"), ("timm", "geometric, linear")]
+    "publisher, way",
+    [("microsoft", "bicubic"), ("timm", "geometric, linear")],
+    ids=["microsoft", "timm"],
 )
 def test_tables_for_other_windows_are_resized(publisher, way, tmp_path, messages):
     source = tiny(img_size=32)
@@ -349,3 +352,9 @@ def test_an_index_that_was_rounded_is_refused(dtype):
         look_up(table, paddle.to_tensor([[0, 1], [2, 0]]).astype(dtype))
     found = look_up(table + 1, paddle.to_tensor([[0.0, 1.0]], dtype="float64"))
     assert found.shape == [2, 1, 2] and float(found.min()) == 1.0
+
+
+def test_every_norm_has_the_authors_epsilon():
+    network = build_backbone({"name": "swin_t_224", "embed_dim": 24})
+    norms = [layer for layer in network.sublayers() if isinstance(layer, nn.LayerNorm)]
+    assert len(norms) == 1 + 2 * 12 + 3 + 1 and {norm._epsilon for norm in norms} == {1e-5}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from publishers import write_under
 
 import passl
@@ -470,3 +471,9 @@ def test_positions_of_no_square_are_not_guessed_at(tmp_path):
     safetensors.write(str(tmp_path / "x.safetensors"), in_timms_names(source), {"format": "pt"})
     with pytest.raises(PasslError, match="13 positions, which are not 1 and those of a square"):
         load_weights(tiny(img_size=[32, 32]), tmp_path / "x.safetensors")
+
+
+def test_every_norm_has_the_authors_epsilon():
+    network = tiny().backbone
+    norms = [layer for layer in network.sublayers() if isinstance(layer, nn.LayerNorm)]
+    assert len(norms) == 2 * 4 + 1 and {norm._epsilon for norm in norms} == {1e-6}

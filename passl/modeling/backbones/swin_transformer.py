@@ -34,7 +34,7 @@ from passl.modeling.layers import (
     torch_default_,
     zeros_,
 )
-from passl.modeling.layers.functional import channels_first
+from passl.modeling.layers.functional import channels_first, swap_axes
 from passl.modeling.layers.patch_embed import Size
 from passl.modeling.layers.relative_positions import look_up, resized_table, window_index
 from passl.utils.errors import PasslError
@@ -159,9 +159,9 @@ class SwinBlock(nn.Layer):
         y = self.norm1(x)
         if self.shift:
             y = paddle.roll(y, (-self.shift, -self.shift), axis=(1, 2))
-        y = y.reshape([-1, rows, w, columns, w, channels]).transpose([0, 1, 3, 2, 4, 5])
+        y = swap_axes(y.reshape([-1, rows, w, columns, w, channels]), 2, 3)
         y = self.attn(y.reshape([-1, rows * columns, w * w, channels]), self.mask)
-        y = y.reshape([-1, rows, columns, w, w, channels]).transpose([0, 1, 3, 2, 4, 5])
+        y = swap_axes(y.reshape([-1, rows, columns, w, w, channels]), 2, 3)
         y = y.reshape([-1, height, width, channels])
         if self.shift:
             y = paddle.roll(y, (self.shift, self.shift), axis=(1, 2))

@@ -15,6 +15,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from passl.modeling.layers import functional
 from passl.modeling.layers.checks import check_drop_rate
 from passl.modeling.layers.dense import Linear
 from passl.utils.errors import PasslError
@@ -108,6 +109,8 @@ def split_heads(x: paddle.Tensor, heads: int, parts: int = 1) -> List[paddle.Ten
     Returns:
         ``parts`` tensors ``[N, H, S, d]``.
     """
+    if functional.runs_kernels(x):
+        return list(functional.heads_apart(x, heads, parts))
     tokens, width = x.shape[1], x.shape[2] // (parts * heads)
     x = x.reshape([-1, tokens, parts, heads, width]).transpose([2, 0, 3, 1, 4])
     return list(x.unbind(0))
@@ -116,7 +119,7 @@ def split_heads(x: paddle.Tensor, heads: int, parts: int = 1) -> List[paddle.Ten
 def join_heads(x: paddle.Tensor) -> paddle.Tensor:
     """Returns ``[N, H, S, d]`` as ``[N, S, C]``."""
     _, heads, tokens, width = x.shape
-    return x.transpose([0, 2, 1, 3]).reshape([-1, tokens, heads * width])
+    return functional.swap_axes(x, 1, 2).reshape([-1, tokens, heads * width])
 
 
 class Attention(nn.Layer):

@@ -172,6 +172,20 @@ def swap_axes(x: paddle.Tensor, one: int, other: int) -> paddle.Tensor:
     return x.transpose(order)
 
 
+def heads_apart(x: paddle.Tensor, heads: int, parts: int) -> Tuple[paddle.Tensor, ...]:
+    """Returns parts of the channels, each with its heads apart; only where ``runs_kernels(x)``.
+
+    Args:
+        x: ``[N, S, parts · heads · d]``.
+        heads: H.
+        parts: how many lie side by side.
+
+    Returns:
+        ``parts`` tensors ``[N, H, S, d]``.
+    """
+    return _HeadsApart.apply(x, heads, parts)
+
+
 def channels_last(x: paddle.Tensor) -> paddle.Tensor:
     """Returns ``[N, C, H, W]`` as ``[N, H, W, C]``."""
     if runs_kernels(x):
@@ -398,6 +412,25 @@ class _SwapAxes(PyLayer):
     @staticmethod
     def backward(ctx: Any, gradient: paddle.Tensor) -> Any:
         return _swapped(gradient, *ctx.axes)
+
+
+class _HeadsApart(PyLayer):
+    @staticmethod
+    def forward(ctx: Any, x: Any, heads: int, parts: int) -> Any:
+        x, (count, tokens, channels) = _contiguous(x), x.shape
+        ctx.shape = count, tokens, parts, heads, channels // (parts * heads)
+        found = [_empty([count, heads, tokens, ctx.shape[-1]], x) for _ in range(parts)]
+        for i, part in enumerate(found):
+            kernels.heads_apart(_array(x).reshape(ctx.shape), i, _array(part))
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: paddle.Tensor) -> Any:
+        count, tokens, *rest = ctx.shape
+        out = _empty([count, tokens, int(np.prod(rest))], gradients[0])
+        for i, part in enumerate(map(_contiguous, gradients)):
+            kernels.heads_together(_array(part), i, _array(out).reshape(ctx.shape))
+        return out
 
 
 class _ShiftChannels(PyLayer):

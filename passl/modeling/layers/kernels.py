@@ -281,6 +281,26 @@ def swap_axes(x, out):
 
 
 @compiled(**_EXACT)
+def heads_apart(x, part, out):
+    """One part of ``[N, S, P, H, D]`` into ``out``, ``[N, H, S, D]``."""
+    for n in range(out.shape[0]):
+        for h in range(out.shape[1]):
+            for s in range(out.shape[2]):
+                for i in range(out.shape[3]):
+                    out[n, h, s, i] = x[n, s, part, h, i]
+
+
+@compiled(**_EXACT)
+def heads_together(x, part, out):
+    """``[N, H, S, D]`` into one part of ``out``, ``[N, S, P, H, D]``."""
+    for n in range(x.shape[0]):
+        for s in range(x.shape[2]):
+            for h in range(x.shape[1]):
+                for i in range(x.shape[3]):
+                    out[n, s, part, h, i] = x[n, h, s, i]
+
+
+@compiled(**_EXACT)
 def shift_channels(x, offsets, out):
     """Channel c of ``out`` at place p is that of ``x`` at p + offsets[c], or 0 beyond the edge.
 
