@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from paddle import nn
 
 from passl.cli import benchmark as benchmark_command
+from passl.deployment import runtimes
 
 
 @pytest.fixture
@@ -48,3 +50,18 @@ def test_what_a_user_can_get_wrong(config_file, capsys):
         assert benchmark_command.main(arguments) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1
+
+
+def test_what_paddle_cannot_prepare_is_told_and_the_others_go_on(monkeypatch, tmp_path):
+    def prepare(folder, onednn=False, bfloat16=False):
+        if bfloat16:
+            raise ValueError("(InvalidArgument) Broadcast dimension mismatch.\n  [Hint: …]")
+        return "run"
+
+    monkeypatch.setattr(runtimes, "paddle_inference", prepare)
+    monkeypatch.setattr(runtimes, "has_avx512", lambda: True)
+    found = {name: (run, why) for name, run, why in runtimes.candidates(tmp_path, nn.Linear(2, 2))}
+    assert found["Paddle Inference, oneDNN"] == ("run", "")
+    run, why = found["Paddle Inference, oneDNN bfloat16"]
+    assert run is None and why.endswith("(InvalidArgument) Broadcast dimension mismatch.")
+    assert "OpenVINO" in found
