@@ -19,8 +19,10 @@ from passl.engine.execution import Execution
 from passl.engine.precision import Precision
 from passl.evaluation.classification import Classification
 from passl.modeling.architectures import Architecture, build_architecture
+from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
 from passl.modeling.layers import WeightedBranches
+from passl.modeling.layers.attention import watched_attention
 from passl.solver import WeightAverage, build_optimizer
 from passl.utils.config import get_config
 
@@ -399,3 +401,23 @@ def test_a_run_evaluates_with_the_float32_weights(photos, tmp_path, monkeypatch)
     path.write_text(yaml.safe_dump(small_config(photos, epochs=1, ema={"decay": 0.5})))
     train(get_config(path, [f"output_dir={tmp_path / 'run'}", "device=cpu"]))
     assert seen == [[1], [1]]
+
+
+# ------------------------------------------------ attention
+
+
+@pytest.mark.parametrize("backbone", ["VisionTransformer", "Beit"])
+def test_attention_weights_are_shared_out_in_float32(rounding, level, dtype, backbone):
+    """A softmax in 16 bits would not add up to 1; what is added to the scores is float32 too."""
+    sizes = {"patch_size": 4, "embed_dim": 12, "num_blocks": 1, "num_heads": 2}
+    paddle.seed(0)
+    network = build_backbone({"name": backbone, "img_size": 32, **sizes})
+    seen = []
+    image = paddle.to_tensor(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype("f4"))
+    with paddle.amp.auto_cast(level=level, dtype=dtype):
+        with watched_attention(lambda q, weights: seen.append((q.dtype, weights))):
+            network(image)
+    assert seen
+    for queries, weights in seen:
+        assert str(queries).endswith(dtype) and weights.dtype == paddle.float32
+        np.testing.assert_allclose(weights.sum(-1), np.ones(weights.shape[:-1]), rtol=1e-6)

@@ -19,6 +19,7 @@ from passl.modeling.layers import functional
 from passl.modeling.layers.checks import check_drop_rate
 from passl.modeling.layers.dense import Linear
 from passl.utils.errors import PasslError
+from passl.utils.widened import widened
 
 _watch: Optional[Callable[[paddle.Tensor, paddle.Tensor], None]] = None
 
@@ -49,7 +50,8 @@ def attend(
         k, v: ``[N, H, T, d]``.
         scale: usually ``d ** -0.5``.
         bias: added before the softmax, of a shape that is broadcast to ``[N, H, S, T]``: relative
-            positions, masks. Where its dtype is wider, the sum and the softmax have it.
+            positions, masks. Where its dtype is wider, the sum has it; the softmax is of float32 at
+            least.
         dropout: probability of zeroing an attention weight; 0 outside of training.
 
     Returns:
@@ -71,7 +73,7 @@ def _by_formula(
     scores = paddle.matmul(q * scale, k, transpose_y=True)
     if bias is not None:
         scores = scores.astype(bias.dtype) + bias
-    weights = F.softmax(scores, axis=-1)
+    weights = F.softmax(widened(scores), axis=-1)
     if _watch is not None:
         _watch(q, weights)
     if dropout:
