@@ -29,6 +29,7 @@ from passl.modeling.layers import (
     attend,
     check_drop_rate,
     check_heads,
+    check_image_size,
     check_input,
     check_sizes,
     column_depths,
@@ -236,13 +237,7 @@ class TokensToToken(nn.Layer):
 
     def forward(self, x):
         check_input(x, self.in_channels)
-        if tuple(x.shape[2:]) != self.img_size:
-            height, width = self.img_size
-            raise PasslError(
-                f"this network was built for images of {height}×{width} (height×width) but got "
-                f"{x.shape[2]}×{x.shape[3]}; change the transforms' size, or build it with another "
-                "img_size"
-            )
+        check_image_size(x, self.img_size)
         x = self.attention1(soft_split(x, 7, 4, 2))
         x = self.attention2(soft_split(self._as_map(x, 4), 3, 2, 1))
         return self.project(soft_split(self._as_map(x, 8), 3, 2, 1))

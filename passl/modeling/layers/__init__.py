@@ -13,7 +13,7 @@ from passl.modeling.layers.batch_norm import (
     has_sync_batch_norms,
     sync_batch_norms,
 )
-from passl.modeling.layers.checks import check_drop_rate, check_input, check_sizes
+from passl.modeling.layers.checks import check_drop_rate, check_image_size, check_input, check_sizes
 from passl.modeling.layers.columns import column_depths
 from passl.modeling.layers.dense import (
     GELU,
@@ -60,6 +60,7 @@ __all__ = [
     "attend",
     "check_drop_rate",
     "check_heads",
+    "check_image_size",
     "check_input",
     "check_sizes",
     "column_depths",

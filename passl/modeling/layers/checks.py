@@ -23,6 +23,16 @@ def check_drop_rate(drop_rate: float) -> None:
         raise PasslError(f"drop_rate lies in [0, 1), not {drop_rate}")
 
 
+def check_image_size(images: Any, img_size: Sequence[int]) -> None:
+    """Raises a PasslError where images have another height and width than a network's."""
+    if tuple(images.shape[2:]) != tuple(img_size):
+        raise PasslError(
+            f"this network was built for images of {img_size[0]}×{img_size[1]} (height×width) but "
+            f"got {images.shape[2]}×{images.shape[3]}; change the transforms' size, or build it "
+            "with another img_size"
+        )
+
+
 def check_input(images: Any, channels: int) -> None:
     """Raises a PasslError where a network is given no float tensor ``[N, channels, H, W]``."""
     wanted = f"images are one float tensor [N, {channels}, H, W], normalised"

@@ -7,7 +7,7 @@ from typing import Sequence, Tuple, Union
 from paddle import nn
 
 from passl.modeling.layers import functional
-from passl.modeling.layers.checks import check_input
+from passl.modeling.layers.checks import check_image_size, check_input
 from passl.utils.errors import PasslError
 
 Size = Union[int, Sequence[int]]
@@ -79,13 +79,7 @@ class PatchEmbed(nn.Layer):
 
     def forward(self, x):
         check_input(x, self.in_channels)
-        if tuple(x.shape[2:]) != self.img_size:
-            height, width = self.img_size
-            raise PasslError(
-                f"this network was built for images of {height}×{width} (height×width) but got "
-                f"{x.shape[2]}×{x.shape[3]}; change the transforms' size, or build it with another "
-                "img_size"
-            )
+        check_image_size(x, self.img_size)
         return self.proj(x)
 
     def other_tokens(self, tokens: int, family: str) -> PasslError:
