@@ -1,6 +1,6 @@
-"""Fits a head to a random Mixer with photographs, and validates the file as timm validates.
+"""Fits a head to a random network with photographs, and validates the file as timm validates.
 
-The Mixer's features are those of random weights; the head on them is fitted by least squares, so
+The network's features are those of random weights; the head on them is fitted by least squares, so
 that the answers are far from chance and far from perfect. WEIGHTS gets the whole network. The
 validation is that of validate.py in timm's repository, which its package leaves out: the same
 functions of timm, called in the same way.
@@ -19,6 +19,7 @@ from mixers import randomize, save
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.models import load_checkpoint
 from timm.utils import AverageMeter, accuracy
+from timm_beit import randomize as randomize_transformer
 
 
 def loader_for(model, folder, batch_size):
@@ -51,8 +52,9 @@ def fit_head(model, folder, batch_size):
     mean, std = x.mean(axis=0), x.std(axis=0)
     z, wanted = (x - mean) / std, np.eye(model.num_classes)[y] - 1 / model.num_classes
     weight = np.linalg.solve(z.T @ z + 30.0 * np.eye(z.shape[1]), z.T @ wanted) / std[:, None]
-    model.head.weight.copy_(torch.from_numpy(10 * weight.T))
-    model.head.bias.copy_(torch.from_numpy(-10 * mean @ weight))
+    head = model.get_classifier()
+    head.weight.copy_(torch.from_numpy(10 * weight.T))
+    head.bias.copy_(torch.from_numpy(-10 * mean @ weight))
 
 
 @torch.inference_mode()
@@ -88,7 +90,11 @@ parser.add_argument("--batch-size", type=int, default=50)
 arguments = parser.parse_args()
 
 num_classes = sum(path.is_dir() for path in arguments.fit.iterdir())
-fitted = randomize(timm.create_model(arguments.model, num_classes=num_classes), seed=0)
+fitted = timm.create_model(arguments.model, num_classes=num_classes)
+if arguments.model.startswith("mixer"):
+    fitted = randomize(fitted, seed=0)
+else:
+    fitted = randomize_transformer(fitted)
 fit_head(fitted, arguments.fit, arguments.batch_size)
 save(fitted.state_dict(), arguments.weights)
 

@@ -11,6 +11,7 @@ from typing import Sequence, Tuple
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 
 from passl.modeling.layers.position_grids import resized_grid
 from passl.utils.errors import PasslError
@@ -59,8 +60,8 @@ def look_up(table: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
             "network.to(dtype=...) does; cast its parameters alone, with network.float16() or "
             "network.bfloat16(), or use paddle.amp"
         )
-    rows = paddle.index_select(table, index.flatten().astype("int64"))
-    return rows.reshape([*index.shape, -1]).transpose([2, 0, 1])
+    # Not index_select, whose gradient on a GPU is added up in any order, whatever is asked for.
+    return F.embedding(index.astype("int64"), table).transpose([2, 0, 1])
 
 
 def resized_table(
