@@ -283,7 +283,7 @@ def in_googles_names(network):
     arrays = in_timms_names(network)
     heads, width = TINY["num_heads"], TINY["embed_dim"] // TINY["num_heads"]
     theirs = {
-        "cls": arrays["cls_token"],
+        **({"cls": arrays["cls_token"]} if "cls_token" in arrays else {}),
         "embedding/kernel": arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
         "embedding/bias": arrays["patch_embed.proj.bias"],
         "Transformer/posembed_input/pos_embedding": arrays["pos_embed"],
@@ -295,7 +295,7 @@ def in_googles_names(network):
     if "pre_logits.fc.weight" in arrays:
         theirs["pre_logits/kernel"] = arrays["pre_logits.fc.weight"].T
         theirs["pre_logits/bias"] = arrays["pre_logits.fc.bias"]
-    for i in range(TINY["num_blocks"]):
+    for i in range(len(network.backbone.blocks)):
         ours, there = f"blocks.{i}", f"Transformer/encoderblock_{i}"
         attention_there = f"{there}/MultiHeadDotProductAttention_1"
         weights = np.split(arrays[f"{ours}.attn.qkv.weight"], 3, axis=0)
@@ -314,6 +314,40 @@ def in_googles_names(network):
             theirs[f"{dense}/kernel"] = arrays[f"{ours}.mlp.{fc}.weight"].T
             theirs[f"{dense}/bias"] = arrays[f"{ours}.mlp.{fc}.bias"]
     return theirs
+
+
+def in_big_visions_names(network):
+    """Flax's names as modules count today; the class token has no position."""
+    theirs = {}
+    for name, array in in_googles_names(network).items():
+        name = name.replace("Attention_1", "Attention_0").replace("LayerNorm_2", "LayerNorm_1")
+        name = name.replace("MlpBlock_3", "MlpBlock_0")
+        name = name.replace("Transformer/posembed_input/pos_embedding", "pos_embedding")
+        theirs[f"params/{name}"] = array
+    return theirs
+
+
+@pytest.mark.smoke
+def test_big_visions_class_token_has_no_position(tmp_path, messages):
+    source = tiny(**SQUARE)
+    positions = source.backbone.pos_embed.numpy()
+    positions[:, 0] = 0.0
+    source.backbone.pos_embed.set_value(positions)
+    theirs = in_big_visions_names(source)
+    theirs["params/pos_embedding"] = theirs["params/pos_embedding"][:, 1:]
+    npz.write(str(tmp_path / "x.npz"), theirs)
+    network = tiny(**SQUARE)
+    report = load_weights(network, tmp_path / "x.npz")
+    assert report.publisher == "big_vision" and not report.kept
+    assert any("the class token has no position" in line for line in messages())
+    images = pixels(2, 3, 16, 16)
+    np.testing.assert_array_equal(network(images), source(images))
+    larger = tiny(**{**SQUARE, "img_size": [20, 28]})
+    load_weights(larger, tmp_path / "x.npz")
+    grid = resized_grid(positions[0, 1:].reshape(4, 4, 24), (5, 7), "bilinear_aligned")
+    found = larger.backbone.pos_embed.numpy()[0]
+    np.testing.assert_allclose(found[1:], grid.reshape(35, 24), rtol=1e-6, atol=1e-7)
+    assert not found[0].any()
 
 
 def in_huggingfaces_names(network, model="vit", distilled=False):
@@ -380,6 +414,12 @@ PUBLISHED = {
     "facebook": ("facebook", in_timms_names, DISTILLED, {}),
     "google": ("google", in_googles_names, "VisionTransformer", {}),
     "google in21k": ("google", in_googles_names, "VisionTransformer", {"representation_size": 24}),
+    "big_vision gap": (
+        "big_vision",
+        in_big_visions_names,
+        "VisionTransformer",
+        {"pool": "mean"},
+    ),
     "passl_v1": ("passl_v1", in_passls_old_names, "VisionTransformer", {"representation_size": 24}),
     "passl_v1 distilled": ("passl_v1", in_passls_old_names, DISTILLED, {}),
     "paddlevit": ("paddlevit", in_paddlevits_names, DISTILLED, {}),
@@ -399,7 +439,7 @@ def test_files_of_every_publisher_are_read(case, tmp_path):
     publisher, named, name, arguments = PUBLISHED[case]
     source = tiny(name, **arguments)
     theirs = named(source)
-    if publisher == "google":
+    if publisher in ("google", "big_vision"):
         file = tmp_path / "x.npz"
         npz.write(str(file), theirs)
     elif publisher == "facebook":

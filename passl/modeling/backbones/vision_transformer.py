@@ -75,6 +75,19 @@ _TIMM = (
     "dist_token[1, 1, :]",
     "head_dist",
 )
+
+
+def _as_big_vision(name: str) -> str:
+    for google, other in (
+        ("Attention_1", "Attention_0"),
+        ("LayerNorm_2", "LayerNorm_1"),
+        ("MlpBlock_3", "MlpBlock_0"),
+        ("Transformer/posembed_input/pos_embedding", "pos_embedding"),
+    ):
+        name = name.replace(google, other)
+    return name
+
+
 _FLAX_BLOCK = "Transformer/encoderblock_{i}"
 _FLAX_ATTENTION = f"{_FLAX_BLOCK}/MultiHeadDotProductAttention_1"
 # google-research/vision_transformer, vit_jax/models_vit.py
@@ -91,6 +104,13 @@ _GOOGLE = (
     "Transformer/encoder_norm",
     "pre_logits",
     "head",
+)
+# google-research/big_vision, models/vit.py: positions are added before the class token is put first.
+_BIG_VISION = tuple(
+    tuple(_as_big_vision(part) for part in name)
+    if isinstance(name, tuple)
+    else _as_big_vision(name)
+    for name in _GOOGLE
 )
 # BR-IDL/PaddleViT, image_classification/ViT and DeiT
 _PADDLEVIT = (
@@ -141,6 +161,7 @@ _RELEASED_NAMES: Dict[str, tuple] = {
     "timm": ("torch", _TIMM),
     "facebook": ("torch", _TIMM, {"key": "model"}),
     "google": ("flax", _GOOGLE, {"head_widths": _HEAD_WIDTHS}),
+    "big_vision": ("flax", _BIG_VISION, {"head_widths": _HEAD_WIDTHS}),
     # PASSL 1.0 and 1.1, GoogleVisionTransformer and DistilledVisionTransformer
     "passl_v1": (
         "paddle",
@@ -155,7 +176,11 @@ _RELEASED_NAMES: Dict[str, tuple] = {
     ),
 }
 # Who resizes learned positions how; see layers/position_grids.py. Our own: as DeiT's authors.
-_WAYS = {"google": "bilinear_aligned", "timm": "bicubic_antialias"}
+_WAYS = {
+    "google": "bilinear_aligned",
+    "big_vision": "bilinear_aligned",
+    "timm": "bicubic_antialias",
+}
 
 
 @BACKBONES.register
@@ -341,22 +366,28 @@ class VisionTransformer(nn.Layer):
         """
         if name != "pos_embed" or len(shape) != 3 or shape[2] != self.pos_embed.shape[2]:
             return None
-        if abs(shape[1] - self.pos_embed.shape[1]) == 1:  # tokens more or less, not patches
-            return None
         before, size = len(self._before), self.stem.grid
-        old = math.isqrt(max(shape[1] - before, 0))
-        if old < 1 or old * old != shape[1] - before:
+        given = 0 if publisher == "big_vision" else before  # tokens that have positions there
+        if abs(shape[1] - given - self.stem.num_patches) == 1:  # tokens more or less, not patches
+            return None
+        old = math.isqrt(max(shape[1] - given, 0))
+        if old < 1 or old * old != shape[1] - given:
             raise PasslError(
-                f"it has {shape[1]} positions, which are not {before} and those of a square grid "
+                f"it has {shape[1]} positions, which are not {given} and those of a square grid "
                 "of patches; build the network with the img_size and patch_size of the file"
             )
         way = _WAYS.get(publisher, "bicubic")
 
         def resize(array: np.ndarray) -> np.ndarray:
-            grid = array[0, before:].reshape(old, old, -1)
-            grid = resized_grid(grid, size, way).reshape(1, size[0] * size[1], -1)
-            return np.concatenate([array[:, :before], grid], axis=1)
+            grid = array[0, given:].reshape(old, old, -1)
+            if size != (old, old):
+                grid = resized_grid(grid, size, way)
+            grid = grid.reshape(1, size[0] * size[1], -1)
+            none = np.zeros_like(grid[:, : before - given])
+            return np.concatenate([array[:, :given], none, grid], axis=1)
 
+        if size == (old, old):
+            return resize, "the class token has no position"
         words = way.replace("_", ", ").replace("aligned", "corners aligned")
         return resize, f"positions of {old}×{old} patches resized to {size[0]}×{size[1]} ({words})"
 
