@@ -105,11 +105,9 @@ _GOOGLE = (
     "pre_logits",
     "head",
 )
-# google-research/big_vision, models/vit.py: positions are added before the class token is put first.
+# google-research/big_vision, models/vit.py, where the class token comes after the positions.
 _BIG_VISION = tuple(
-    tuple(_as_big_vision(part) for part in name)
-    if isinstance(name, tuple)
-    else _as_big_vision(name)
+    tuple(map(_as_big_vision, name)) if isinstance(name, tuple) else _as_big_vision(name)
     for name in _GOOGLE
 )
 # BR-IDL/PaddleViT, image_classification/ViT and DeiT
