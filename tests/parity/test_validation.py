@@ -21,7 +21,10 @@ NETWORKS = {
     "vit_tiny_patch16_224": ("vit_ti16_224", {}),
     "swin_tiny_patch4_window7_224": (
         "swin_t_224",
-        {"dataloader.val.dataset.transforms.0.crop_ratio": 0.9},
+        {
+            "dataloader.val.dataset.transforms": "[{name: ResizeCenterCrop, size: 224, "
+            "crop_ratio: 0.9, interpolation: bicubic}]",
+        },
     ),
 }
 
