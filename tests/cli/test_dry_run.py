@@ -90,7 +90,7 @@ NARROW = {
 # Narrow, these are as another config of their family, but for a figure or two.
 LARGER = re.compile(
     "convmlp_[lm]|cyclemlp_b[2-5]|gmlp_(b|ti)16|mlp-mixer_([hls][0-9]|b32)|resmlp_(24|36|big)|vip_[lm]"
-    "|vit_(?!b16_|s16_224_scratch)|deit_(?!ti16|b16_384)|swin_(?!t_|b_384)|beit_(?!b16_)|cvt_(?!13_)|t2t_vit_(?!7_|14_384)"
+    "|vit_(?!b16_|s16_224_scratch)|deit_(?!ti16)|swin_(?!t_)|beit_(?!b16_224)|cvt_(?!13_224)|t2t_vit_(?!7_)"
 )
 
 

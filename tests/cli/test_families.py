@@ -56,7 +56,7 @@ FAMILIES = {
 BY_PROCESS = {"ConvMlp", "Cvt"}
 # Some stand for the others where every minute counts.
 LONG = pytest.mark.full
-LATER = ("Gmlp", "VisionPermutator", "Beit", "T2tVit", "Cvt")
+LATER = ("Gmlp", "CycleMlp", "ConvMlp", "VisionPermutator", "Beit", "T2tVit", "Cvt")
 TRAINED = [pytest.param(family, marks=[LONG] if family in LATER else []) for family in FAMILIES]
 
 

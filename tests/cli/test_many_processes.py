@@ -81,7 +81,7 @@ def alone(config, tmp_path_factory):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("count, batch_size", [(2, 32), slow(4, 16), (2, 16), slow(2, 1)])
+@pytest.mark.parametrize("count, batch_size", [(2, 32), slow(4, 16), slow(2, 16), slow(2, 1)])
 def test_however_many_processes_the_answer_is_the_same(alone, config, tmp_path, count, batch_size):
     """64 images a step as 1 × 64, 2 × 32, 4 × 16, 2 × 16 twice and 2 × 1; one is unreadable."""
     folder = tmp_path / "run"

@@ -307,6 +307,7 @@ def test_parts_of_blocks_can_be_computed_twice():
 
 
 @pytest.mark.smoke
+@pytest.mark.full
 def test_a_static_program_learns_the_same():
     model = classifier()
     program = paddle.jit.to_static(model.forward, full_graph=True)

@@ -250,6 +250,7 @@ def test_positions_are_sines_and_cosines_in_turn():
     np.testing.assert_allclose(network.pos_embed[0], found, rtol=0, atol=1e-7)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tokens", KINDS)
 def test_the_order_of_the_random_features_alone_does_not_matter(tokens):
     """Every other array does: transposed where it is square, else turned around."""
@@ -463,6 +464,7 @@ def test_a_static_program_gives_the_same(tokens):
     np.testing.assert_allclose(program(images[:1]), eager[:1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tokens", KINDS)
 def test_a_static_program_learns_the_same(tokens):
     """In training, but without the performers' dropout, whose draws differ."""
