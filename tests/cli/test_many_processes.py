@@ -157,7 +157,7 @@ def test_evaluation_counts_each_image_once_for_any_number_of_processes(alone, co
     assert counts[0] == counts[1] and counts[0][0] == 13
 
 
-@pytest.mark.parametrize("batch_size", [8, slow(32)])
+@pytest.mark.parametrize("batch_size", [slow(8), slow(32)])
 def test_a_shared_out_optimizer_state_gives_the_same_weights(alone, config, tmp_path, batch_size):
     """With Paddle's own classes, made to run on processors; four micro-batches a step, clipped."""
     program = ROOT / "tests" / "group_sharded_on_cpu.py"
@@ -402,6 +402,7 @@ def test_a_full_disk_ends_all_and_leaves_the_checkpoint_before(config, tmp_path)
     assert not list(latest.parent.glob(".partial-*"))
 
 
+@pytest.mark.full
 def test_a_script_that_is_asked_to_stop_stops_its_run(start_script, tmp_path):
     script = start_script(tmp_path / "run", "-o", "epochs=300", "--restarts", "5")
     wait_for_step(script, tmp_path / "run", 10)

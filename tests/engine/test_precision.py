@@ -295,6 +295,7 @@ def test_a_static_program_trains_to_the_same_weights(trained):
         np.testing.assert_allclose(static[name], array, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.full
 def test_a_static_program_with_dropout_is_the_same_twice(trained):
     one, other = (trained(name, ["to_static=true", "epochs=1"]) for name in ("one", "other"))
     for name, array in one.items():

@@ -314,6 +314,7 @@ def test_a_static_program_learns_the_same():
     check_same(after_one_step(model, program), after_one_step(classifier()))
 
 
+@pytest.mark.full
 def test_one_static_program_takes_any_number_of_images_of_any_size():
     network = small()
     spec = paddle.static.InputSpec([None, 3, None, None], "float32")
