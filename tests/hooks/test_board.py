@@ -156,6 +156,7 @@ def board(runs):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt install chromium")
+@pytest.mark.full
 def test_a_browser_shows_curves_images_graph_weights_and_settings(board, runs):
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
