@@ -411,6 +411,11 @@ class Beit(nn.Layer):
             )
         return pictured
 
+    @property
+    def attended(self) -> Tuple[int, Tuple[int, int], int]:
+        """What attention goes over: tokens before the patches, the patches' grid, their pixels."""
+        return 1, self.stem.grid, self.stem.patch_size[0]
+
     def _embedded(self, x):
         """Returns the first block's input, ``[N, 1 + S, C]``."""
         x = self.stem(x)
