@@ -64,7 +64,7 @@ def predict(
     Raises:
         PasslError: at an image for which the logits are not finite.
     """
-    for places, batch in _batches(architecture, loader):
+    for places, batch in prediction_batches(architecture, loader):
         found = probabilities(architecture(batch)["logits"])
         _check_answers(loader, places, found, "logits")
         values, labels = paddle.topk(found, min(topk, len(names)))
@@ -81,7 +81,7 @@ def features(architecture: Architecture, loader: Loader) -> Tuple[List[str], np.
     """
     paths: List[str] = []
     rows: List[np.ndarray] = []
-    for places, batch in _batches(architecture, loader):
+    for places, batch in prediction_batches(architecture, loader):
         paths += [loader.dataset.where(place) for place in places]
         found = architecture.backbone(batch["image"]).astype("float32")
         _check_answers(loader, places, found, "features")
@@ -98,7 +98,7 @@ def _check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what
             )
 
 
-def _batches(
+def prediction_batches(
     architecture: Architecture, loader: Loader
 ) -> Iterator[Tuple[List[int], Dict[str, Any]]]:
     """Yields the places of the images in the list, and a batch without labels.

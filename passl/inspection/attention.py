@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
-import paddle
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from passl.datasets import Loader, SampleKey
+from passl.deployment.predictor import prediction_batches
 from passl.modeling.layers.attention import watched_attention
 from passl.utils.contact_sheet import Cell, contact_sheet
 from passl.utils.errors import PasslError
@@ -89,15 +89,10 @@ def draw_attention(architecture: Any, loader: Loader, folder: Path) -> List[Path
     distances: List[np.ndarray] = []
     rows: List[List[Cell]] = []
     count = 0
-    architecture.eval()
-    for batch in loader:
-        places = batch["label"].tolist()
+    for places, batch in prediction_batches(architecture, loader):
         weights: List[np.ndarray] = []
-        with (
-            paddle.no_grad(),
-            watched_attention(
-                lambda _, found, weights=weights: weights.append(found.astype("float32").numpy())
-            ),
+        with watched_attention(
+            lambda _, found, weights=weights: weights.append(found.astype("float32").numpy())
         ):
             backbone(batch["image"])
         count += len(places)
@@ -106,11 +101,6 @@ def draw_attention(architecture: Any, loader: Loader, folder: Path) -> List[Path
         )
         for i, place in enumerate(places[: _IMAGES - len(rows)]):
             rows.append(_row(loader, place, [block[i : i + 1] for block in weights], before, grid))
-    if not count:
-        raise PasslError(
-            f"none of the {len(loader.dataset)} images can be read; the last: "
-            f"{[*loader.unreadable][-1]}"
-        )
     files: Dict[str, Any] = {
         "attention_distance.png": _chart(sum(distances) / count * pixels_of_patch, count),
         "attention.png": contact_sheet(rows),

@@ -289,17 +289,14 @@ def _put_together(
     read: Mapping[str, Tuple[_Place, StoredArray]],
 ) -> Tuple[Dict[str, StoredArray], List[str]]:
     """Returns arrays by their names here, and names in the file of parts without the others."""
-    here: Dict[str, StoredArray] = {}
-    parts: Dict[str, Dict[int, StoredArray]] = {}
+    parts: Dict[str, List[Optional[StoredArray]]] = {}
     for place, array in read.values():
-        if len(place.entry.there) == 1:
-            here[place.name] = array
-        else:
-            parts.setdefault(place.name, {})[place.part] = array
+        parts.setdefault(place.name, [None] * len(place.entry.there))[place.part] = array
+    here: Dict[str, StoredArray] = {}
     for name, found in parts.items():
-        count = next(len(p.entry.there) for p, _ in read.values() if p.name == name)
-        if len(found) == count:
-            here[name] = joined([found[part] for part in range(count)])
+        present = [part for part in found if part is not None]
+        if len(present) == len(found):
+            here[name] = joined(present) if len(present) > 1 else present[0]
     incomplete = [name for name, (place, _) in read.items() if place.name not in here]
     return _of_each(here), incomplete
 

@@ -31,7 +31,7 @@ from passl.modeling.layers import (
     functional,
     join_heads,
     normal_,
-    resized_grid,
+    resized_positions,
     split_heads,
     stage_ends,
     stage_maps,
@@ -365,9 +365,7 @@ class Beit(nn.Layer):
                 raise self.stem.other_tokens(shape[1] - 1, "BEiT")
 
             def resize(array: np.ndarray) -> np.ndarray:
-                patches = resized_grid(array[0, 1:].reshape(side, side, -1), grid, way)
-                patches = patches.reshape(1, grid[0] * grid[1], -1)
-                return np.concatenate([array[:, :1], patches], axis=1)
+                return resized_positions(array, 1, grid, way)
 
         else:
             return None

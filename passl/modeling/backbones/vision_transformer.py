@@ -31,7 +31,7 @@ from passl.modeling.layers import (
     drop_path_rates,
     lecun_normal_,
     normal_,
-    resized_grid,
+    resized_positions,
     sincos_positions,
     stage_ends,
     stage_maps,
@@ -267,7 +267,6 @@ class VisionTransformer(nn.Layer):
         ):
             if given not in known:
                 raise PasslError(f"{name} is '{known[0]}' or '{known[1]}', not '{given}'")
-        self.pool = pool
         self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
         self._before = self._tokens if pool == "token" else ()
         for token in self._before:
@@ -377,12 +376,9 @@ class VisionTransformer(nn.Layer):
         way = _WAYS.get(publisher, "bicubic")
 
         def resize(array: np.ndarray) -> np.ndarray:
-            grid = array[0, given:].reshape(old, old, -1)
             if size != (old, old):
-                grid = resized_grid(grid, size, way)
-            grid = grid.reshape(1, size[0] * size[1], -1)
-            none = np.zeros_like(grid[:, : before - given])
-            return np.concatenate([array[:, :given], none, grid], axis=1)
+                array = resized_positions(array, given, size, way)
+            return np.pad(array, ((0, 0), (before - given, 0), (0, 0)))
 
         if size == (old, old):
             return resize, "the class token has no position"

@@ -36,7 +36,7 @@ from passl.modeling.layers.initializers import (
 )
 from passl.modeling.layers.mlp import Mlp
 from passl.modeling.layers.patch_embed import PatchEmbed, to_pair
-from passl.modeling.layers.position_grids import resized_grid
+from passl.modeling.layers.position_grids import resized_grid, resized_positions
 from passl.modeling.layers.sincos_positions import sincos_positions
 from passl.modeling.layers.stage_ends import stage_ends, stage_maps
 from passl.modeling.layers.transformer_block import TransformerBlock
@@ -73,6 +73,7 @@ __all__ = [
     "normal_",
     "ones_",
     "resized_grid",
+    "resized_positions",
     "sincos_positions",
     "split_heads",
     "stage_ends",

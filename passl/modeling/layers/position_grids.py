@@ -17,6 +17,7 @@ bicubic_antialias   timm: the same with antialiasing, which weighs neighbours ot
 
 from __future__ import annotations
 
+import math
 from typing import Sequence
 
 import numpy as np
@@ -36,6 +37,26 @@ def resized_grid(grid: np.ndarray, size: Sequence[int], way: str) -> np.ndarray:
     rows, columns = (_weights(old, new, way) for old, new in zip(grid.shape, size))
     values = np.einsum("yh,xw,hwc->yxc", rows, columns, grid.astype(np.float64), optimize=True)
     return values.astype(grid.dtype)
+
+
+def resized_positions(
+    positions: np.ndarray, before: int, size: Sequence[int], way: str
+) -> np.ndarray:
+    """Returns positions of tokens for another number of patches.
+
+    Args:
+        positions: ``[1, before + s², C]``, of a square grid of patches.
+        before: tokens before the patches, whose positions stay.
+        size: the new height and width in patches.
+        way: see above.
+
+    Returns:
+        ``[1, before + size[0] · size[1], C]``, of the same dtype.
+    """
+    side = math.isqrt(positions.shape[1] - before)
+    grid = resized_grid(positions[0, before:].reshape(side, side, -1), size, way)
+    grid = grid.reshape(1, -1, positions.shape[2])
+    return np.concatenate([positions[:, :before], grid], axis=1)
 
 
 def _weights(old: int, new: int, way: str) -> np.ndarray:
