@@ -96,6 +96,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             place=origin_of(cfg, "to_static"),
         )
     _check_accumulation(cfg, architecture, accumulation, processes.size)
+    _check_settings(cfg, architecture)
     splits = {name: cfg.dataloader[name] for name in ("train", "val", "test")}
     sections = {name: section for name, section in splits.items() if section is not None}
     if "val" in sections or "test" in sections:
@@ -117,6 +118,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             f"-o dataloader.train.sampler.batch_size and global_batch_size to at most {samples}",
             place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
         )
+    _check_batches(cfg, architecture, samples, processes.size)
     steps_per_epoch = samples // global_batch
     total_steps = cfg.epochs * steps_per_epoch
     schedule_epochs = cfg.epochs if schedule_epochs is None else schedule_epochs
@@ -177,3 +179,27 @@ def _check_accumulation(
         f"batch_size={total // processes}, or global_batch_size={batch_size * processes}",
         place=origin_of(cfg, "global_batch_size"),
     )
+
+
+def _check_settings(cfg: Config, architecture: Architecture) -> None:
+    """Raises PasslError where a setting is one that the architecture excludes."""
+    for setting in architecture.excludes:
+        *path, key = setting.split(".")
+        section = cfg
+        for part in path:
+            section = section[part]
+        if section[key]:
+            raise PasslError(
+                f"{type(architecture).__name__} cannot be trained with {setting}; set "
+                f"-o {setting}={'false' if section[key] is True else 0}",
+                place=origin_of(section, key),
+            )
+
+
+def _check_batches(cfg: Config, architecture: Architecture, samples: int, processes: int) -> None:
+    sampler = cfg.dataloader.train.sampler
+    try:
+        architecture.check_batches(samples, sampler.batch_size, processes)
+    except PasslError as error:
+        error.place = error.place or origin_of(sampler, "batch_size")
+        raise

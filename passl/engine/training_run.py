@@ -69,7 +69,7 @@ class TrainingRun(Run):
         self._saving = Background(self.cfg.checkpoint.background)
         self._tally = Tally(self.progress)
         self._schedule = held(self.plan.schedule)
-        self._shown_first_batch = self._has_begun = False
+        self._shown_first_batch = self._has_begun = self._warned = False
 
     @property
     def optimizer(self) -> Optimizer:
@@ -162,16 +162,24 @@ class TrainingRun(Run):
         record = {
             "step": self.progress.step,
             "epoch": self.epoch,
-            "loss": means.pop("loss", None),
+            "loss": means.get("loss"),
             "lr": rate,
             "grad_norm": norm,
             "images_per_second": pace,
-            **means,
+            **{name: value for name, value in means.items() if name != "loss"},
         }
         if not math.isfinite(norm):  # not a number that JSON has
             del record["grad_norm"]
         if record["loss"] is not None:  # else there is nothing to tell that has not been said
             self._tell("on_record", record)
+        self._warn(means)
+
+    def _warn(self, means: Mapping[str, float]) -> None:
+        """Says what the architecture makes of the means, once until it has nothing more to say."""
+        text = self.architecture.warning(means)
+        if self.is_first and text is not None and not self._warned:
+            logger.warning("step %d: %s", self.progress.step, text)
+        self._warned = text is not None
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 import paddle
 from paddle import nn
@@ -30,11 +30,13 @@ class Architecture(nn.Layer):
         equal_batches: whether all processes must have equally many samples in every step, because
             they gather each other's. An image that cannot be read is then replaced by another one,
             where it would otherwise be left out.
+        excludes: settings of a config that it cannot be trained with (``to_static``).
     """
 
     evaluator = "Classification"
     additive = True
     equal_batches = False
+    excludes: Sequence[str] = ()
 
     def freeze(self, names: Sequence[str]) -> None:
         """Keeps the named sub-networks (``backbone``) as they are while the rest learns.
@@ -77,3 +79,30 @@ class Architecture(nn.Layer):
             finite: whether the step was made; bool ``[]``, on the device. A step is skipped when
                 the loss or a gradient is not finite.
         """
+
+    def after_loading(self, report: Any) -> None:
+        """Called when weights have been loaded that another run, or somebody else, has made.
+
+        Args:
+            report: a ``passl.weights.LoadReport``.
+        """
+
+    def check_batches(self, images: int, per_process: int, processes: int) -> None:
+        """Makes sure that it can be trained with the batches of a run.
+
+        Args:
+            images: of the training set.
+            per_process: images that a process takes at a time.
+            processes: how many there are.
+
+        Raises:
+            PasslError: it cannot, and what to change.
+        """
+
+    def warning(self, means: Mapping[str, float]) -> Optional[str]:
+        """Returns what a person should be told of a run's progress; None for nothing.
+
+        Args:
+            means: ``loss`` and ``scalars``, over the images of the last interval.
+        """
+        return None

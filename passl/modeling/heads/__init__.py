@@ -6,7 +6,7 @@ logits`` and ``loss(outputs, batch) -> scalar``.
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from passl.modeling.heads.registry import HEADS
 from passl.utils.discovery import import_modules
@@ -14,14 +14,15 @@ from passl.utils.discovery import import_modules
 import_modules(__name__, __path__)
 
 
-def build_head(cfg: Mapping[str, Any], **context: Any):
+def build_head(cfg: Mapping[str, Any], default: Optional[str] = None, **context: Any):
     """Builds the head that ``cfg`` describes.
 
     Args:
         cfg: ``name`` and keyword arguments.
+        default: the name to take where ``cfg`` has none.
         **context: what the architecture knows (``in_channels``), used where ``cfg`` is silent.
     """
-    return HEADS.build(cfg, **{k: v for k, v in context.items() if k not in cfg})
+    return HEADS.build(cfg, default, **{k: v for k, v in context.items() if k not in cfg})
 
 
 __all__ = ["HEADS", "build_head"]

@@ -10,7 +10,9 @@ from passl.modeling.layers.attention import (
 from passl.modeling.layers.batch_norm import (
     BatchNorm1D,
     BatchNorm2D,
+    has_batch_norms,
     has_sync_batch_norms,
+    split_batch_norms,
     sync_batch_norms,
 )
 from passl.modeling.layers.checks import check_drop_rate, check_image_size, check_input, check_sizes
@@ -66,6 +68,7 @@ __all__ = [
     "column_depths",
     "drop_path_rates",
     "freeze",
+    "has_batch_norms",
     "has_sync_batch_norms",
     "join_heads",
     "keep_frozen",
@@ -75,6 +78,7 @@ __all__ = [
     "resized_grid",
     "resized_positions",
     "sincos_positions",
+    "split_batch_norms",
     "split_heads",
     "stage_ends",
     "stage_maps",

@@ -10,9 +10,9 @@ import dataclasses
 from typing import Any, List, Optional
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
-from paddle.nn.layer.norm import _BatchNormBase
 
 from passl.distributed.collectives import all_gather, all_reduce, process_count
 from passl.utils.errors import PasslError
@@ -32,7 +32,13 @@ class _BatchNorm:
     of all of them. All have the same running statistics then, and train the network that one
     process would train on the joined batch. A process alone does what it does without. The layer
     must not be in a block that is recomputed: its running statistics would move twice.
+
+    With ``splits`` above 1, a process normalises each of so many equal parts of its batch, one
+    behind the other, by statistics of that part alone, as that many processes would; the running
+    statistics follow the mean over the parts.
     """
+
+    splits = 1
 
     def __init__(
         self,
@@ -52,14 +58,45 @@ class _BatchNorm:
             self.register_buffer(name, paddle.full([channels], value, dtype="float32"))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        if not (self.sync and self.training and process_count() > 1):
-            # Not super(): where this is translated to a static program, that is this class again.
-            return _BatchNormBase.forward(self, x)
         self._check_input_dim(x)
+        if self.training and self.splits > 1:
+            return self._by_parts(x)
+        if not (self.sync and self.training and process_count() > 1):
+            return self._normalised(x, self._mean, self._variance)
         with paddle.amp.auto_cast(enable=False):
             batch = _statistics(x)
             self._follow(batch)
             return _Normalise.apply(x, self.weight, self.bias, batch, self._epsilon)
+
+    def _normalised(
+        self, x: paddle.Tensor, mean: paddle.Tensor, variance: paddle.Tensor
+    ) -> paddle.Tensor:
+        """Returns what Paddle's operation makes of x; in training it moves the statistics."""
+        # Not Paddle's layer, which warns of just that at every call.
+        return F.batch_norm(
+            x,
+            mean,
+            variance,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+        )
+
+    def _by_parts(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.shape[0] % self.splits:
+            raise PasslError(
+                f"a batch of {x.shape[0]} images has no {self.splits} equal parts, each "
+                "with a batch normalisation of its own"
+            )
+        running = [(self._mean.clone(), self._variance.clone()) for _ in range(self.splits)]
+        parts = paddle.split(x, self.splits)
+        outputs = [self._normalised(part, *own) for part, own in zip(parts, running)]
+        with paddle.no_grad():
+            for statistic, all_parts in zip((self._mean, self._variance), zip(*running)):
+                paddle.assign(paddle.stack(all_parts).mean(0), statistic)
+        return paddle.concat(outputs)
 
     @paddle.no_grad()
     def _follow(self, batch: _Statistics) -> None:
@@ -114,6 +151,18 @@ def sync_batch_norms(network: nn.Layer) -> None:
         raise PasslError("the network has no batch norms; set parallel.sync_batch_norm=false")
     for layer in synchronous:
         layer.sync = True
+
+
+def split_batch_norms(network: nn.Layer, splits: int) -> None:
+    """Gives all batch norms of a network so many parts, see ``BatchNorm2D``."""
+    for layer in network.sublayers():
+        if isinstance(layer, _BatchNorm):
+            layer.splits = splits
+
+
+def has_batch_norms(network: nn.Layer) -> bool:
+    """Tells whether a network has batch norms."""
+    return any(isinstance(layer, _BatchNorm) for layer in network.sublayers())
 
 
 def has_sync_batch_norms(network: nn.Layer) -> bool:

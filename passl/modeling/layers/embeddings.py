@@ -1,0 +1,37 @@
+"""Embeddings on the unit sphere, which contrastive losses compare, and how they lie there."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+
+from passl.utils.widened import widened
+
+
+def unit(embeddings: paddle.Tensor, epsilon: float = 1e-12) -> paddle.Tensor:
+    """Returns embeddings divided by their L2 norms, in float32 at least.
+
+    Args:
+        embeddings: ``[N, d]``.
+        epsilon: the least norm that they are divided by.
+    """
+    return F.normalize(widened(embeddings), axis=1, epsilon=epsilon)
+
+
+@paddle.no_grad()
+def spread(embeddings: paddle.Tensor) -> paddle.Tensor:
+    """Returns how far embeddings spread over the sphere: 1 if evenly, 0 if all are the same.
+
+    It is the standard deviation of each coordinate over the batch, its mean over the coordinates,
+    times √d: evenly spread unit vectors have one of 1 / √d (Chen and He, "Exploring Simple Siamese
+    Representation Learning", arXiv 2011.10566, section 4.1).
+
+    Args:
+        embeddings: unit vectors ``[N, d]``.
+
+    Returns:
+        a scalar.
+    """
+    deviations = embeddings - embeddings.mean(axis=0, keepdim=True)
+    per_coordinate = deviations.square().mean(axis=0).sqrt()
+    return per_coordinate.mean() * embeddings.shape[1] ** 0.5
