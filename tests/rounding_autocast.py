@@ -9,6 +9,8 @@ of operands and to a result that are rounded; so are the gradients.
 - level O1: "white" operations in 16 bits, "black" ones in float32, all others in the widest type of
   what they are given.
 - level O2: the black list is another one, on which there is no operation of these networks.
+- Batch normalisation ("own") takes and gives what it is given, with scales in float32 and sums of
+  them.
 - Paddle 2.6 has no white linear map: it is a product, then an addition, which is no white one.
 """
 
@@ -25,12 +27,14 @@ FLOATS = (*NARROW, paddle.float32)
 # What the networks and heads here call: where it is found, its name, and its list under O1.
 OPERATIONS = [
     (paddle, "matmul", "white"),
+    (paddle.Tensor, "__matmul__", "white"),
     (F, "conv2d", "white"),
     (F.conv, "_conv_nd", "white"),
     (F, "max_pool2d", "white"),
     (F, "softmax", "black"),
     (F, "log_softmax", "black"),
     (F, "layer_norm", "black"),
+    (F, "batch_norm", "own"),
     (F, "cross_entropy", "black"),
     (F, "binary_cross_entropy_with_logits", "black"),
     (paddle.Tensor, "mean", "black"),
@@ -97,7 +101,8 @@ class RoundingAutocast:
             ]
             if self._inside or not floats:
                 return original(*arguments, **options)
-            dtype = self._computed_in(kind, floats)
+            dtype = paddle.float32 if kind == "own" else self._computed_in(kind, floats)
+            given = arguments[0].dtype if kind == "own" else dtype
 
             def cast(value):
                 if not isinstance(value, paddle.Tensor) or value.dtype not in FLOATS:
@@ -113,6 +118,6 @@ class RoundingAutocast:
                 result = original(*arguments, **options)
             finally:
                 self._inside = False
-            return result.astype(dtype) if dtype in NARROW else result
+            return result.astype(given) if given in NARROW else result
 
         return run

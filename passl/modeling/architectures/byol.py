@@ -31,7 +31,7 @@ class BYOL(SelfSupervised):
     The twin begins as a copy of the network. The authors' begins with other random weights.
 
     Args:
-        architecture, projector, probe: see ``SelfSupervised``. The projector is by default the
+        architecture, projector: see ``SelfSupervised``. The projector is by default the
             paper's (section 3.3): 4096 wide with 256 outputs.
         predictor: config of the predictor over the same sizes.
         tau: share of the twin that stays at the first step. The authors take 0.97 for 40 epochs,
@@ -40,6 +40,7 @@ class BYOL(SelfSupervised):
         loss_scale: factor of the loss. 1 is the paper's, ``4 - 2 (cos + cos)`` in [0, 8]; with LARS
             it acts on biases and norms alone, whose gradients are not adapted.
         sync_batch_norm: whether batch norms take their statistics over all processes.
+        probe: see ``add_probe``.
 
     Shape:
         see ``SelfSupervised``. A network whose predictions have nothing to do with the twin has a
@@ -65,7 +66,7 @@ class BYOL(SelfSupervised):
         sync_batch_norm: bool = True,
         probe: Optional[Mapping[str, Any]] = None,
     ):
-        super().__init__(architecture, projector, probe)
+        super().__init__(architecture, projector)
         check_share("tau", tau)
         self.tau, self.constant_tau, self.loss_scale = tau, constant_tau, loss_scale
         width = self.projector.out_channels
@@ -77,6 +78,7 @@ class BYOL(SelfSupervised):
             )
         self.share_batch_norms(sync_batch_norm)
         self.twin = MomentumTwin(backbone=self.backbone, projector=self.projector)
+        self.add_probe(probe)
 
     def start_twin(self) -> None:
         self.twin.follow(self)

@@ -41,12 +41,13 @@ class MoCo(SelfSupervised):
     other views.
 
     Args:
-        architecture, projector, probe: see ``SelfSupervised``. The projector is by default the MLP
+        architecture, projector: see ``SelfSupervised``. The projector is by default the MLP
             of arXiv 2003.04297, section 3.
         K: keys in the queue, a multiple of the images of a step.
         m: share of the twin that stays at each step.
         T: temperature τ of the loss.
         split_batch_norm: how many parts of a batch batch norms treat by themselves.
+        probe: see ``add_probe``.
 
     Shape:
         see ``SelfSupervised``; ``scalars`` also has ``contrast_top1``, the share of queries, in %,
@@ -66,7 +67,7 @@ class MoCo(SelfSupervised):
         split_batch_norm: int = 1,
         probe: Optional[Mapping[str, Any]] = None,
     ):
-        super().__init__(architecture, projector, probe)
+        super().__init__(architecture, projector)
         check_temperature(T)
         check_share("m", m)
         for name, number in (("K", K), ("split_batch_norm", split_batch_norm)):
@@ -77,6 +78,7 @@ class MoCo(SelfSupervised):
         self.twin = MomentumTwin(backbone=self.backbone, projector=self.projector)
         self.queue = KeyQueue(K, self.projector.out_channels)
         self._fresh: Dict[str, paddle.Tensor] = {}  # the keys of the step that is being made
+        self.add_probe(probe)
 
     def start_twin(self) -> None:
         self.twin.follow(self)

@@ -25,10 +25,6 @@ class SelfSupervised(Architecture):
     Args:
         architecture: config of the backbone.
         projector: config of the projector, over ``default_projector``.
-        probe: config of a linear classifier that learns beside the method to tell the labels from
-            the backbone's features, ``{num_classes: 1000}``; None for none. No gradient goes from
-            it into the backbone: it says how good the features are while they are learned. Where
-            gradients are clipped by their norm, its own count towards it.
 
     Attributes:
         default_projector: arguments of the method's projector, which a config may change. They
@@ -52,17 +48,11 @@ class SelfSupervised(Architecture):
         self,
         architecture: Mapping[str, Any],
         projector: Optional[Mapping[str, Any]] = None,
-        probe: Optional[Mapping[str, Any]] = None,
     ):
         super().__init__()
         self.backbone = build_backbone(architecture)
         self.projector = build_part(projector, self.default_projector, self.backbone.num_features)
         self.probe = None
-        if probe is not None:
-            self.probe = build_head(
-                {"name": "ClassificationHead", **probe}, in_channels=self.backbone.num_features
-            )
-            self.num_classes = self.probe.num_classes
 
     def forward(self, batch):
         if not self.training:
@@ -76,6 +66,21 @@ class SelfSupervised(Architecture):
         if self.probe is not None:
             self._learn_probe(features.detach(), batch, outputs)
         return outputs
+
+    def add_probe(self, probe: Optional[Mapping[str, Any]]) -> None:
+        """Adds a linear classifier that learns beside the method to tell the labels from features.
+
+        No gradient goes from it into the backbone: it says how good the features are while they are
+        learned. Where gradients are clipped by their norm, its own count towards it. Methods build
+        it last, so that the rest begins as it would without.
+
+        Args:
+            probe: its config, ``{num_classes: 1000}``; None for none.
+        """
+        if probe is not None:
+            width = self.backbone.num_features
+            self.probe = build_head(probe, default="ClassificationHead", in_channels=width)
+            self.num_classes = self.probe.num_classes
 
     @abc.abstractmethod
     def learn(self, batch: Mapping[str, paddle.Tensor]) -> Dict[str, Any]:

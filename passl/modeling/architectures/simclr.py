@@ -29,7 +29,7 @@ class SimCLR(SelfSupervised):
     their gradient goes to the process that they come from.
 
     Args:
-        architecture, projector, probe: see ``SelfSupervised``. The projector is by default that of
+        architecture, projector: see ``SelfSupervised``. The projector is by default that of
             the paper's section 2.1, 2048 wide, with 128 outputs; the authors' code, and the 64.5 %
             of its README, has three layers.
         T: temperature τ of the loss; the paper has 0.1 for ImageNet and 0.5 for CIFAR-10.
@@ -38,6 +38,7 @@ class SimCLR(SelfSupervised):
             norms, whose gradients are not adapted. The paper's equation 1 and most other libraries
             have 1.
         sync_batch_norm: whether batch norms take their statistics over all processes.
+        probe: see ``add_probe``.
 
     Shape:
         see ``SelfSupervised``; ``scalars`` also has ``contrast_top1``, the share of views, in %,
@@ -65,10 +66,11 @@ class SimCLR(SelfSupervised):
         sync_batch_norm: bool = True,
         probe: Optional[Mapping[str, Any]] = None,
     ):
-        super().__init__(architecture, projector, probe)
+        super().__init__(architecture, projector)
         check_temperature(T)
         self.T, self.loss_scale = T, loss_scale
         self.share_batch_norms(sync_batch_norm)
+        self.add_probe(probe)
 
     def learn(self, batch):
         views = paddle.concat([batch["image"], batch["image_1"]])

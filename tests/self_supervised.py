@@ -1,0 +1,94 @@
+"""Small networks of the self-supervised methods, and batches of two views for them."""
+
+import types
+
+import numpy as np
+import paddle
+
+from passl.distributed.processes import Processes
+from passl.engine.execution import Execution
+from passl.engine.precision import Precision
+from passl.engine.step import TrainingStep
+from passl.modeling.architectures import build_architecture
+from passl.solver import build_optimizer
+
+METHODS = {
+    # Not with the authors' weights of 0.01: batch norms after those make steps so large that rounding
+    # grows a thousandfold in each.
+    "SimCLR": {"projector": {"hidden": 12, "out": 6, "init": "torch"}, "T": 0.5},
+    "MoCo": {"projector": {"hidden": 12, "out": 6}, "K": 32, "m": 0.875, "T": 0.25},
+    "BYOL": {"projector": {"hidden": 12, "out": 6}, "tau": 0.75},
+}
+BACKBONES = {
+    "ConvMlp": {
+        "stem_channels": 4,
+        "conv_depth": 1,
+        "embed_dims": [8, 8],
+        "depths": [1, 1],
+        "mlp_ratios": [2, 2],
+    },
+    "MlpMixer": {
+        "img_size": 16,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "num_blocks": 2,
+        "tokens_mlp_dim": 8,
+        "channels_mlp_dim": 32,
+    },
+    "VisionTransformer": {
+        "img_size": 16,
+        "patch_size": 8,
+        "embed_dim": 16,
+        "num_blocks": 2,
+        "num_heads": 2,
+    },
+    "SwinTransformer": {
+        "img_size": 16,
+        "patch_size": 2,
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 4,
+    },
+}
+SECTIONS = types.SimpleNamespace(
+    recompute=False, to_static=False, parallel=types.SimpleNamespace(sharding=0, fusion_mb=25.0)
+)
+SIZE = 16
+
+
+def method(name, backbone="ConvMlp", seed=0, dtype="float32", **changes):
+    """Returns a small network of a method, in training mode."""
+    paddle.seed(seed)
+    architecture = {"name": backbone, **BACKBONES[backbone]}
+    network = build_architecture(
+        {"name": name, "architecture": architecture, **METHODS[name], **changes}
+    )
+    if dtype != "float32":
+        pointers = [(q, q.pointer) for q in network.sublayers() if hasattr(q, "pointer")]
+        network.to(dtype=dtype)  # integers as well
+        for queue, pointer in pointers:
+            queue.pointer = pointer.astype("int64")
+    network.train()
+    return network
+
+
+def views(count, seed=0, dtype="float32"):
+    """Returns a batch of two views of each image: the second is the first with other noise."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(count, 3, SIZE, SIZE))
+    noise = rng.normal(size=(2, *images.shape)) * 0.3
+    names = ("image", "image_1")
+    return {name: paddle.to_tensor((images + n).astype(dtype)) for name, n in zip(names, noise)}
+
+
+def stepping(network, images, rate=0.0, total=100, processes=None, **optimizer):
+    """Returns what makes the steps of a run, ``step(number, batch)``, and the optimizer."""
+    processes = processes or Processes()
+    solver = build_optimizer({"name": "SGD", "momentum": 0.875, **optimizer}, network)
+    execution = Execution(SECTIONS, network, solver, Precision(None, "cpu"), processes)
+    network.train()
+    step = TrainingStep(
+        network, solver, execution, None, images, 1, total, seed=0, rank=processes.rank
+    )
+    return (lambda number, batch: step(number, iter([batch]), rate)), solver
