@@ -125,6 +125,11 @@ def split(array: StoredArray, count: int) -> List[StoredArray]:
     return [StoredArray(shape, array.dtype, reader(i)) for i in range(count)]
 
 
+def turned(array: StoredArray, order: str) -> StoredArray:
+    """Returns a single parameter with its two axes swapped where a table says ``transposed``."""
+    return array.transposed((1, 0)) if order == "transposed" and len(array.shape) == 2 else array
+
+
 def in_order(array: StoredArray, order: str, back: bool = False) -> StoredArray:
     """Returns a merging layer's array with the channels of its four pixels as they are here.
 

@@ -22,7 +22,16 @@ from typing import (
 
 from passl.utils.errors import PasslError, listing
 from passl.utils.stored_array import StoredArray
-from passl.weights.layouts import COUNTERS, LEAVES, in_order, joined, split, to_here, to_there
+from passl.weights.layouts import (
+    COUNTERS,
+    LEAVES,
+    in_order,
+    joined,
+    split,
+    to_here,
+    to_there,
+    turned,
+)
 from passl.weights.reading import WeightFile
 from passl.weights.templates import EACH, Pattern, Template
 
@@ -131,7 +140,7 @@ class Naming:
         assert place, name
         template = place.entry.there[place.part]
         if template.axes is not None:
-            return place.entry.here.reshaped(array)
+            return place.entry.here.reshaped(turned(array, template.order))
         layer = name.rpartition(self._dot)[0]
         return in_order(to_here(array, convention, layer), template.order)
 
@@ -150,7 +159,8 @@ class Naming:
             return None
         entry, names = found
         if entry.here.axes is not None:
-            return {names[0]: entry.there[0].reshaped(array)}
+            there = entry.there[0]
+            return {names[0]: there.reshaped(turned(array, there.order))}
         parts = split(array, len(names)) if len(names) > 1 else [array]
         return {
             there: to_there(

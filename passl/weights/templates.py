@@ -4,7 +4,8 @@
 and so does ``{j}``. ``layers.{i+1}`` counts from one more. ``blocks.*.table`` is all such layers at
 once. A name that ends in brackets is that of one parameter, for those that are no layer's weight or
 bias; the brackets say its axes, ``1`` for one of length one: ``gamma[1, 1, :]``. A name that ends
-in ``|unfold`` has its input channels in another order, see ``layouts``.
+in ``|unfold`` has its input channels in another order, one that ends in ``|transposed`` its two
+axes, see ``layouts``.
 """
 
 from __future__ import annotations

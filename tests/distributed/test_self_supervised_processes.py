@@ -62,10 +62,12 @@ def test_processes_train_what_one_does(together, count, name, dtype):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_weight_of_that_run_learns(name):
-    """Else the comparison would say little."""
+    """Else the comparison would say little; but for biases that a batch norm takes out again."""
     before = dict(method(name, dtype="float64").named_parameters())
     after = alone(name, "float64")
     for key, parameter in before.items():
+        if key.endswith("fcs.0.bias") and name == "BYOL":
+            continue
         assert np.abs(after[key] - parameter.numpy()).max() > 1e-5, key
 
 

@@ -6,6 +6,7 @@ negative cosine similarity) and torch's cross-entropy over MoCo's logits. They a
 """
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import paddle
@@ -72,9 +73,24 @@ def test_a_network_that_knows_nothing(count):
 
 @pytest.mark.parametrize("T", [0.01, 0.001])
 def test_a_low_temperature_overflows_nothing(T):
+    """Against sums of powers of e in 60 digits."""
+    z = np.concatenate([units(A).numpy(), units(B).numpy()])
+    similarity = z @ z.T / T
+    total = Decimal(0)
+    for row in range(8):
+        others = [Decimal(s).exp() for i, s in enumerate(similarity[row]) if i != row]
+        total += sum(others).ln() - Decimal(similarity[row][(row + 4) % 8])
+    queue = units(QUEUE.T).numpy()
+    expected = float(total / 8)
+    assert nt_xent(units(A), units(B), T)[0].item() == pytest.approx(expected, rel=1e-10)
     loss, _ = nt_xent(units(A, "float32"), units(B, "float32"), T)
-    expected, _ = nt_xent(units(A), units(B), T)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    total = Decimal(0)
+    for q, k in zip(z[:4], z[4:]):
+        total += sum((Decimal(x) / Decimal(T)).exp() for x in [q @ k, *(queue @ q)]).ln()
+        total -= Decimal(q @ k) / Decimal(T)
+    loss, _ = info_nce(units(A), units(B), units(QUEUE.T), T)
+    assert loss.item() == pytest.approx(float(total / 4), rel=1e-10)
 
 
 @pytest.mark.parametrize("d", [128, 256])
