@@ -15,7 +15,7 @@ import pytest
 from passl.modeling.architectures.byol import squared_distance
 from passl.modeling.architectures.moco import info_nce
 from passl.modeling.architectures.simclr import nt_xent
-from passl.modeling.layers.embeddings import spread, unit
+from passl.modeling.layers.embeddings import effective_rank, spread, unit
 from passl.modeling.layers.momentum_twin import cosine_momentum
 
 ROWS, COLUMNS = np.mgrid[:4, :5]
@@ -103,6 +103,19 @@ def test_spread_of_even_and_of_collapsed_embeddings(d):
     assert spread(units(np.ones((10, d)))).item() == pytest.approx(0, abs=1e-7)
     reference = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).std(0).mean()
     assert found == pytest.approx(reference * math.sqrt(d), rel=1e-12)
+
+
+def test_effective_rank():
+    """Of vectors along k axes alike it is k; else by NumPy's own singular values."""
+    for k in (1, 3, 7):
+        axes = paddle.to_tensor(np.tile(np.eye(7)[:k], (5, 1)))
+        assert effective_rank(axes) == pytest.approx(k)
+    vectors = np.random.default_rng(0).normal(size=(50, 9)) * np.arange(1, 10)
+    singular = np.linalg.svd(vectors, compute_uv=False)
+    shares = singular / singular.sum()
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    assert effective_rank(paddle.to_tensor(vectors)) == pytest.approx(expected, rel=1e-10)
+    assert effective_rank(paddle.zeros([4, 3])) == 1
 
 
 def test_the_share_of_right_answers():
