@@ -38,7 +38,9 @@ def alone(name, dtype, splits=1):
     return train(name, dtype, Processes(), splits)
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.smoke), 4])
+@pytest.mark.parametrize(
+    "count", [pytest.param(2, marks=pytest.mark.smoke), pytest.param(4, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", STEPS)
 def test_processes_train_what_one_does(together, count, name, dtype):
