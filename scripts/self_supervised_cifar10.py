@@ -4,8 +4,8 @@
 For each method and seed it trains by the small config of the method, and measures by k nearest
 neighbours (10,000 test images against the 10,000 training images) how good the features are before
 and after. Beside them stand raw pixels, and three controls that must fail: BYOL without predictor
-and stop-gradient, SimCLR with shuffled partners, MoCo whose twin has no momentum. What is finished is
-not made again; what was interrupted goes on.
+and stop-gradient, SimCLR with shuffled partners, MoCo whose twin has no momentum. What is finished
+is not made again; what was interrupted goes on.
 
 usage: python scripts/self_supervised_cifar10.py [--output DIR] [--seeds 0 1 2] [--only NAME …]
        [--epochs N] [--threads N]
@@ -173,7 +173,7 @@ def neighbours(bank, queries):
 def tell(results):
     """Returns all that is there as a Markdown table, with binomial standard errors."""
     lines = [
-        "| run | kNN before | kNN after (k 20) | k 200, before | after | spread | contrast | loss |",
+        "| run | kNN, k 20: before | after | k 200: before | after | spread | contrast | loss |",
         "|---|---|---|---|---|---|---|---|",
     ]
 

@@ -104,10 +104,11 @@ class Architecture(nn.Layer):
             PasslError: it cannot, and what to change.
         """
 
-    def warning(self, means: Mapping[str, float]) -> Optional[str]:
-        """Returns what a person should be told of a run's progress; None for nothing.
+    def warning(self, means: Mapping[str, float], progress: float) -> Optional[str]:
+        """Returns what a person should be told of how a run goes; None for nothing.
 
         Args:
             means: ``loss`` and ``scalars``, over the images of the last interval.
+            progress: the share of the run's steps that have been made, in [0, 1].
         """
         return None
