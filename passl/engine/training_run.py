@@ -216,7 +216,7 @@ class TrainingRun(Run):
         if not record:  # after a resume it is evaluated anew
             self.peers.stop_before(progress.step)
             return False
-        progress.evaluated_step = progress.step
+        progress.evaluated_step, progress.evaluation = progress.step, record
         odd = self.evaluator.not_finite(record)
         if odd:
             logger.warning(

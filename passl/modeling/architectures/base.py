@@ -33,6 +33,8 @@ class Architecture(nn.Layer):
         views: how many views of each image it learns from (``image``, ``image_1``, …), which the
             transform ``Views`` makes.
         least_batch: the fewest images that a process can learn from at a time.
+        training_parts: of its sub-networks those that evaluation does without, so that weights
+            are complete without them.
         excludes: settings of a config that it cannot be trained with (``to_static``).
     """
 
@@ -41,6 +43,7 @@ class Architecture(nn.Layer):
     equal_batches = False
     views = 1
     least_batch = 1
+    training_parts: Sequence[str] = ()
     excludes: Sequence[str] = ()
 
     def freeze(self, names: Sequence[str]) -> None:

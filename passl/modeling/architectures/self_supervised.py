@@ -44,6 +44,7 @@ class SelfSupervised(Architecture):
     equal_batches = True
     views = 2
     least_batch = 2
+    training_parts = ("projector", "predictor", "twin", "queue")
     excludes = ("to_static", "parallel.sharding")
     default_projector: Mapping[str, Any] = {}
 
