@@ -181,6 +181,9 @@ def _groups(plan: Plan) -> str:
         count = sum(parameters[name].size for name in group.names)
         decay = f"decay {group.weight_decay:g}" if group.weight_decay else "no decay"
         rate = f", rate × {group.lr_scale:.4g}" if group.lr_scale != 1 else ""
+        if group.lr is not None:
+            rate = f", rate {group.lr:.4g} throughout"
+        rate += "" if group.adapt else ", not adapted"
         lines.append(f"{decay}{rate}: {count:,} parameters in {len(group.names)} tensors")
         lines += [f"  {kind}" for kind in _kinds(group.names)]
     return "\n".join(lines)
