@@ -19,6 +19,7 @@ import sys
 
 import numpy as np
 import torch
+from small_resnet import SmallResNet
 from torch import nn
 from torch.nn import functional as F
 
@@ -41,46 +42,6 @@ weights = {
     key.partition("/")[2]: value for key, value in given.items() if key.startswith("weights/")
 }
 views = list(zip(given["image"], given["image_1"]))
-
-
-class ConvNorm(nn.Module):
-    def __init__(self, before, after, size, stride):
-        super().__init__()
-        self.conv = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(after, eps=EPSILON)
-
-    def forward(self, x):
-        return self.norm(self.conv(x))
-
-
-class Block(nn.Module):
-    def __init__(self, before, after, stride):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            [ConvNorm(before, after, 3, stride), ConvNorm(after, after, 3, 1)]
-        )
-        self.shortcut = ConvNorm(before, after, 1, stride) if before != after else None
-
-    def forward(self, x):
-        branch = self.layers[1](F.relu(self.layers[0](x)))
-        return F.relu(branch + (x if self.shortcut is None else self.shortcut(x)))
-
-
-class Backbone(nn.Module):
-    """The tests' small ResNet: blocks [1, 1], width 4, the stem for CIFAR."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = ConvNorm(3, 4, 3, 1)
-        self.stages = nn.ModuleList(
-            [nn.ModuleList([Block(4, 4, 1)]), nn.ModuleList([Block(4, 8, 2)])]
-        )
-
-    def forward(self, x):
-        x = F.relu(self.stem(x))
-        for stage in self.stages:
-            x = stage[0](x)
-        return x.mean((2, 3))
 
 
 def named(backbone, heads):
@@ -132,9 +93,9 @@ def their_moco():
     sys.path.insert(0, f"{arguments.checkouts}/moco")
     from moco.builder import MoCo
 
-    class Encoder(Backbone):
+    class Encoder(SmallResNet):
         def __init__(self, num_classes):
-            super().__init__()
+            super().__init__((4, 8), EPSILON)
             self.fc = nn.Linear(8, num_classes)
 
         def forward(self, x):
@@ -184,7 +145,7 @@ def lightly_parts():
     from lightly.models.utils import deactivate_requires_grad, update_momentum
 
     method, sizes = recipe["method"], (8, recipe["hidden"], recipe["dim"])
-    backbone = Backbone()
+    backbone = SmallResNet((4, 8), EPSILON)
     projector, norms = {
         "SimCLR": (heads.SimCLRProjectionHead, 2),
         "MoCo": (heads.MoCoProjectionHead, 0),
