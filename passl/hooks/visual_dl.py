@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
 import numpy as np
 
 from passl.datasets.batch_cells import batch_cells
+from passl.datasets.dataset import image_fields
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.arrays import own_array
@@ -73,8 +74,9 @@ class VisualDL(Hook):
             return
         picture = run.folder / "first_batch.png"
         if not picture.exists():
+            rows = in_rows(batch_cells(batch, run.loader), len(image_fields(batch)))
             with replacing(picture) as aside:
-                contact_sheet(in_rows(batch_cells(batch, run.loader))).save(aside, format="PNG")
+                contact_sheet(rows).save(aside, format="PNG")
         self._add_picture(picture)
         graph = run.folder / "visualdl" / "vdlgraph.pdmodel"  # the board goes by the name
         if not graph.exists():

@@ -11,6 +11,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.datasets.transforms.views import one_by_one
 from passl.distributed.processes import Processes, launched_size
 from passl.engine.checks import check_images
 from passl.engine.plan import Plan, check_sections, make_plan
@@ -103,9 +104,7 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     frozen = f", {everything - learning:,} of them frozen" if everything > learning else ""
     schedule, per_epoch = plan.schedule, plan.steps_per_epoch
     rows = [
-        # An architecture that is no network and head stands in the section itself.
-        ("network", _component(cfg.model.get("architecture") or cfg.model)),
-        *([("head", _component(cfg.model.head))] if cfg.model.get("head") else []),
+        *_model(cfg.model),
         ("parameters", f"{everything:,}{frozen}"),
         (
             "images",
@@ -122,14 +121,11 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
         ("warm-up", f"{schedule.warmup:,} steps, {schedule.warmup / per_epoch:.3g} epochs"),
         ("optimizer", _component(cfg.optimizer)),
         ("groups", _groups(plan)),
-        (
-            "augmentation",
-            "\n".join(map(_component, train.dataset.get("transforms") or [])) or "none",
-        ),
+        ("augmentation", _transforms(train.dataset.get("transforms") or []) or "none"),
         ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
     ]
     rows += [
-        (f"view of {name}", "\n".join(map(_component, section.dataset.transforms)))
+        (f"view of {name}", _transforms(section.dataset.transforms))
         for name, section in plan.sections.items()
         if name != "train" and section.dataset.get("transforms")
     ]
@@ -138,10 +134,37 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     return rows
 
 
+def _model(cfg: Mapping[str, Any]) -> List[Row]:
+    """Returns the method, if one is named, the backbone, and each further key by its own name."""
+    if not cfg.get("architecture"):  # no network and head: it stands in the section itself
+        return [("network", _component(cfg))]
+    rows = [("method", str(cfg["name"]))] if cfg.get("name") else []
+    rows.append(("network", _component(cfg["architecture"])))
+    for key, value in cfg.items():
+        if key not in ("name", "architecture") and value is not None:
+            rows.append((key, _component(value) if isinstance(value, Mapping) else _value(value)))
+    return rows
+
+
+def _transforms(configs: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a line for each transform; those of views stand below the numbers of the views."""
+    lines = []
+    for cfg in configs:
+        if cfg.get("name") != "Views":
+            lines.append(_component(cfg))
+            continue
+        views = one_by_one(*(cfg.get(key) for key in ("views", "count", "transforms")))
+        for transforms, alike in itertools.groupby(enumerate(views, 1), key=lambda view: view[1]):
+            first, *others = (number for number, _ in alike)
+            lines.append(f"views {first} to {others[-1]}" if others else f"view {first}")
+            lines += [f"  {_component(transform)}" for transform in transforms] or ["  none"]
+    return "\n".join(lines)
+
+
 def _component(cfg: Mapping[str, Any]) -> str:
-    """Returns ``Name(argument=value, …)``."""
-    arguments = [f"{key}={_value(value)}" for key, value in cfg.items() if key != "name"]
-    return f"{cfg.get('name', '')}({', '.join(arguments)})"
+    """Returns ``Name(argument=value, …)``; of what has no name the arguments alone."""
+    arguments = ", ".join(f"{key}={_value(value)}" for key, value in cfg.items() if key != "name")
+    return f"{cfg['name']}({arguments})" if "name" in cfg else arguments
 
 
 def _value(value: Any) -> str:
@@ -149,6 +172,8 @@ def _value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return _component(value) if "name" in value else f"{{{_component(value)}}}"
     return str(value)
 
 

@@ -56,7 +56,7 @@ class Views(Transform):
                 "Views takes either 'views', the transforms of each view, or 'count' and "
                 "'transforms', which make all of them"
             )
-        configs = [transforms] * count if views is None else _one_by_one(views)
+        configs = one_by_one(views, count, transforms)
         if len(configs) < 2:
             given = "views lists" if count is None else "count is"
             raise PasslError(f"{given} at least 2 views, not {len(configs)}")
@@ -81,8 +81,14 @@ class Views(Transform):
         return {**made[0], **others}
 
 
-def _one_by_one(views: Sequence[View]) -> List[Sequence[Mapping[str, Any]]]:
-    """Returns the transforms of each view, those of several alike as often as they are made."""
+def one_by_one(
+    views: Optional[Sequence[View]],
+    count: Optional[int],
+    transforms: Optional[Sequence[Mapping[str, Any]]],
+) -> List[Sequence[Mapping[str, Any]]]:
+    """Returns the transforms of each view, of arguments of ``Views``."""
+    if views is None:
+        return [transforms] * count
     found: List[Sequence[Mapping[str, Any]]] = []
     for view in views:
         count, transforms = 1, view
