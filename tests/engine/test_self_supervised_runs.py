@@ -155,7 +155,7 @@ def test_commands(name, config, tmp_path, capsys):
     assert f"of {8 if parts else 2} made-up images" in rows["two steps"]
     assert rows["augmentation"].splitlines() == [
         "each of 2 views:",
-        "  RandomResizedCrop(size=16, scale=[0.2, 1])",
+        "  RandomResizedCrop(scale=[0.2, 1], size=16)",
         "  RandomHorizontalFlip()",
         "  ColorJitter(brightness=0.4, hue=0.1, probability=0.8)",
     ]
