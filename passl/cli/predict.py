@@ -60,7 +60,7 @@ def _main(arguments: argparse.Namespace) -> None:
     section, architecture, report, loader = open_images(arguments, cfg)
     if not hasattr(architecture, "num_classes"):
         raise PasslError(
-            f"{type(architecture).__name__} tells no classes apart, so that there is nothing to name; "
+            f"{type(architecture).__name__} tells no classes apart: there is nothing to name; "
             f"{command('features')} shows what it makes of images"
         )
     names = names_of_classes(architecture.num_classes, report, arguments, section)
