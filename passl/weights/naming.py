@@ -62,7 +62,8 @@ class Naming:
         name: the publisher (``timm``).
         convention: ``paddle``, ``torch`` or ``flax``.
         layers: layer here to layer there, or a parameter in brackets.
-        no_weights: names of arrays there that are left out.
+        no_weights: names of arrays there that are left out; one that ends in ``.*`` stands for all
+            that begin so.
         key: under which key, or one of which, the publisher's files keep the weights; it tells
             apart publishers who have the same names. Empty: at the top level, or under any.
         average: the accuracy that was published is that of the moving average which the files
@@ -89,7 +90,10 @@ class Naming:
         self._dot = "/" if convention == "flax" else "."
         self._from_there: List[Tuple[Pattern, _Entry, int]] = []
         self._from_here: List[Tuple[Pattern, _Entry]] = []
-        self._left_out = [Pattern(Template(array, ()), ()) for array in no_weights]
+        whole = f"{self._dot}{EACH}"
+        self._parts_left_out = tuple(n[: -len(EACH)] for n in no_weights if n.endswith(whole))
+        arrays = [name for name in no_weights if not name.endswith(whole)]
+        self._left_out = [Pattern(Template(array, ()), ()) for array in arrays]
         self._may_lack = [Pattern(Template(layer), LEAVES["paddle"]) for layer in may_lack]
         for ours, theirs in layers.items():
             there = (theirs,) if isinstance(theirs, str) else theirs
@@ -131,7 +135,7 @@ class Naming:
         assert place, name
         template = place.entry.there[place.part]
         if template.axes is not None:
-            return place.entry.here.reshaped(array)
+            return place.entry.here.reshaped(in_order(array, template.order))
         layer = name.rpartition(self._dot)[0]
         return in_order(to_here(array, convention, layer), template.order)
 
@@ -150,7 +154,8 @@ class Naming:
             return None
         entry, names = found
         if entry.here.axes is not None:
-            return {names[0]: entry.there[0].reshaped(array)}
+            there = entry.there[0]
+            return {names[0]: there.reshaped(in_order(array, there.order, back=True))}
         parts = split(array, len(names)) if len(names) > 1 else [array]
         return {
             there: to_there(
@@ -168,7 +173,9 @@ class Naming:
 
     def leaves_out(self, name: str) -> bool:
         """Tells whether an array called ``name`` there is known, and no weight."""
-        return any(pattern.match(name) for pattern in self._left_out)
+        return name.startswith(self._parts_left_out) or any(
+            pattern.match(name) for pattern in self._left_out
+        )
 
     def may_lack(self, name: str) -> bool:
         """Tells whether files without a head are without the array called ``name`` here."""

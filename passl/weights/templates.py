@@ -4,7 +4,8 @@
 and so does ``{j}``. ``layers.{i+1}`` counts from one more. ``blocks.*.table`` is all such layers at
 once. A name that ends in brackets is that of one parameter, for those that are no layer's weight or
 bias; the brackets say its axes, ``1`` for one of length one: ``gamma[1, 1, :]``. A name that ends
-in ``|unfold`` has its input channels in another order, see ``layouts``.
+in ``|unfold`` or ``|transposed`` has its numbers in another order, see ``layouts``. Of the lines of
+a table that fit a name, the first counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Dict, Iterable, Optional, Tuple
 
 from passl.utils.stored_array import StoredArray
 
-_NUMBER = re.compile(r"\{(\w)(?:\+(\d))?\}")
+_NUMBER = re.compile(r"\{(\w)(?:\+(\d+))?\}")
 EACH = "*"
 
 
@@ -26,7 +27,7 @@ class Template:
     Attributes:
         name: without what follows the name.
         axes: ``1`` or ``:`` for each axis of a single parameter; None for a layer.
-        order: what is said of the order of the channels; empty where it is the usual one.
+        order: what is said of the order of the numbers; empty where it is the usual one.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Pattern:
         }
         # Only one way to write a number, so that no two names mean the same.
         text, seen = "", set()
-        pieces = re.split(r"(\{\w(?:\+\d)?\})", template.name)
+        pieces = re.split(r"(\{\w(?:\+\d+)?\})", template.name)
         for piece in pieces:
             match = _NUMBER.fullmatch(piece)
             if not match:
