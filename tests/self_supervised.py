@@ -13,20 +13,14 @@ from passl.modeling.architectures import build_architecture
 from passl.solver import build_optimizer
 
 METHODS = {
-    # Not with the authors' weights of 0.01: batch norms after those make steps so large that rounding
-    # grows a thousandfold in each.
+    # Not with the authors' weights of 0.01: batch norms after those make steps so large that
+    # rounding grows a thousandfold in each.
     "SimCLR": {"projector": {"hidden": 12, "out": 6, "init": "torch"}, "T": 0.5},
     "MoCo": {"projector": {"hidden": 12, "out": 6}, "K": 32, "m": 0.875, "T": 0.25},
     "BYOL": {"projector": {"hidden": 12, "out": 6}, "tau": 0.75},
 }
 BACKBONES = {
-    "ConvMlp": {
-        "stem_channels": 4,
-        "conv_depth": 1,
-        "embed_dims": [8, 8],
-        "depths": [1, 1],
-        "mlp_ratios": [2, 2],
-    },
+    "ResNet": {"blocks": [1, 1], "bottleneck": False, "width": 4, "stem": "cifar"},
     "MlpMixer": {
         "img_size": 16,
         "patch_size": 8,
@@ -57,7 +51,7 @@ SECTIONS = types.SimpleNamespace(
 SIZE = 16
 
 
-def method(name, backbone="ConvMlp", seed=0, dtype="float32", **changes):
+def method(name, backbone="ResNet", seed=0, dtype="float32", **changes):
     """Returns a small network of a method, in training mode."""
     paddle.seed(seed)
     architecture = {"name": backbone, **BACKBONES[backbone]}

@@ -81,17 +81,27 @@ def check_images(
             architecture.train()
 
 
-def check_views(dataset: ImageDataset, section: Config) -> None:
-    """Makes sure that what stands several times in a batch has one view a time.
+def check_views(architecture: Architecture, dataset: ImageDataset, section: Config) -> None:
+    """Makes sure that training gets as many views of an image as it takes, and each once.
 
     Args:
+        architecture: what learns.
         dataset: the training set.
         section: its part of the config.
 
     Raises:
-        PasslError: ``sampler.repeats`` and Views both.
+        PasslError: another number of views; ``sampler.repeats`` and Views both.
     """
-    views = any(isinstance(transform, Views) for transform in dataset.transforms)
+    views = [transform for transform in dataset.transforms if isinstance(transform, Views)]
+    count = len(views[0].views) if views else 1
+    # Parts of a user's own may make or take views in ways of their own.
+    if architecture.views > 1 and count != architecture.views:
+        raise PasslError(
+            f"{type(architecture).__name__} learns from {architecture.views} views of each image, "
+            f"but the transforms of dataloader.train make {count}; put {{name: Views, count: "
+            f"{architecture.views}, transforms: […]}} around them",
+            place=origin_of(section.dataset, "transforms"),
+        )
     if views and section.sampler.repeats > 1:
         raise PasslError(
             f"sampler.repeats is {section.sampler.repeats}, but Views already makes several "

@@ -106,7 +106,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             name: build_dataset(section.dataset, section.loader.max_pixels)
             for name, section in sections.items()
         }
-    check_views(datasets["train"], cfg.dataloader.train)
+    check_views(architecture, datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
         if name != "train":

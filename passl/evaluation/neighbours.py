@@ -18,6 +18,7 @@ from passl.distributed.collectives import gather_rows
 from passl.evaluation.base import Evaluation, Evaluator, Figure
 from passl.evaluation.metrics import label_ranks
 from passl.evaluation.registry import EVALUATORS
+from passl.modeling.layers.embeddings import effective_rank, spread
 from passl.utils.errors import PasslError
 
 _QUERIES = 4096  # that are compared with a batch of the bank at a time
@@ -37,6 +38,9 @@ class Neighbours(Evaluator):
     votes the one with the lower number wins. The result does not depend on the number of processes,
     and the bank is never held as a whole.
 
+    Two figures tell whether the features collapse: their ``spread`` over the sphere and their
+    ``effective_rank``. The first stays high where they collapse into a few dimensions.
+
     Args:
         k: neighbours that vote; all of a bank that has fewer.
         temperature: T.
@@ -45,6 +49,8 @@ class Neighbours(Evaluator):
     figures = {
         "knn_top1": Figure("kNN Top-1", "{:.2f} %"),
         "knn_top5": Figure("kNN Top-5", "{:.2f} %"),
+        "spread": Figure("spread", "{:.2f}"),
+        "effective_rank": Figure("effective rank", "{:.1f}"),
     }
     also_reads = ("bank",)
 
@@ -76,6 +82,8 @@ class Neighbours(Evaluator):
         return {
             "knn_top1": 100.0 * float((ranks < 1).mean()),
             "knn_top5": 100.0 * float((ranks < 5).mean()),
+            "spread": spread(queries).item(),
+            "effective_rank": effective_rank(queries),
             "k": self.k,
             "temperature": self.temperature,
             "bank": len(bank.dataset),

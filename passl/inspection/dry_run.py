@@ -199,7 +199,8 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
     Of a step that accumulates, two micro-batches are made.
     """
     architecture = plan.architecture
-    batch = made_up_batch(cfg, plan.datasets["train"], architecture, _MICRO_BATCH)
+    count = max(_MICRO_BATCH, architecture.least_batch)
+    batch = made_up_batch(cfg, plan.datasets["train"], architecture, count)
     architecture.train()
     with paddle.no_grad():
         macs = count_macs(architecture, lambda: architecture(batch))
@@ -207,7 +208,7 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
     with precision.autocast():
         kept = kept_for_backward(architecture, lambda: architecture(batch), cfg.recompute)
     accumulation = min(plan.accumulation, 2)
-    images = _MICRO_BATCH * accumulation
+    images = count * accumulation
     step = trial_step(cfg, architecture, plan.optimizer, precision, images, accumulation, average)
     losses, started = [], time.perf_counter()
     for number in range(_STEPS):
@@ -217,16 +218,16 @@ def _try_steps(cfg: Config, plan: Plan, device: str, average: Optional[WeightAve
     seconds = time.perf_counter() - started
     if not np.isfinite(losses).all():
         raise PasslError(f"the loss of two steps on made-up images is not finite: {losses}")
-    gmacs = macs / _MICRO_BATCH / 1e9
+    gmacs = macs / count / 1e9
     rows = [
         (
             "operations",
             f"{gmacs:.4g} G multiply-adds an image forward, {6 * gmacs:.4g} GFLOP in training",
         ),
-        ("memory", _memory(cfg, plan, kept / _MICRO_BATCH, precision)),
+        ("memory", _memory(cfg, plan, kept / count, precision)),
         (
             "two steps",
-            f"of {_MICRO_BATCH} made-up images on {device}: loss {losses[0]:.4f}, {losses[1]:.4f}; "
+            f"of {count} made-up images on {device}: loss {losses[0]:.4f}, {losses[1]:.4f}; "
             f"{seconds:.1f} s",
         ),
     ]

@@ -125,17 +125,19 @@ def split(array: StoredArray, count: int) -> List[StoredArray]:
     return [StoredArray(shape, array.dtype, reader(i)) for i in range(count)]
 
 
+def turned(array: StoredArray, order: str) -> StoredArray:
+    """Returns a single parameter with its two axes swapped where a table says ``transposed``."""
+    return array.transposed((1, 0)) if order == "transposed" and len(array.shape) == 2 else array
+
+
 def in_order(array: StoredArray, order: str, back: bool = False) -> StoredArray:
-    """Returns an array with its numbers in the order that they have here.
+    """Returns a merging layer's array with the channels of its four pixels as they are here.
 
     Args:
-        array: in Paddle's layout.
-        order: what the table says of the file's order: nothing; ``transposed``; or ``unfold``, of
-            a merging layer, whose first axis counts the channels of four pixels.
+        array: in Paddle's layout; the first axis counts the channels of four pixels.
+        order: what the table says of the file's order: ``unfold``, or nothing.
         back: the other way round.
     """
-    if order == "transposed":
-        return array.transposed((1, 0)) if len(array.shape) == 2 else array
     if not order or array.shape[0] % 4:
         return array
     assert order == "unfold", order

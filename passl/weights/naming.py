@@ -22,7 +22,16 @@ from typing import (
 
 from passl.utils.errors import PasslError, listing
 from passl.utils.stored_array import StoredArray
-from passl.weights.layouts import COUNTERS, LEAVES, in_order, joined, split, to_here, to_there
+from passl.weights.layouts import (
+    COUNTERS,
+    LEAVES,
+    in_order,
+    joined,
+    split,
+    to_here,
+    to_there,
+    turned,
+)
 from passl.weights.reading import WeightFile
 from passl.weights.templates import EACH, Pattern, Template
 
@@ -90,9 +99,9 @@ class Naming:
         self._dot = "/" if convention == "flax" else "."
         self._from_there: List[Tuple[Pattern, _Entry, int]] = []
         self._from_here: List[Tuple[Pattern, _Entry]] = []
-        whole = f"{self._dot}{EACH}"
-        self._parts_left_out = tuple(n[: -len(EACH)] for n in no_weights if n.endswith(whole))
-        arrays = [name for name in no_weights if not name.endswith(whole)]
+        ends = f"{self._dot}{EACH}"
+        self._parts_left_out = tuple(n[: -len(EACH)] for n in no_weights if n.endswith(ends))
+        arrays = [name for name in no_weights if not name.endswith(ends)]
         self._left_out = [Pattern(Template(array, ()), ()) for array in arrays]
         self._may_lack = [Pattern(Template(layer), LEAVES["paddle"]) for layer in may_lack]
         for ours, theirs in layers.items():
@@ -135,7 +144,7 @@ class Naming:
         assert place, name
         template = place.entry.there[place.part]
         if template.axes is not None:
-            return place.entry.here.reshaped(in_order(array, template.order))
+            return place.entry.here.reshaped(turned(array, template.order))
         layer = name.rpartition(self._dot)[0]
         return in_order(to_here(array, convention, layer), template.order)
 
@@ -155,7 +164,7 @@ class Naming:
         entry, names = found
         if entry.here.axes is not None:
             there = entry.there[0]
-            return {names[0]: there.reshaped(in_order(array, there.order, back=True))}
+            return {names[0]: there.reshaped(turned(array, there.order))}
         parts = split(array, len(names)) if len(names) > 1 else [array]
         return {
             there: to_there(

@@ -4,8 +4,8 @@
 and so does ``{j}``. ``layers.{i+1}`` counts from one more. ``blocks.*.table`` is all such layers at
 once. A name that ends in brackets is that of one parameter, for those that are no layer's weight or
 bias; the brackets say its axes, ``1`` for one of length one: ``gamma[1, 1, :]``. A name that ends
-in ``|unfold`` or ``|transposed`` has its numbers in another order, see ``layouts``. Of the lines of
-a table that fit a name, the first counts.
+in ``|unfold`` has its input channels in another order, one that ends in ``|transposed`` its two
+axes, see ``layouts``. Of the lines of a table that fit a name, the first counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Template:
     Attributes:
         name: without what follows the name.
         axes: ``1`` or ``:`` for each axis of a single parameter; None for a layer.
-        order: what is said of the order of the numbers; empty where it is the usual one.
+        order: what is said of the order of the channels; empty where it is the usual one.
     """
 
     name: str

@@ -38,7 +38,9 @@ def alone(name, dtype, splits=1):
     return train(name, dtype, Processes(), splits)
 
 
-@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.smoke), 4])
+@pytest.mark.parametrize(
+    "count", [pytest.param(2, marks=pytest.mark.smoke), pytest.param(4, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("dtype", STEPS)
 def test_processes_train_what_one_does(together, count, name, dtype):
@@ -62,10 +64,12 @@ def test_processes_train_what_one_does(together, count, name, dtype):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_weight_of_that_run_learns(name):
-    """Else the comparison would say little."""
+    """Else the comparison would say little; but for biases that a batch norm takes out again."""
     before = dict(method(name, dtype="float64").named_parameters())
     after = alone(name, "float64")
     for key, parameter in before.items():
+        if key.endswith("fcs.0.bias") and name == "BYOL":
+            continue
         assert np.abs(after[key] - parameter.numpy()).max() > 1e-5, key
 
 

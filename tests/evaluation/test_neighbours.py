@@ -16,6 +16,7 @@ from passl.engine import train
 from passl.evaluation import evaluation_loader, neighbours
 from passl.evaluation.neighbours import Neighbours
 from passl.modeling.architectures import Architecture
+from passl.modeling.layers.embeddings import effective_rank
 from passl.utils.config import Config, get_config
 from passl.utils.errors import PasslError
 from passl.weights import WeightFile
@@ -99,6 +100,11 @@ def test_agrees_with_numpy(k, temperature, batch):
     )
     assert record["knn_top1"] == accuracy(scores, labels, 1)
     assert record["knn_top5"] == accuracy(scores, labels, 5)
+    units = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    assert record["spread"] == pytest.approx(units.std(0).mean() * 12**0.5, rel=1e-5)
+    assert record["effective_rank"] == pytest.approx(
+        effective_rank(paddle.to_tensor(units)), rel=1e-5
+    )
     assert 20 < record["knn_top1"] < record["knn_top5"] <= 100
     assert (record["k"], record["temperature"]) == (k, temperature)
     assert (record["bank"], record["samples"]) == (300, 61)

@@ -409,8 +409,8 @@ def test_split_batch_norms_shuffle_the_keys():
     [
         ({"K": 100}, (1000, 16, 2), "set -o model.K=96"),
         ({"K": 8}, (1000, 16, 1), "set -o model.K=16"),
-        ({"split_batch_norm": 3}, (1000, 16, 1), "split_batch_norm=1"),
-        ({"split_batch_norm": 8}, (1000, 8, 1), "2 images at least"),
+        ({"split_batch_norm": 3}, (1000, 16, 1), "no 3 equal parts"),
+        ({"split_batch_norm": 8}, (1000, 8, 1), "batch_size to 16 at least"),
     ],
 )
 def test_batches_that_do_not_fit_moco(changes, batch, said):

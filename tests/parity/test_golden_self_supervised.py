@@ -6,6 +6,7 @@ negative cosine similarity) and torch's cross-entropy over MoCo's logits. They a
 """
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import paddle
@@ -14,7 +15,7 @@ import pytest
 from passl.modeling.architectures.byol import squared_distance
 from passl.modeling.architectures.moco import info_nce
 from passl.modeling.architectures.simclr import nt_xent
-from passl.modeling.layers.embeddings import spread, unit
+from passl.modeling.layers.embeddings import effective_rank, spread, unit
 from passl.modeling.layers.momentum_twin import cosine_momentum
 
 ROWS, COLUMNS = np.mgrid[:4, :5]
@@ -72,9 +73,24 @@ def test_a_network_that_knows_nothing(count):
 
 @pytest.mark.parametrize("T", [0.01, 0.001])
 def test_a_low_temperature_overflows_nothing(T):
+    """Against sums of powers of e in 60 digits."""
+    z = np.concatenate([units(A).numpy(), units(B).numpy()])
+    similarity = z @ z.T / T
+    total = Decimal(0)
+    for row in range(8):
+        others = [Decimal(s).exp() for i, s in enumerate(similarity[row]) if i != row]
+        total += sum(others).ln() - Decimal(similarity[row][(row + 4) % 8])
+    queue = units(QUEUE.T).numpy()
+    expected = float(total / 8)
+    assert nt_xent(units(A), units(B), T)[0].item() == pytest.approx(expected, rel=1e-10)
     loss, _ = nt_xent(units(A, "float32"), units(B, "float32"), T)
-    expected, _ = nt_xent(units(A), units(B), T)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    total = Decimal(0)
+    for q, k in zip(z[:4], z[4:]):
+        total += sum((Decimal(x) / Decimal(T)).exp() for x in [q @ k, *(queue @ q)]).ln()
+        total -= Decimal(q @ k) / Decimal(T)
+    loss, _ = info_nce(units(A), units(B), units(QUEUE.T), T)
+    assert loss.item() == pytest.approx(float(total / 4), rel=1e-10)
 
 
 @pytest.mark.parametrize("d", [128, 256])
@@ -87,6 +103,19 @@ def test_spread_of_even_and_of_collapsed_embeddings(d):
     assert spread(units(np.ones((10, d)))).item() == pytest.approx(0, abs=1e-7)
     reference = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).std(0).mean()
     assert found == pytest.approx(reference * math.sqrt(d), rel=1e-12)
+
+
+def test_effective_rank():
+    """Of vectors along k axes alike it is k; else by NumPy's own singular values."""
+    for k in (1, 3, 7):
+        axes = paddle.to_tensor(np.tile(np.eye(7)[:k], (5, 1)))
+        assert effective_rank(axes) == pytest.approx(k)
+    vectors = np.random.default_rng(0).normal(size=(50, 9)) * np.arange(1, 10)
+    singular = np.linalg.svd(vectors, compute_uv=False)
+    shares = singular / singular.sum()
+    expected = np.exp(-(shares * np.log(shares)).sum())
+    assert effective_rank(paddle.to_tensor(vectors)) == pytest.approx(expected, rel=1e-10)
+    assert effective_rank(paddle.zeros([4, 3])) == 1
 
 
 def test_the_share_of_right_answers():

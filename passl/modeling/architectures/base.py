@@ -30,12 +30,17 @@ class Architecture(nn.Layer):
         equal_batches: whether all processes must have equally many samples in every step, because
             they gather each other's. An image that cannot be read is then replaced by another one,
             where it would otherwise be left out.
+        views: how many views of each image it learns from (``image``, ``image_1``, …), which the
+            transform ``Views`` makes.
+        least_batch: the fewest images that a process can learn from at a time.
         excludes: settings of a config that it cannot be trained with (``to_static``).
     """
 
     evaluator = "Classification"
     additive = True
     equal_batches = False
+    views = 1
+    least_batch = 1
     excludes: Sequence[str] = ()
 
     def freeze(self, names: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import paddle
-import paddle.nn.functional as F
 
 from passl.distributed.collectives import all_gather, broadcast, process_count, process_rank
 from passl.modeling.architectures.registry import ARCHITECTURES
@@ -74,6 +73,7 @@ class MoCo(SelfSupervised):
             if number < 1:
                 raise PasslError(f"{name} is at least 1, not {number}")
         self.K, self.m, self.T, self.split_batch_norm = K, m, T, split_batch_norm
+        self.least_batch = 2 * split_batch_norm
         split_batch_norms(self, split_batch_norm)
         self.twin = MomentumTwin(backbone=self.backbone, projector=self.projector)
         self.queue = KeyQueue(K, self.projector.out_channels)
@@ -137,11 +137,10 @@ class MoCo(SelfSupervised):
                 f"the queue has K = {self.K} keys, which batches of {batch} images do not fill "
                 f"evenly; set -o model.K={nearest}, or another batch size"
             )
-        if per_process % splits or per_process // splits < 2:
+        if per_process % splits:
             raise PasslError(
-                f"batches of {per_process} images a process cannot be split into "
-                f"{splits} equal parts of 2 images at least; set -o model.split_batch_norm=1, or "
-                "another dataloader.train.sampler.batch_size"
+                f"batches of {per_process} images a process have no {splits} equal parts; set -o "
+                "model.split_batch_norm=1, or another dataloader.train.sampler.batch_size"
             )
         if self.K > images:
             logger.warning(
@@ -169,8 +168,8 @@ def info_nce(
     positive = (queries * keys).sum(axis=1, keepdim=True)
     negative = paddle.matmul(queries, negatives.astype(queries.dtype), transpose_y=True)
     logits = paddle.concat([positive, negative], axis=1) / temperature
-    first = paddle.zeros([queries.shape[0]], "int64")
-    loss = F.cross_entropy(logits, first)
+    # Not F.cross_entropy, which on a processor takes no probability for less than exp(-64).
+    loss = (paddle.logsumexp(logits, axis=1) - logits[:, 0]).mean()
     right = (positive.detach() > negative.detach().max(axis=1, keepdim=True)).astype(loss.dtype)
     return loss, right.mean()
 

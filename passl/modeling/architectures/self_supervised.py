@@ -41,6 +41,8 @@ class SelfSupervised(Architecture):
     evaluator = "Neighbours"
     additive = False
     equal_batches = True
+    views = 2
+    least_batch = 2
     excludes = ("to_static", "parallel.sharding")
     default_projector: Mapping[str, Any] = {}
 
@@ -119,10 +121,11 @@ class SelfSupervised(Architecture):
         )
 
     def check_batches(self, images: int, per_process: int, processes: int) -> None:
-        if per_process < 2:
+        if per_process < self.least_batch:
             raise PasslError(
                 f"{type(self).__name__} compares the images of a batch with one another, and a "
-                "process takes 1 at a time; set dataloader.train.sampler.batch_size to 2 at least"
+                f"process takes {per_process} at a time; set dataloader.train.sampler.batch_size "
+                f"to {self.least_batch} at least"
             )
 
 

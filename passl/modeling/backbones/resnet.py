@@ -1,17 +1,17 @@
 """ResNet.
 
-He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", arXiv 1512.03385, in the form
-that is called v1.5: of a bottleneck the 3×3 convolution has the stride, not the first 1×1 one
-(facebook's fb.resnet.torch, torchvision's models/resnet.py). SimCLR, MoCo and BYOL take it so.
+He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", arXiv 1512.03385, with the
+stride in the 3×3 convolution of a bottleneck instead of in its first 1×1 ("v1.5", as torchvision,
+MoCo, SimCLR and BYOL have it).
 
-Legend for shapes: N images, H and W the height and width of a feature map, C its channels, with
-an index for the stage.
+Legend for shapes: N images, H and W the height and width of a feature map, C its channels, with an
+index for the stage.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, FrozenSet, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -29,9 +29,12 @@ from passl.modeling.layers import (
     truncated_normal_,
     zeros_,
 )
+from passl.modeling.layers.depths import staged_depths
 from passl.utils.errors import PasslError
 
-# Depth -> blocks of each stage, and whether they are bottlenecks (table 1 of the paper).
+_EXPANSION = 4  # what a bottleneck gives is so many times as wide as it is inside
+
+# Depth -> blocks of each stage, and whether they are bottlenecks: table 1 of the paper.
 _DEPTHS: Dict[int, Tuple[Sequence[int], bool]] = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
@@ -39,20 +42,19 @@ _DEPTHS: Dict[int, Tuple[Sequence[int], bool]] = {
     101: ((3, 4, 23, 3), True),
     152: ((3, 8, 36, 3), True),
 }
-_EXPANSION = 4  # a bottleneck's output, in units of its width
 
 _STEMS = ("imagenet", "cifar")
 _PADDINGS = ("torch", "same")
-_POOLS = (*_PADDINGS, "none")
+_POOL_PADDINGS = (*_PADDINGS, "none")
 _INITS = ("kaiming", "lecun_normal", "truncated_normal")
 
 
 class SameConv2D(Conv2D):
-    """A strided convolution without bias, padded as TensorFlow's ``SAME`` pads.
+    """A convolution without bias, padded as TensorFlow's ``SAME`` pads.
 
-    By as much as makes the output ``⌈H / stride⌉``; half of it before and half behind, and where it
-    is odd, one more behind: at even sizes a 7×7 convolution of stride 2 has 2 rows of zeros above
-    and 3 below, and a 3×3 one none above and 1 below.
+    By as much as makes the output ``⌈H / stride⌉``, half of it before and half behind; where it is
+    odd, the larger part comes behind. A 7×7 convolution of stride 2 has 2 rows of zeros above and 3
+    below at even sizes, where torch's ResNets have 3 and 3; a 3×3 one has none above and 1 below.
 
     Shape:
         input: ``[N, in_channels, H, W]``;
@@ -60,238 +62,167 @@ class SameConv2D(Conv2D):
     """
 
     def forward(self, x):
+        # Paddle's operation computes it from the size that comes, in static programs too.
         return F.conv2d(x, self.weight, None, self._pairs[0], "SAME")
 
 
-def _conv(in_channels: int, channels: int, kernel: int, stride: int, padding: str) -> Conv2D:
-    # Both ways are one where the stride is 1, because kernels are odd.
-    kind = SameConv2D if padding == "same" and stride > 1 else Conv2D
-    return kind(in_channels, channels, kernel, stride, padding=kernel // 2, bias_attr=False)
-
-
 class ConvNorm(nn.Layer):
-    """A convolution without bias, then batch normalisation.
+    """A convolution without bias and its batch normalisation.
 
     Args:
-        in_channels, channels: C before and after.
-        kernel: height and width, odd.
-        stride: of the convolution.
-        padding: ``torch``, kernel // 2 on all sides, or ``same``, see ``SameConv2D``.
+        in_channels, out_channels, kernel_size, stride: of the convolution; its kernel is odd.
+        padding: ``torch`` pads half a kernel all round, ``same`` as ``SameConv2D`` says.
 
     Shape:
-        input: ``[N, in_channels, H, W]``; output: ``[N, channels, ⌈H / stride⌉, ⌈W / stride⌉]``.
+        input: ``[N, in_channels, H, W]``;
+        output: ``[N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``.
     """
 
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, padding: str):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: str
+    ):
         super().__init__()
-        self.conv = _conv(in_channels, channels, kernel, stride, padding)
+        # Where the stride is 1 both are one.
+        kind = SameConv2D if padding == "same" and stride > 1 else Conv2D
+        self.conv = kind(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias_attr=False
+        )
         # 0.9 of the old statistics stay: torch's momentum of 0.1.
-        self.norm = BatchNorm2D(channels, momentum=0.9, epsilon=1e-5)
+        self.norm = BatchNorm2D(out_channels, momentum=0.9, epsilon=1e-5)
 
     def forward(self, x):
         return self.norm(self.conv(x))
 
 
 class ResidualBlock(nn.Layer):
-    """Convolutions with batch norms, to which the input is added (figures 2 and 5 of the paper).
+    """Two 3×3 convolutions, or a 1×1, a 3×3 and a 1×1 ("bottleneck"), to which the input is added.
 
-    Two 3×3 convolutions, or as a bottleneck a 1×1, a 3×3 and a 1×1 one, which widens. The input is
-    added as it is (identity shortcut), or where the sizes differ, after a 1×1 convolution with a
-    batch norm (projection shortcut, option B).
-
-    Its activations are not computed twice: the running statistics would be updated twice as well.
-
-    Args:
-        in_channels: C of the input.
-        width: C inside; of a bottleneck's output a quarter.
-        stride: of the first 3×3 convolution, and of the shortcut.
-        bottleneck: which of the two it is.
-        padding: see ``ConvNorm``.
+    The first 3×3 has the stride. Where the shape changes, the input goes through a 1×1 convolution
+    (option B of section 4.1 of the paper). Activations are not computed twice here: the running
+    statistics would be updated twice as well.
 
     Shape:
-        input: ``[N, in_channels, H, W]``; output: ``[N, C, ⌈H / stride⌉, ⌈W / stride⌉]``.
-
-    Attributes:
-        out_channels: C of the output.
+        input: ``[N, in_channels, H, W]``;
+        output: ``[N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, bottleneck: bool, padding: str):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        stride: int,
+        bottleneck: bool,
+        padding: str,
+    ):
         super().__init__()
-        self.out_channels = width * (_EXPANSION if bottleneck else 1)
         if bottleneck:
-            kernels, strides = (1, 3, 1), (1, stride, 1)
-            channels = [in_channels, width, width, self.out_channels]
+            steps = [(width, 1, 1), (width, 3, stride), (out_channels, 1, 1)]
         else:
-            kernels, strides, channels = (3, 3), (stride, 1), [in_channels, width, width]
-        self.convs = nn.LayerList(
-            [
-                _conv(before, after, kernel, step, padding)
-                for before, after, kernel, step in zip(channels, channels[1:], kernels, strides)
-            ]
-        )
-        self.norms = nn.LayerList(
-            [BatchNorm2D(after, momentum=0.9, epsilon=1e-5) for after in channels[1:]]
-        )
+            steps = [(width, 3, stride), (out_channels, 3, 1)]
+        self.layers = nn.LayerList()
+        channels = in_channels
+        for following, kernel_size, its_stride in steps:
+            self.layers.append(ConvNorm(channels, following, kernel_size, its_stride, padding))
+            channels = following
         self.shortcut = None
-        if stride > 1 or in_channels != self.out_channels:
-            self.shortcut = ConvNorm(in_channels, self.out_channels, 1, stride, padding)
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = ConvNorm(in_channels, out_channels, 1, stride, padding)
 
     def forward(self, x):
-        branch = self.norms[0](self.convs[0](x))
-        for conv, norm in zip(self.convs[1:], self.norms[1:]):
-            branch = norm(conv(F.relu(branch)))
-        return F.relu(branch + (x if self.shortcut is None else self.shortcut(x)))
+        branch = x
+        for layer in self.layers[:-1]:
+            branch = F.relu(layer(branch))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return F.relu(self.layers[-1](branch) + shortcut)
 
 
-def _named(
-    there: str = "",
-    here: str = "backbone.",
-    stem: Tuple[str, str] = ("conv1", "bn1"),
-    head: Optional[str] = "fc",
-) -> Dict[str, str]:
-    """Returns layer here -> layer there, as torchvision calls them behind ``there``.
+def _torch_names(backbone: str = "", here: str = "backbone", head: str = "fc") -> Dict[str, str]:
+    """Layer here -> layer in torchvision, and in all who took its names.
 
     Args:
-        there, here: what stands before all names of the backbone.
-        stem: its convolution and its norm.
-        head: the whole name of the classifier; None for files without one.
+        backbone: what stands there before the names of its layers.
+        here: the same of ours.
+        head: the layer of the classes there; empty for none.
     """
-    block, other = f"{here}stages.{{i}}.{{j}}", f"{there}layer{{i+1}}.{{j}}"
+    block, other = f"{here}.stages.{{i}}.{{j}}", f"{backbone}layer{{i+1}}.{{j}}"
     names = {
-        f"{here}stem.conv": f"{there}{stem[0]}",
-        f"{here}stem.norm": f"{there}{stem[1]}",
-        f"{block}.convs.{{k}}": f"{other}.conv{{k+1}}",
-        f"{block}.norms.{{k}}": f"{other}.bn{{k+1}}",
+        f"{here}.stem.conv": f"{backbone}conv1",
+        f"{here}.stem.norm": f"{backbone}bn1",
+        f"{block}.layers.{{k}}.conv": f"{other}.conv{{k+1}}",
+        f"{block}.layers.{{k}}.norm": f"{other}.bn{{k+1}}",
         f"{block}.shortcut.conv": f"{other}.downsample.0",
         f"{block}.shortcut.norm": f"{other}.downsample.1",
     }
     return {**names, "head.fc": head} if head else names
 
 
-def _counted(blocks: Sequence[int]) -> Dict[str, str]:
-    """Returns layer here -> layer in PaddleClas, which counts the blocks through all stages."""
+def _paddleclas_names(blocks: Sequence[int]) -> Dict[str, str]:
+    """Layer here -> layer in PaddleClas, which counts blocks through all stages."""
     names = {
         "backbone.stem.conv": "stem.0.conv",
         "backbone.stem.norm": "stem.0.bn",
         "head.fc": "fc",
     }
-    # The last stage first: of the lines that fit, the first counts.
-    for stage in reversed(range(len(blocks))):
-        first = sum(blocks[:stage])
-        ours, theirs = f"backbone.stages.{stage}", f"blocks.{{j+{first}}}"
-        names[f"{ours}.{{j}}.convs.{{k}}"] = f"{theirs}.conv{{k}}.conv"
-        names[f"{ours}.{{j}}.norms.{{k}}"] = f"{theirs}.conv{{k}}.bn"
-        names[f"{ours}.0.shortcut.conv"] = f"blocks.{first}.short.conv"
-        names[f"{ours}.0.shortcut.norm"] = f"blocks.{first}.short.bn"
+    for i in reversed(range(len(blocks))):  # the first line that fits counts
+        here, first = f"backbone.stages.{i}", sum(blocks[:i])
+        for kind, there in (("conv", "conv"), ("norm", "bn")):
+            names[f"{here}.{{j}}.layers.{{k}}.{kind}"] = f"blocks.{{j+{first}}}.conv{{k}}.{there}"
+            names[f"{here}.0.shortcut.{kind}"] = f"blocks.{first}.short.{there}"
     return names
 
 
-def _contrasted(query: str, key: str, first: str, last: Optional[str]) -> Dict[str, str]:
-    """Returns the names of MoCo's files: network, momentum encoder, queue.
+def _moco_names(query: str, key: str, projector: Sequence[str]) -> Dict[str, str]:
+    """Layer here -> layer in files that hold network, twin, projectors and queue.
 
     Args:
-        query, key: how the names of the two backbones begin; what comes before the projectors'
-            names is the part before the first dot.
-        first, last: the linear maps of the projectors; None where there is one.
+        query, key: what stands before the layers of the two backbones.
+        projector: the linear maps of a projector, behind the first part of that.
     """
-    names = {**_named(query, head=None), **_named(key, "twin.backbone.", head=None)}
-    for ours, theirs in (("", query), ("twin.", key)):
-        encoder = theirs.partition(".")[0]
-        names[f"{ours}projector.fcs.0"] = f"{encoder}.{first}"
-        if last:
-            names[f"{ours}projector.fcs.1"] = f"{encoder}.{last}"
-    # Keys stand in columns there.
-    names["queue.keys[:, :]"] = "queue[:, :]|transposed"
-    names["queue.pointer[1]"] = "queue_ptr[1]"
+    names = {
+        **_torch_names(query, head=""),
+        **_torch_names(key, "twin.backbone", head=""),
+        "queue.keys[:, :]": "queue[:, :]|transposed",  # a column a key
+        "queue.pointer[1]": "queue_ptr[1]",
+    }
+    for twin, there in (("", query), ("twin.", key)):
+        for k, layer in enumerate(projector):
+            names[f"{twin}projector.fcs.{k}"] = f"{there.partition('.')[0]}.{layer}"
     return names
 
 
-_RELEASED_NAMES: Dict[str, tuple] = {
-    # torchvision/models/resnet.py; the linear classifiers of MoCo and SimSiam, and TorchScript's
-    # and others' backbones, have these names too
-    "torchvision": ("torch", _named()),
-    # timm/models/resnet.py
-    "timm": ("torch", _named()),
-    # paddle/vision/models/resnet.py
-    "paddle.vision": ("paddle", _named()),
-    # PASSL 1.0 and 1.1, passl/modeling/architectures/clas.py and passl/modeling/heads/clas_head.py
-    "passl_v1": ("paddle", _named("backbone.", head="head.fc_cls")),
-    # PaddleClas, ppcls/arch/backbone/legendary_models/resnet.py. Its networks of 18 and 34 layers
-    # are others: their first block has a projection shortcut.
-    **{
-        f"paddleclas_{depth}": ("paddle", _counted(blocks))
-        for depth, (blocks, bottleneck) in _DEPTHS.items()
-        if bottleneck
-    },
-    # mmpretrain/models/backbones/resnet.py
-    "mmpretrain": ("torch", _named("backbone.", head="head.fc")),
-    # facebookresearch/moco, moco/builder.py; versions 1 and 2
-    "moco_v1": ("torch", _contrasted("encoder_q.", "encoder_k.", "fc", None)),
-    "moco_v2": ("torch", _contrasted("encoder_q.", "encoder_k.", "fc.0", "fc.2")),
-    # facebookresearch/simsiam, simsiam/builder.py
-    "simsiam": (
-        "torch",
-        _named("encoder.", head=None),
-        {"no_weights": ("encoder.fc.*", "predictor.*")},
-    ),
-    # PASSL 1.0 and 1.1, passl/modeling/architectures/{moco,simclr,BYOL}.py: a part of the network
-    # has a second name, `backbone`, under which the file holds it once more.
-    "passl_v1_moco": (
-        "paddle",
-        _contrasted("encoder_q.0.", "encoder_k.0.", "1.fc", None),
-        {"no_weights": ("backbone.*",)},
-    ),
-    "passl_v1_moco_v2": (
-        "paddle",
-        _contrasted("encoder_q.0.", "encoder_k.0.", "1.mlp.0", "1.mlp.2"),
-        {"no_weights": ("backbone.*",)},
-    ),
-    "passl_v1_simclr": (
-        "paddle",
-        _named("encoder.0.", head=None),
-        {"no_weights": ("backbone.*", "encoder.1.*")},
-    ),
-    "passl_v1_byol": (
-        "paddle",
-        _named("towers.0.0.", head=None),
-        {
-            "no_weights": (
-                *("backbone.*", "towers.0.1.*", "towers.1.*", "predictor.*", "classifier.*"),
-            )
-        },
-    ),
-}
+# In PASSL 1.0 and 1.1 a part of the network had a second name, under which it is in the file again.
+_AGAIN = {"no_weights": ("backbone.*",)}
 
 
 @BACKBONES.register
 class ResNet(nn.Layer):
-    """ResNet (v1.5) without its classification layer.
+    """ResNet without its classification layer.
 
-    No parameter depends on the size of the images, so that one network serves images of any size.
+    No parameter depends on the size of the images, so that one network serves any size.
 
     Args:
-        depth: 18, 34, 50, 101 or 152, a network of the paper's; 50 unless ``blocks`` are given.
-        blocks: instead of ``depth``, the number of blocks of each stage, of any number of stages.
-        bottleneck: with ``blocks``, whether they are bottlenecks; by default they are not.
-        width: C of the first stage's blocks inside, and of the stem; each stage has twice that of
-            the one before.
-        width_multiplier: what all widths are multiplied by: SimCLR's 1×, 2× and 4×.
         in_channels: channels of the images.
-        stem: ``imagenet``, a 7×7 convolution of stride 2 and a 3×3 max pooling of stride 2, or
-            ``cifar``, a 3×3 convolution of stride 1 and no pooling, for images of 32 pixels.
-        padding: of strided convolutions: ``torch``, equal on both sides, or ``same``, TensorFlow's
-            (see ``SameConv2D``), which DeepMind's BYOL has.
-        max_pool: padding of the max pooling, where it is not that of the convolutions (Google's
-            SimCLR: ``padding: torch, max_pool: same``); ``none`` leaves the pooling out.
-        zero_init_last: whether the scale of the last batch norm of each block starts at 0, so that
-            a block starts as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1).
-        init: of the convolutions: ``kaiming``, He et al.'s normal initialisation by the fan out
-            (torchvision, MoCo); ``lecun_normal``, a truncated normal of variance 1 / fan in
-            (SimCLR); or ``truncated_normal``, a normal of standard deviation 1 / √fan in, cut at
-            two of them (BYOL).
+        blocks: residual blocks of each stage.
+        bottleneck: whether they are bottlenecks, whose output is four times as wide as they are.
+        width: C of the stem and width of the first stage's blocks; each further stage has twice
+            that of the one before it. SimCLR's "2x" has 128, "4x" 256.
+        stem: ``imagenet`` for a 7×7 convolution of stride 2 and a 3×3 max pooling of stride 2,
+            ``cifar`` for a 3×3 convolution of stride 1 without (SimCLR, arXiv 2002.05709, appendix
+            B.9).
+        padding: ``torch``, or ``same`` for TensorFlow's, which BYOL's weights need.
+        pool_padding: the same of the max pooling: SimCLR's weights need ``same`` there, and
+            ``torch`` in the convolutions; ``none`` leaves the pooling out. By default as
+            ``padding``.
+        zero_init_last: whether the last scale of each block begins at 0, so that the block does
+            nothing at first (Goyal et al., arXiv 1706.02677, section 5.1).
+        init: of the convolutions: ``kaiming``, a normal by the fan out (He et al., arXiv
+            1502.01852); ``lecun_normal``, a truncated one of variance 1 / fan in (SimCLR); or
+            ``truncated_normal``, one of standard deviation 1 / √fan in before it is cut at two of
+            them (BYOL).
 
     Shape:
-        input: ``[N, in_channels, H, W]``; output: ``[N, num_features]``.
+        input: ``[N, in_channels, H, W]``; output: ``[N, C]`` with the last stage's C.
 
     Attributes:
         num_features: C of the last stage.
@@ -299,75 +230,126 @@ class ResNet(nn.Layer):
         stage_strides: pixels of the image that one step on a stage's map is.
 
     Raises:
-        PasslError: arguments that do not go together, or sizes that cannot be.
+        PasslError: an argument out of bounds.
     """
 
-    released_names = _RELEASED_NAMES
+    released_names: Mapping[str, Any] = {
+        # torchvision/models/resnet.py; also the linear classifiers of MoCo and SimSiam
+        "torchvision": ("torch", _torch_names()),
+        "timm": ("torch", _torch_names()),
+        "paddle_vision": ("paddle", _torch_names()),  # paddle/vision/models/resnet.py
+        # PASSL 1.0 and 1.1, passl/modeling/{architectures/clas,heads/clas_head}.py
+        "passl_v1": ("paddle", _torch_names("backbone.", head="head.fc_cls")),
+        # ppcls/arch/backbone/legendary_models/resnet.py; its networks of 18 and 34 layers are
+        # others, where the first block has a convolution in its shortcut.
+        **{
+            f"paddleclas_{depth}": ("paddle", _paddleclas_names(blocks))
+            for depth, (blocks, bottleneck) in _DEPTHS.items()
+            if bottleneck
+        },
+        # mmpretrain/models/backbones/resnet.py
+        "mmpretrain": ("torch", _torch_names("backbone.", head="head.fc")),
+        # facebookresearch/moco, moco/builder.py
+        "moco": ("torch", _moco_names("encoder_q.", "encoder_k.", ("fc.0", "fc.2"))),
+        "moco_v1": ("torch", _moco_names("encoder_q.", "encoder_k.", ("fc",))),
+        # facebookresearch/simsiam, simsiam/builder.py
+        "simsiam": (
+            "torch",
+            _torch_names("encoder.", head=""),
+            {"no_weights": ("encoder.fc.*", "predictor.*")},
+        ),
+        # PASSL 1.0 and 1.1, passl/modeling/architectures/{moco,simclr,BYOL}.py
+        "passl_v1_moco": (
+            "paddle",
+            _moco_names("encoder_q.0.", "encoder_k.0.", ("1.mlp.0", "1.mlp.2")),
+            _AGAIN,
+        ),
+        "passl_v1_moco_v1": (
+            "paddle",
+            _moco_names("encoder_q.0.", "encoder_k.0.", ("1.fc",)),
+            _AGAIN,
+        ),
+        "passl_v1_simclr": (
+            "paddle",
+            _torch_names("encoder.0.", head=""),
+            {"no_weights": ("backbone.*", "encoder.1.*")},
+        ),
+        "passl_v1_byol": (
+            "paddle",
+            _torch_names("towers.0.0.", head=""),
+            {
+                "no_weights": (
+                    *("backbone.*", "towers.0.1.*", "towers.1.*", "predictor.*", "classifier.*"),
+                )
+            },
+        ),
+    }
 
     def __init__(
         self,
-        depth: Optional[int] = None,
-        blocks: Optional[Sequence[int]] = None,
-        bottleneck: Optional[bool] = None,
-        width: int = 64,
-        width_multiplier: int = 1,
         in_channels: int = 3,
+        blocks: Sequence[int] = (3, 4, 6, 3),
+        bottleneck: bool = True,
+        width: int = 64,
         stem: str = "imagenet",
         padding: str = "torch",
-        max_pool: Optional[str] = None,
+        pool_padding: Optional[str] = None,
         zero_init_last: bool = False,
         init: str = "kaiming",
     ):
         super().__init__()
-        blocks, bottleneck = _chosen(depth, blocks, bottleneck)
-        check_sizes(width=width, width_multiplier=width_multiplier, in_channels=in_channels)
+        if stem == "cifar" and pool_padding not in (None, "none"):
+            raise PasslError(
+                f"stem cifar has no max pooling; leave out pool_padding={pool_padding}"
+            )
+        pool_padding = padding if pool_padding is None else pool_padding
         for name, value, known in (
             ("stem", stem, _STEMS),
             ("padding", padding, _PADDINGS),
-            ("max_pool", max_pool or "none", _POOLS),
+            ("pool_padding", pool_padding, _POOL_PADDINGS),
             ("init", init, _INITS),
         ):
             if value not in known:
-                raise PasslError(f"{name} is one of {', '.join(known)}, not {value!r}")
-        if stem == "cifar" and max_pool not in (None, "none"):
-            raise PasslError(f"stem 'cifar' has no max pooling; leave out max_pool={max_pool!r}")
+                raise PasslError(f"{name} is {' or '.join(known)}, not {value!r}")
+        if not blocks:
+            raise PasslError("blocks is a list of the blocks of each stage, at least one")
+        check_sizes(in_channels=in_channels, blocks=list(blocks), width=width)
         self.in_channels = in_channels
-        channels = width * width_multiplier
-        self._pool = None
-        if stem == "cifar":
-            self.stem, stride = ConvNorm(in_channels, channels, 3, 1, padding), 1
-        else:
-            self.stem, stride = ConvNorm(in_channels, channels, 7, 2, padding), 2
-            if max_pool != "none":
-                self._pool, stride = "SAME" if (max_pool or padding) == "same" else 1, 4
+        expansion = _EXPANSION if bottleneck else 1
+        self.stage_channels: List[int] = [width * 2**i * expansion for i in range(len(blocks))]
+        self.num_features = self.stage_channels[-1]
+        kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
+        self.stem = ConvNorm(in_channels, width, kernel_size, stride, padding)
+        self._pool: Any = None  # or the padding of the pooling, as Paddle has it
+        if stem == "imagenet" and pool_padding != "none":
+            self._pool = "SAME" if pool_padding == "same" else 1
+            stride *= 2
         self.stage_strides: List[int] = [stride * 2**i for i in range(len(blocks))]
-        self.stage_channels: List[int] = []
         self.stages = nn.LayerList()
-        for i, count in enumerate(blocks):
+        channels = width
+        for i, (depth, following) in enumerate(zip(blocks, self.stage_channels)):
             stage = nn.LayerList()
-            for j in range(count):
-                step = 2 if i > 0 and j == 0 else 1
-                inside = width * width_multiplier * 2**i
-                stage.append(ResidualBlock(channels, inside, step, bottleneck, padding))
-                channels = stage[-1].out_channels
+            for j in range(depth):
+                step = 2 if i and not j else 1
+                block = ResidualBlock(channels, width * 2**i, following, step, bottleneck, padding)
+                stage.append(block)
+                channels = following
             self.stages.append(stage)
-            self.stage_channels.append(channels)
-        self.num_features = channels
         self._initialize(init, zero_init_last)
 
     def _initialize(self, init: str, zero_init_last: bool) -> None:
         for layer in self.sublayers():
             if isinstance(layer, nn.Conv2D):
-                out, inputs, height, width = layer.weight.shape
-                fan_in, fan_out = inputs * height * width, out * height * width
+                out, channels, height, width = layer.weight.shape
+                fan_in, fan_out = channels * height * width, out * height * width
                 if init == "kaiming":
                     normal_(layer.weight, std=math.sqrt(2.0 / fan_out))
                 elif init == "lecun_normal":
                     lecun_normal_(layer.weight, fan_in=fan_in)
                 else:
                     truncated_normal_(layer.weight, std=math.sqrt(1.0 / fan_in))
-            elif zero_init_last and isinstance(layer, ResidualBlock):
-                zeros_(layer.norms[-1].weight)
+            elif isinstance(layer, ResidualBlock) and zero_init_last:
+                zeros_(layer.layers[-1].norm.weight)
 
     @property
     def parameter_depths(self) -> Dict[str, int]:
@@ -375,15 +357,7 @@ class ResNet(nn.Layer):
 
         The stem is the first layer, each block one.
         """
-        places, blocks = {"stem.": 0}, 0
-        for i, stage in enumerate(self.stages):
-            for j, _ in enumerate(stage):
-                blocks += 1
-                places[f"stages.{i}.{j}."] = blocks
-        return {
-            name: next(depth for place, depth in places.items() if name.startswith(place))
-            for name, _ in self.named_parameters()
-        }
+        return staged_depths(self, "stem.", "stages")
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
@@ -391,7 +365,7 @@ class ResNet(nn.Layer):
         return frozenset()
 
     def pictured_weights(self) -> Dict[str, Tuple[str, np.ndarray]]:
-        """Returns the filters of the stem, ``[C, in_channels, 7 or 3, 7 or 3]``, by name."""
+        """Returns what is worth a look: the filters of the stem, ``[C, in_channels, k, k]``."""
         return {"stem": ("stem", self.stem.conv.weight.numpy())}
 
     def forward_stages(self, x) -> List[paddle.Tensor]:
@@ -399,7 +373,7 @@ class ResNet(nn.Layer):
         check_input(x, self.in_channels)
         x = F.relu(self.stem(x))
         if self._pool is not None:
-            x = F.max_pool2d(x, 3, stride=2, padding=self._pool)
+            x = F.max_pool2d(x, 3, 2, self._pool)
         outputs = []
         for stage in self.stages:
             for block in stage:
@@ -408,37 +382,16 @@ class ResNet(nn.Layer):
         return outputs
 
     def forward_features(self, x):
-        """Returns the last stage's feature map before pooling, ``[N, C, H, W]``."""
+        """Returns the map of the last stage, before pooling, ``[N, C, H, W]``."""
         return self.forward_stages(x)[-1]
 
     def forward(self, x):
         return self.forward_features(x).mean(axis=[2, 3])
 
 
-def _chosen(
-    depth: Optional[int], blocks: Optional[Sequence[int]], bottleneck: Optional[bool]
-) -> Tuple[Sequence[int], bool]:
-    """Returns the blocks of each stage, and whether they are bottlenecks."""
-    if blocks is None:
-        depth = 50 if depth is None else depth
-        if depth not in _DEPTHS:
-            known = ", ".join(map(str, _DEPTHS))
-            raise PasslError(f"depth is one of {known}, not {depth}; give other networks' blocks")
-        if bottleneck is not None:
-            raise PasslError(f"depth {depth} says by itself what bottleneck says; give one of them")
-        return _DEPTHS[depth]
-    if depth is not None:
-        raise PasslError(f"give depth or blocks, not both ({depth} and {list(blocks)})")
-    if not blocks:
-        raise PasslError("blocks has a number for each stage, and there is none; give at least one")
-    check_sizes(blocks=blocks)
-    return blocks, bool(bottleneck)
-
-
-# The paper's, and SimCLR's wider ones: arXiv 2002.05709, section 2.2 and appendix B.5.
-_VARIANTS: Dict[str, Dict[str, Any]] = {
-    **{f"resnet{depth}": {"depth": depth} for depth in _DEPTHS},
-    **{f"resnet50_{times}x": {"depth": 50, "width_multiplier": times} for times in (2, 4)},
-}
-for _name, _arguments in _VARIANTS.items():
-    BACKBONES.register_variant(_name, ResNet, **_arguments)
+for _depth, (_blocks, _bottleneck) in _DEPTHS.items():
+    BACKBONES.register_variant(f"resnet{_depth}", ResNet, blocks=_blocks, bottleneck=_bottleneck)
+for _times in (2, 4):
+    BACKBONES.register_variant(
+        f"resnet50_{_times}x", ResNet, blocks=_DEPTHS[50][0], width=64 * _times
+    )

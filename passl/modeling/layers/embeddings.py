@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -35,3 +36,20 @@ def spread(embeddings: paddle.Tensor) -> paddle.Tensor:
     deviations = embeddings - embeddings.mean(axis=0, keepdim=True)
     per_coordinate = deviations.square().mean(axis=0).sqrt()
     return per_coordinate.mean() * embeddings.shape[1] ** 0.5
+
+
+@paddle.no_grad()
+def effective_rank(embeddings: paddle.Tensor) -> float:
+    """Returns in how many dimensions embeddings lie, from 1 to d.
+
+    It is e to the power of the entropy of their singular values, divided by the sum of these (Roy
+    and Vetterli, "The Effective Rank", EUSIPCO 2007; of embeddings, Garrido et al., "RankMe", arXiv
+    2210.02885, equation 1). Nothing is subtracted from them first.
+
+    Args:
+        embeddings: ``[N, d]``.
+    """
+    products = (embeddings.T @ embeddings).numpy().astype(np.float64)
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(products), 0.0))
+    shares = singular[singular > 0] / singular.sum()  # none of zeros alone, which are one point
+    return float(np.exp(-(shares * np.log(shares)).sum()))
