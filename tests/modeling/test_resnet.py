@@ -148,9 +148,7 @@ def in_numpy(x, state, blocks, bottleneck, way, pool, stem_stride):
     ("same", None, "cifar"),
 ])  # fmt: skip
 def test_it_computes_what_numpy_computes(way, pool, stem, bottleneck, size):
-    network = small(
-        bottleneck=bottleneck, padding=way, pool_padding=pool, stem=stem, blocks=[1, 2]
-    )
+    network = small(bottleneck=bottleneck, padding=way, pool_padding=pool, stem=stem, blocks=[1, 2])
     rng = np.random.default_rng(1)
     for name, tensor in network.state_dict().items():
         if ".norm." in name:

@@ -3,7 +3,8 @@
 Into OUT: ``weights.pth``, a state_dict as torch saves it, and ``answers.npz``: ``parameters``,
 their number, and for each of the sizes HEIGHTxWIDTH ``pixels``, ``labels``, ``logits``,
 ``gradient`` (of the mean cross-entropy by the pixels), ``stage_0`` and so on, behind the size and
-an underscore.
+an underscore. It computes in float64 with weights and pixels that float32 holds: rounding alone puts
+some of a million numbers on the other side of a ReLU's corner, and gradients off by percents.
 
     python tests/reference/resnets.py torchvision resnet50 OUT --sizes 224x224 75x130
 """
@@ -53,7 +54,7 @@ def answers(model, size, rng):
         )
         for i in range(4)
     ]
-    pixels = torch.from_numpy(rng.standard_normal((2, 3, *size)).astype(np.float32))
+    pixels = torch.from_numpy(rng.standard_normal((2, 3, *size)).astype(np.float32)).double()
     labels = torch.from_numpy(rng.integers(0, 1000, 2))
     pixels.requires_grad_(True)
     found["logits"] = model(pixels)
@@ -76,6 +77,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     network = randomize(build(arguments.library, arguments.model))
     torch.save(network.state_dict(), arguments.out / "weights.pth")
+    network.double()
     rng = np.random.default_rng(1)
     results = {"parameters": sum(parameter.numel() for parameter in network.parameters())}
     for size in arguments.sizes:
