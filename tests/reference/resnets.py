@@ -3,8 +3,8 @@
 Into OUT: ``weights.pth``, a state_dict as torch saves it, and ``answers.npz``: ``parameters``,
 their number, and for each of the sizes HEIGHTxWIDTH ``pixels``, ``labels``, ``logits``,
 ``gradient`` (of the mean cross-entropy by the pixels), ``stage_0`` and so on, behind the size and
-an underscore. It computes in float64 with weights and pixels that float32 holds: rounding alone puts
-some of a million numbers on the other side of a ReLU's corner, and gradients off by percents.
+an underscore. It computes in float64 with weights and pixels that float32 holds: rounding puts some
+of a million numbers on the other side of a ReLU's corner, and gradients off by percents.
 
     python tests/reference/resnets.py torchvision resnet50 OUT --sizes 224x224 75x130
 """
