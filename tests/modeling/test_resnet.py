@@ -140,7 +140,7 @@ def in_numpy(x, state, blocks, bottleneck, way, pool, stem_stride):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("size", [(24, 32), (13, 10), (31, 33)], ids=str)
+@pytest.mark.parametrize("size", [(24, 32), (13, 10), (31, 33)], ids=["24x32", "13x10", "31x33"])
 @pytest.mark.parametrize("bottleneck", [True, False], ids=["bottleneck", "basic"])
 @pytest.mark.parametrize("way, pool, stem", [
     ("torch", None, "imagenet"), ("same", None, "imagenet"), ("torch", "same", "imagenet"),
