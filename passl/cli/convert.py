@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
         "others, and PASSL's own. Numbers stay as they are, bit for bit; nothing in the source "
         "is run.",
         f"  {command('convert')} Mixer-B_16.npz mixer_b16.safetensors\n"
-        f"  {command('convert')} output/mine/checkpoints/best.safetensors best.pth --to timm",
+        f"  {command('convert')} output/mine/checkpoints/best.safetensors best.pth --to timm\n"
+        f"  {command('convert')} output/simclr/checkpoints/latest.safetensors backbone.safetensors "
+        "--part backbone",
     )
     parser.add_argument("source", metavar="SRC", help="any weight file that eval reads")
     parser.add_argument(
@@ -42,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"whose names, as far as they have the network: passl, {', '.join(publishers)}; "
         "default: google for .npz, timm for torch's formats, passl_v1 for .pdparams, passl for "
         ".safetensors",
+    )  # fmt: skip
+    parser.add_argument(
+        "--part", choices=("backbone", "twin"),
+        help="write the backbone alone, without head or projector, with a record of the method, "
+        "the epochs and the kNN accuracy where the source has them; twin: that of the momentum "
+        "encoder, which MoCo's and BYOL's authors do not release; default: everything",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
     add_weights_key(parser)
@@ -67,7 +75,12 @@ def _main(arguments: argparse.Namespace) -> None:
         )
     import_named(arguments)
     done = convert_weights(
-        arguments.source, arguments.target, _families(), arguments.to, arguments.weights_key
+        arguments.source,
+        arguments.target,
+        _families(),
+        arguments.to,
+        arguments.weights_key,
+        arguments.part,
     )
     aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
     print(

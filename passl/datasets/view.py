@@ -60,7 +60,8 @@ def evaluated_section(cfg: Config, split: str) -> Config:
     view = evaluation_view(cfg)
     transforms = plain(view.dataset.get("transforms")) or []
     if transforms != plain(section.dataset.get("transforms")):
-        logger.info("the training images are evaluated through %s", _words(transforms))
+        through = f"through {_words(transforms)}" if transforms else "as they are"
+        logger.info("the training images are evaluated %s", through)
     dataset = {**plain(section.dataset), "transforms": transforms}
     parts = {"dataset": dataset, "batch_transforms": plain(view.batch_transforms)}
     return Config({**plain(section), **parts}, "dataloader.train", section.origins)

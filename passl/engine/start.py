@@ -126,7 +126,7 @@ class Start:
             class_names: of its classes, where they have names.
         """
         if self.checkpoint is None and self.pretrained is not None:
-            load_weights(
+            report = load_weights(
                 architecture,
                 self.pretrained,
                 self._weights_key,
@@ -134,3 +134,4 @@ class Start:
                 new_head=True,
                 class_names=class_names,
             )
+            architecture.after_loading(report)

@@ -176,7 +176,7 @@ class TrainingRun(Run):
 
     def _warn(self, means: Mapping[str, float]) -> None:
         """Says what the architecture makes of the means, once until it has nothing more to say."""
-        text = self.architecture.warning(means)
+        text = self.architecture.warning(means, self.progress.step / self.total_steps)
         if self.is_first and text is not None and not self._warned:
             logger.warning("step %d: %s", self.progress.step, text)
         self._warned = text is not None
@@ -216,7 +216,7 @@ class TrainingRun(Run):
         if not record:  # after a resume it is evaluated anew
             self.peers.stop_before(progress.step)
             return False
-        progress.evaluated_step = progress.step
+        progress.evaluated_step, progress.evaluation = progress.step, record
         odd = self.evaluator.not_finite(record)
         if odd:
             logger.warning(

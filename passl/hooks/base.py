@@ -29,6 +29,7 @@ class Progress:
         bad_in_a_row: how many of them the last ones are.
         evaluated_step: the step of the last evaluation on the validation split, -1 for none.
         best: the best evaluation record so far, by the run's evaluator.
+        evaluation: the last one.
     """
 
     step: int = 0
@@ -39,6 +40,7 @@ class Progress:
     bad_in_a_row: int = 0
     evaluated_step: int = -1
     best: Optional[Record] = None
+    evaluation: Optional[Record] = None
 
 
 @dataclasses.dataclass

@@ -63,10 +63,11 @@ def dry_run(
     check_sections(cfg, 1)
     plan = make_plan(cfg, Processes())
     if pretrained is not None:
-        load_weights(
+        report = load_weights(
             plan.architecture, pretrained, weights_key, allow_partial, new_head=True,
             class_names=plan.datasets["train"].class_names,
         )  # fmt: skip
+        plan.architecture.after_loading(report)
     build_hooks(cfg.hooks)
     average = None if cfg.ema is None else WeightAverage(plan.architecture, **cfg.ema)
     for name, dataset in plan.datasets.items():

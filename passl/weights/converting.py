@@ -24,8 +24,10 @@ from passl.weights.naming import (
     namings,
     translate,
 )
+from passl.weights.origin import origin_of_weights
 from passl.weights.reading import WeightFile
 
+_BACKBONE = "backbone."
 Writer = Callable[[str, Mapping[str, np.ndarray]], None]
 
 # Suffix -> how such a file is written, whose names it gets where nothing else is asked for, and the
@@ -65,6 +67,7 @@ def convert_weights(
     families: Mapping[str, ReleasedNames],
     publisher: Optional[str] = None,
     key: Optional[str] = None,
+    part: Optional[str] = None,
 ) -> Conversion:
     """Writes the weights of one file in another publisher's names and format.
 
@@ -81,10 +84,12 @@ def convert_weights(
         publisher: whose names to write; by default those usual for the format (``google``,
             ``timm``, ``passl_v1``; ``passl`` for ``.safetensors``).
         key: which of the source's mappings to take, where it has several.
+        part: ``backbone`` writes that alone, and where it comes from; ``twin`` the backbone of the
+            momentum encoder. None writes all that the publisher has names for.
 
     Raises:
-        PasslError: an unreadable source, tensors of no known network, a combination that nobody
-            uses, or a full disk.
+        PasslError: an unreadable source, tensors of no known network, a part that it has not got, a
+            combination that nobody uses, or a full disk.
     """
     target = Path(target)
     if target.suffix not in _FORMATS:
@@ -102,12 +107,15 @@ def convert_weights(
                 f"{', '.join(stray[:6])}"
             )
         naming = _naming(publisher or usual, released_names, target)
-        named = _rename(found.tensors, naming, convention, file.path)
+        tensors = found.tensors if part is None else _of_part(found.tensors, part, file.path)
+        named = _rename(tensors, naming, convention, file.path)
         arrays = {}
         for name, array in named.items():
             with file.reading(name):
                 arrays[name] = np.ascontiguousarray(array.read())
         facts = {"kind": "weights", "class_names": file.metadata.get("class_names")}
+        if part is not None:
+            facts.update(class_names=None, part=part, origin=origin_of_weights(file.metadata))
         data = data_of(file.metadata, found.publisher)
         if data is not None:
             facts["data"] = data
@@ -150,6 +158,20 @@ def _family(
     )
 
 
+def _of_part(tensors: Mapping[str, StoredArray], part: str, path: str) -> Dict[str, StoredArray]:
+    """Returns the tensors of a backbone: the network's own, or that of another part."""
+    prefix = _BACKBONE if part == "backbone" else f"{part}.{_BACKBONE}"
+    found = {
+        _BACKBONE + name[len(prefix) :]: array
+        for name, array in tensors.items()
+        if name.startswith(prefix)
+    }
+    if not found:
+        parts = listing(dict.fromkeys(name.partition(".")[0] for name in tensors))
+        raise PasslError(f"{path}: has no backbone in a part called '{part}'; its parts: {parts}")
+    return found
+
+
 def _naming(publisher: str, released_names: ReleasedNames, target: Path) -> Naming:
     known = namings(released_names)
     if publisher not in known:
@@ -173,6 +195,8 @@ def _rename(
     named = {}
     for name, array in tensors.items():
         there = naming.write(name, array, convention)
+        if there is None and naming.name == OWN:  # also of parts that no publisher has
+            there = {name: array}
         if there is None:
             raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'")
         named.update(there)

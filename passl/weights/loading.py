@@ -15,6 +15,7 @@ from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.stored_array import BFLOAT16, StoredArray
 from passl.weights.naming import OWN, ReleasedNames, translate
+from passl.weights.origin import describe_origin
 from passl.weights.reading import WeightFile
 
 _BACKBONE, _HEAD = "backbone.", "head."
@@ -69,14 +70,16 @@ def load_weights(
 
     Args:
         model: an architecture, a network as ``create_model`` returns, or a backbone alone, for
-            which the file's head is left out. An architecture without a ``backbone`` of that name
+            which the file's head is left out, as parts are for any that has not got them. An
+            architecture without a ``backbone`` of that name
             takes files of its own.
         path: the file, see ``WeightFile`` for the formats; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.
         new_head: leave the head as it is where the file has none, or one for other classes:
             fine-tuning. Classes are others where their number is, or their names are known and
-            differ; the rows of those with the same name are taken.
+            differ; the rows of those with the same name are taken. Other parts besides the
+            backbone (a projector, a twin) are left as they are too where the file's do not fit.
         class_names: of the network's classes, where they have names.
 
     Raises:
@@ -118,21 +121,24 @@ def _load(
                 file.path, file.key, averages[0],
             )  # fmt: skip
     tensors = dict(found.tensors)
-    left_out = []
-    if not any(name.startswith(_HEAD) for name in own):
-        left_out = [name for name in tensors if name.startswith(_HEAD)]
-    elif new_head and _other_classes(own, tensors, file.metadata.get("class_names"), class_names):
+    left_out = _of_other_parts(file.path, own, tensors)
+    kept = _parts_that_stay(file.path, model, own, tensors, new_head)
+    left_out += [name for name in tensors if _part(name) in kept]
+    own = {name: tensor for name, tensor in own.items() if _part(name) not in kept}
+    with_head = new_head and any(name.startswith(_HEAD) for name in own)
+    if with_head and _other_classes(own, tensors, file.metadata.get("class_names"), class_names):
         tensors = _with_rows_by_name(own, tensors, file, class_names)
-    elif new_head and _other_head(own, tensors):
-        left_out = [name for name in tensors if name.startswith(_HEAD)]
+    elif with_head and _other_head(own, tensors):
+        heads = [name for name in tensors if name.startswith(_HEAD)]
         there, here = _classes(tensors), _classes(own)
         differs = "has no head"
-        if left_out:
+        if heads:
             differs = "its head has other shapes than the model's"
-        if left_out and there != here:
+        if heads and there != here:
             differs = f"its head has {there} classes, the model's {here}"
+        left_out += heads
         logger.info("%s: %s, so the head begins anew", file.path, differs)
-        lacking = () if left_out or found.naming is None else found.naming.may_lack
+        lacking = () if heads or found.naming is None else found.naming.may_lack
         own = {
             name: tensor
             for name, tensor in own.items()
@@ -177,8 +183,14 @@ def _load(
             array = np.ascontiguousarray(tensors[name].read())
         _check_finite(file.path, name, array)
         own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
+    origin = describe_origin(file.metadata.get("origin", {}))
     logger.info(
-        "%s: %d tensors (%s, %s names)", file.path, len(loaded), file.format, found.publisher
+        "%s: %d tensors (%s, %s names)%s",
+        file.path,
+        len(loaded),
+        file.format,
+        found.publisher,
+        f", {origin}" if origin else "",
     )
     names = [prefix + name for name in model.state_dict()]
     return LoadReport(
@@ -190,6 +202,64 @@ def _load(
         found.left_out + left_out + unexpected + list(mismatched),
         file.metadata,
     )
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _of_other_parts(
+    path: str, own: Mapping[str, Any], tensors: Mapping[str, StoredArray]
+) -> List[str]:
+    """Returns the file's tensors of parts that the network has not got, besides its backbone.
+
+    A classifier needs no projector, and no twin, of what was pre-trained without labels.
+    """
+    if not any(name.startswith(_BACKBONE) for name in own):
+        return []
+    if not any(name.startswith(_BACKBONE) for name in tensors):
+        return []
+    parts = {_part(name) for name in own}
+    others = [name for name in tensors if _part(name) not in parts]
+    told = _told([name for name in others if not name.startswith(_HEAD)])
+    if told:
+        logger.info("%s: of other parts, and left aside: %s", path, told)
+    return others
+
+
+def _parts_that_stay(
+    path: str,
+    model: nn.Layer,
+    own: Mapping[str, Any],
+    tensors: Mapping[str, StoredArray],
+    new_head: bool,
+) -> List[str]:
+    """Returns the parts of the network, but backbone and head, that keep their initial values.
+
+    Those are, with ``new_head``, the ones that the file has not got or has in other shapes; without
+    it, those for training alone that it has not got.
+    """
+    stay = []
+    for part in dict.fromkeys(map(_part, own)):
+        if part in (_part(_BACKBONE), _part(_HEAD)):
+            continue
+        here, there = (
+            {name: tuple(t.shape) for name, t in given.items() if _part(name) == part}
+            for given in (own, tensors)
+        )
+        for_training = part in getattr(model, "training_parts", ())
+        if there != here if new_head else (for_training and not there):
+            stay.append(part)
+    told = _told([name for name in own if _part(name) in stay])
+    if told:
+        logger.info("%s: has none that fit, so that they begin anew: %s", path, told)
+    return stay
+
+
+def _told(names: Sequence[str]) -> str:
+    """Returns the parts that tensors belong to, and how many of each, as text."""
+    parts = [_part(name) for name in names]
+    return ", ".join(f"{part} ({parts.count(part)} tensors)" for part in dict.fromkeys(parts))
 
 
 def _check_finite(path: str, name: str, array: np.ndarray) -> None:

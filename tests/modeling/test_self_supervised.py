@@ -161,8 +161,9 @@ def test_a_skipped_step_leaves_twin_and_queue_alone(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_collapse_is_told(name):
     network = method(name)
-    assert network.warning({"spread": 0.9}) is None
-    assert "collapse" in network.warning({"spread": 0.1})
+    assert network.warning({"spread": 0.9}, 0.5) is None
+    assert network.warning({"spread": 0.1}, 0.05) is None, "as that of a fresh network is"
+    assert "collapse" in network.warning({"spread": 0.1}, 0.5)
     for parameter in network.projector.fcs[-1].parameters():
         parameter.set_value(paddle.zeros(parameter.shape))
     if name != "SimCLR":  # whose last norm makes noise of nothing

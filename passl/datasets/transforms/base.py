@@ -6,6 +6,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
+from passl.utils.errors import PasslError
+
 
 class Transform:
     """A transform of one sample.
@@ -47,6 +49,12 @@ class BatchTransform:
     ) -> Dict[str, Any]:
         """Returns the batch with its fields changed; the one that is given stays as it is."""
         raise NotImplementedError
+
+
+def check_probability(probability: float) -> None:
+    """Raises a PasslError where a probability is none."""
+    if not 0 <= probability <= 1:
+        raise PasslError(f"probability lies in [0, 1], not {probability}")
 
 
 def stated(transform: Any, contract: type, name: str) -> Any:

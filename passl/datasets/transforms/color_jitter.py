@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
-from passl.datasets.transforms.base import Transform
+from passl.datasets.transforms.base import Transform, check_probability
 from passl.utils.errors import PasslError
 
 Strength = Union[float, Sequence[float]]
@@ -57,8 +57,7 @@ class ColorJitter(Transform):
             "saturation": _bounds("saturation", saturation, 1.0, 0.0, _LARGEST),
             "hue": _bounds("hue", hue, 0.0, -0.5, 0.5),
         }
-        if not 0 <= probability <= 1:
-            raise PasslError(f"probability lies in [0, 1], not {probability}")
+        check_probability(probability)
         self.probability = probability
 
     def __call__(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:

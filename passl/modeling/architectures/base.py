@@ -33,6 +33,8 @@ class Architecture(nn.Layer):
         views: how many views of each image it learns from (``image``, ``image_1``, …), which the
             transform ``Views`` makes.
         least_batch: the fewest images that a process can learn from at a time.
+        training_parts: of its sub-networks those that evaluation does without, so that weights
+            are complete without them.
         excludes: settings of a config that it cannot be trained with (``to_static``).
     """
 
@@ -41,6 +43,7 @@ class Architecture(nn.Layer):
     equal_batches = False
     views = 1
     least_batch = 1
+    training_parts: Sequence[str] = ()
     excludes: Sequence[str] = ()
 
     def freeze(self, names: Sequence[str]) -> None:
@@ -104,10 +107,11 @@ class Architecture(nn.Layer):
             PasslError: it cannot, and what to change.
         """
 
-    def warning(self, means: Mapping[str, float]) -> Optional[str]:
-        """Returns what a person should be told of a run's progress; None for nothing.
+    def warning(self, means: Mapping[str, float], progress: float) -> Optional[str]:
+        """Returns what a person should be told of how a run goes; None for nothing.
 
         Args:
             means: ``loss`` and ``scalars``, over the images of the last interval.
+            progress: the share of the run's steps that have been made, in [0, 1].
         """
         return None

@@ -93,8 +93,7 @@ class BYOL(SelfSupervised):
             predictions.append(unit(self.predictor(projections), _LEAST_NORM))
         with paddle.no_grad():
             targets = [unit(self.twin(view), _LEAST_NORM) for view in views]
-        with paddle.amp.auto_cast(enable=False):
-            loss = sum(map(squared_distance, predictions, reversed(targets)))
+        loss = sum(map(squared_distance, predictions, reversed(targets)))
         scalars = {"spread": (spreads[0] + spreads[1]) / 2}
         return {"loss": self.loss_scale * loss, "scalars": scalars, "features": features[0]}
 

@@ -13,7 +13,8 @@ from passl.modeling.heads import build_head
 from passl.modeling.layers import has_batch_norms, sync_batch_norms
 from passl.utils.errors import PasslError
 
-_COLLAPSED = 0.3  # spread below which embeddings have all but become one
+_COLLAPSED = 0.2  # spread below which embeddings have all but become one
+_BEGINNING = 0.1  # share of a run in which they may: those of a fresh network lie close together
 
 
 class SelfSupervised(Architecture):
@@ -43,6 +44,7 @@ class SelfSupervised(Architecture):
     equal_batches = True
     views = 2
     least_batch = 2
+    training_parts = ("projector", "predictor", "twin", "queue")
     excludes = ("to_static", "parallel.sharding")
     default_projector: Mapping[str, Any] = {}
 
@@ -110,9 +112,9 @@ class SelfSupervised(Architecture):
         if shared and has_batch_norms(self):
             sync_batch_norms(self)
 
-    def warning(self, means: Mapping[str, float]) -> Optional[str]:
+    def warning(self, means: Mapping[str, float], progress: float) -> Optional[str]:
         spread = means.get("spread", 1.0)
-        if spread >= _COLLAPSED:
+        if spread >= _COLLAPSED or progress < _BEGINNING:
             return None
         return (
             f"the embeddings collapse: they spread {spread:.2f} over the sphere, where 1 is evenly "
