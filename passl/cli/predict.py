@@ -58,6 +58,11 @@ def _main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     cfg = config_of(arguments)
     section, architecture, report, loader = open_images(arguments, cfg)
+    if not hasattr(architecture, "num_classes"):
+        raise PasslError(
+            f"{type(architecture).__name__} tells no classes apart: there is nothing to name; "
+            f"{command('features')} shows what it makes of images"
+        )
     names = names_of_classes(architecture.num_classes, report, arguments, section)
     answers: List[Prediction] = []
     for answer in tqdm(

@@ -104,7 +104,9 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     frozen = f", {everything - learning:,} of them frozen" if everything > learning else ""
     schedule, per_epoch = plan.schedule, plan.steps_per_epoch
     rows = [
-        *_model(cfg.model),
+        # An architecture that is no network and head stands in the section itself.
+        ("network", _component(cfg.model.get("architecture") or cfg.model)),
+        *_further_parts(cfg),
         ("parameters", f"{everything:,}{frozen}"),
         (
             "images",
@@ -121,11 +123,14 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
         ("warm-up", f"{schedule.warmup:,} steps, {schedule.warmup / per_epoch:.3g} epochs"),
         ("optimizer", _component(cfg.optimizer)),
         ("groups", _groups(plan)),
-        ("augmentation", _transforms(train.dataset.get("transforms") or []) or "none"),
+        (
+            "augmentation",
+            "\n".join(_transforms(train.dataset.get("transforms") or [])) or "none",
+        ),
         ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
     ]
     rows += [
-        (f"view of {name}", _transforms(section.dataset.transforms))
+        (f"view of {name}", "\n".join(_transforms(section.dataset.transforms)))
         for name, section in plan.sections.items()
         if name != "train" and section.dataset.get("transforms")
     ]
@@ -134,31 +139,35 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     return rows
 
 
-def _model(cfg: Mapping[str, Any]) -> List[Row]:
-    """Returns the method, if one is named, the backbone, and each further key by its own name."""
-    if not cfg.get("architecture"):  # no network and head: it stands in the section itself
-        return [("network", _component(cfg))]
-    rows = [("method", str(cfg["name"]))] if cfg.get("name") else []
-    rows.append(("network", _component(cfg["architecture"])))
-    for key, value in cfg.items():
-        if key not in ("name", "architecture") and value is not None:
-            rows.append((key, _component(value) if isinstance(value, Mapping) else _value(value)))
+def _further_parts(cfg: Config) -> List[Row]:
+    """Returns what a model's section says besides its backbone: head, projector, temperature."""
+    if not cfg.model.get("architecture"):
+        return []  # the section as a whole is the row before
+    rows = [("method", cfg.model.name)] if cfg.model.get("name") else []
+    for key, value in cfg.model.items():
+        if key not in ("name", "architecture") and value not in (None, []):
+            text = _component(value) if isinstance(value, Mapping) else _value(value)
+            rows.append((key, text))
     return rows
 
 
-def _transforms(configs: Sequence[Mapping[str, Any]]) -> str:
+def _transforms(transforms: Sequence[Mapping[str, Any]]) -> List[str]:
     """Returns a line for each transform; those of views stand below the numbers of the views."""
-    lines = []
-    for cfg in configs:
+    lines: List[str] = []
+    for cfg in transforms:
         if cfg.get("name") != "Views":
             lines.append(_component(cfg))
             continue
         views = one_by_one(*(cfg.get(key) for key in ("views", "count", "transforms")))
-        for transforms, alike in itertools.groupby(enumerate(views, 1), key=lambda view: view[1]):
-            first, *others = (number for number, _ in alike)
-            lines.append(f"views {first} to {others[-1]}" if others else f"view {first}")
-            lines += [f"  {_component(transform)}" for transform in transforms] or ["  none"]
-    return "\n".join(lines)
+        for view, alike in itertools.groupby(enumerate(views, 1), key=lambda pair: pair[1]):
+            numbers = [number for number, _ in alike]
+            which = (
+                f"views {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"view {numbers[0]}"
+            )
+            if len(numbers) == len(views):
+                which = f"each of {len(views)} views"
+            lines += [f"{which}:", *(f"  {_component(transform)}" for transform in view)]
+    return lines
 
 
 def _component(cfg: Mapping[str, Any]) -> str:

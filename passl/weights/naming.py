@@ -71,7 +71,8 @@ class Naming:
         name: the publisher (``timm``).
         convention: ``paddle``, ``torch`` or ``flax``.
         layers: layer here to layer there, or a parameter in brackets.
-        no_weights: names of arrays there that are left out.
+        no_weights: names of arrays there that are left out; one that ends in ``.*`` stands for all
+            that begin so.
         key: under which key, or one of which, the publisher's files keep the weights; it tells
             apart publishers who have the same names. Empty: at the top level, or under any.
         average: the accuracy that was published is that of the moving average which the files
@@ -98,7 +99,10 @@ class Naming:
         self._dot = "/" if convention == "flax" else "."
         self._from_there: List[Tuple[Pattern, _Entry, int]] = []
         self._from_here: List[Tuple[Pattern, _Entry]] = []
-        self._left_out = [Pattern(Template(array, ()), ()) for array in no_weights]
+        ends = f"{self._dot}{EACH}"
+        self._parts_left_out = tuple(n[: -len(EACH)] for n in no_weights if n.endswith(ends))
+        arrays = [name for name in no_weights if not name.endswith(ends)]
+        self._left_out = [Pattern(Template(array, ()), ()) for array in arrays]
         self._may_lack = [Pattern(Template(layer), LEAVES["paddle"]) for layer in may_lack]
         for ours, theirs in layers.items():
             there = (theirs,) if isinstance(theirs, str) else theirs
@@ -178,7 +182,9 @@ class Naming:
 
     def leaves_out(self, name: str) -> bool:
         """Tells whether an array called ``name`` there is known, and no weight."""
-        return any(pattern.match(name) for pattern in self._left_out)
+        return name.startswith(self._parts_left_out) or any(
+            pattern.match(name) for pattern in self._left_out
+        )
 
     def may_lack(self, name: str) -> bool:
         """Tells whether files without a head are without the array called ``name`` here."""

@@ -5,7 +5,7 @@ and so does ``{j}``. ``layers.{i+1}`` counts from one more. ``blocks.*.table`` i
 once. A name that ends in brackets is that of one parameter, for those that are no layer's weight or
 bias; the brackets say its axes, ``1`` for one of length one: ``gamma[1, 1, :]``. A name that ends
 in ``|unfold`` has its input channels in another order, one that ends in ``|transposed`` its two
-axes, see ``layouts``.
+axes, see ``layouts``. Of the lines of a table that fit a name, the first counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Dict, Iterable, Optional, Tuple
 
 from passl.utils.stored_array import StoredArray
 
-_NUMBER = re.compile(r"\{(\w)(?:\+(\d))?\}")
+_NUMBER = re.compile(r"\{(\w)(?:\+(\d+))?\}")
 EACH = "*"
 
 
@@ -78,7 +78,7 @@ class Pattern:
         }
         # Only one way to write a number, so that no two names mean the same.
         text, seen = "", set()
-        pieces = re.split(r"(\{\w(?:\+\d)?\})", template.name)
+        pieces = re.split(r"(\{\w(?:\+\d+)?\})", template.name)
         for piece in pieces:
             match = _NUMBER.fullmatch(piece)
             if not match:

@@ -51,12 +51,13 @@ FAMILIES = {
         "img_size": SIZE, "embed_dim": 16, "num_blocks": 2, "num_heads": 2, "token_dim": 8,
     },
     "Cvt": {"embed_dims": [8, 8, 16], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
+    "ResNet": {"blocks": [1, 1], "width": 4, "padding": "same"},
 }  # fmt: skip
 # Batch normalisation takes the statistics of what each process has.
-BY_PROCESS = {"ConvMlp", "Cvt"}
+BY_PROCESS = {"ConvMlp", "Cvt", "ResNet"}
 # Some stand for the others where every minute counts.
 LONG = pytest.mark.full
-LATER = ("Gmlp", "CycleMlp", "ConvMlp", "VisionPermutator", "Beit", "T2tVit", "Cvt")
+LATER = ("Gmlp", "CycleMlp", "ConvMlp", "VisionPermutator", "Beit", "T2tVit", "Cvt", "ResNet")
 TRAINED = [pytest.param(family, marks=[LONG] if family in LATER else []) for family in FAMILIES]
 
 
@@ -100,9 +101,16 @@ def test_it_trains_and_its_files_give_its_logits(images, tmp_path, family):
     np.testing.assert_allclose(one, other, atol=1e-4 * np.abs(one).max())
 
 
-# ConvMLP and CvT have running statistics, which come back too.
+# ConvMLP, CvT and ResNet have running statistics, which come back too.
 @pytest.mark.parametrize(
-    "family", ["ConvMlp", "VisionTransformer", "SwinTransformer", pytest.param("Cvt", marks=LONG)]
+    "family",
+    [
+        "ConvMlp",
+        "VisionTransformer",
+        "SwinTransformer",
+        pytest.param("Cvt", marks=LONG),
+        pytest.param("ResNet", marks=LONG),
+    ],
 )
 def test_gone_back_to_its_first_epoch_a_run_ends_with_the_same_numbers(images, tmp_path, family):
     config = configure(tmp_path, images, family, 32)

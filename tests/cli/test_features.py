@@ -72,6 +72,11 @@ def test_arrays_and_page(pretrained, photos, tmp_path):
     assert len(page) < 400_000
 
 
+def test_answers_of_a_network_without_classes(pretrained, photos):
+    code, said, err = run_here("predict", *pretrained, next((photos / "val").rglob("*.jpg")))
+    assert code == 2 and "MoCo tells no classes apart" in err and "features" in err
+
+
 def test_one_image_has_no_page(pretrained, photos, tmp_path):
     image = next((photos / "val").rglob("*.jpg"))
     code, said, err = run_here("features", *pretrained, image, "--output", tmp_path / "out")

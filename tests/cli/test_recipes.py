@@ -123,6 +123,41 @@ def test_transformers_recipes_are_their_authors():
     assert names == ["Normalize"], "no mixing"
 
 
+def test_resnets_recipes_are_torchvisions():
+    """references/classification: train.py's defaults, and the second recipe of issue 3995."""
+    cfg = plain(get_config("resnet50_224"))
+    assert (cfg["epochs"], cfg["global_batch_size"]) == (90, 256)
+    assert cfg["dataloader"]["train"]["sampler"]["batch_size"] == 32, "of 8 GPUs"
+    assert cfg["optimizer"]["momentum"] == 0.9 and cfg["optimizer"]["weight_decay"] == 1e-4
+    assert cfg["optimizer"]["groups"] == [{"parameters": "*", "weight_decay": 1e-4}]
+    rate, steps = schedule_of("resnet50_224")
+    assert [rate(epoch * steps) for epoch in (0, 29, 30, 59, 60, 89)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    )
+    assert "label_smoothing" not in cfg["model"]["head"] and cfg["ema"] is None
+    newer = plain(get_config("resnet50_224_v2"))
+    assert (newer["epochs"], newer["global_batch_size"]) == (600, 1024)
+    train = newer["dataloader"]["train"]
+    assert train["sampler"] == {"batch_size": 128, "repeats": 4}
+    crop, _, augment, erasing = train["dataset"]["transforms"]
+    assert (crop["size"], crop["interpolation"]) == (176, "bilinear")
+    assert augment == {"name": "TrivialAugment"} and erasing["probability"] == 0.1
+    _, mixup = train["batch_transforms"]
+    assert (mixup["mixup_alpha"], mixup["cutmix_alpha"]) == (0.2, 1.0)
+    assert newer["optimizer"]["weight_decay"] == 2e-5 and not newer["optimizer"]["groups"]
+    assert newer["model"]["head"]["label_smoothing"] == 0.1
+    rate, steps = schedule_of("resnet50_224_v2")
+    assert rate(0) == pytest.approx(0.005) and rate(5 * steps) == pytest.approx(0.5)
+    half = 5 + (600 - 5) // 2
+    assert rate(half * steps) == rate((half + 1) * steps - 1) == pytest.approx(0.25, rel=0.01)
+    # 32 of their steps with 0.99998, which they raise to 1024 images and 600 epochs.
+    assert newer["ema"]["decay"] ** 32 == pytest.approx(1 - 2e-5 * 1024 * 32 / 600, abs=1e-5)
+    others = [plain(get_config(f"resnet{depth}_224")) for depth in (18, 34, 101, 152)]
+    for depth, other in zip((18, 34, 101, 152), others):
+        assert other["model"]["architecture"]["name"] == f"resnet{depth}"
+        assert other["lr_scheduler"] == cfg["lr_scheduler"]
+
+
 def test_squashed_pictures_are_those_that_the_authors_squash():
     for name, squashed in (
         ("swin_b_384", True), ("cvt_13_384", True), ("swin_t_224", False), ("deit_b16_384", False),
@@ -136,7 +171,8 @@ def test_squashed_pictures_are_those_that_the_authors_squash():
 # 384 px at 0.875, 0.9 and 1.
 @pytest.mark.parametrize("name, side", [
     ("deit_ti16_224", 256), ("vit_b16_224", 248), ("deit_b16_384", 438), ("t2t_vit_14_384", 426),
-    ("vit_b16_384", 384), ("swin_t_224", 256), ("t2t_vit_7_224", 248),
+    ("vit_b16_384", 384), ("swin_t_224", 256), ("t2t_vit_7_224", 248), ("resnet50_224", 256),
+    ("resnet50_224_v2", 232),
 ])  # fmt: skip
 def test_the_shorter_side_is_what_the_publishers_resize_to(name, side):
     (view,) = plain(get_config(name).dataloader.val.dataset.transforms)

@@ -205,7 +205,7 @@ def test_every_view_is_drawn(config, tmp_path):
     batch = next(iter(loader))
     cells = batch_cells(batch, loader)
     sample = dataset[1]
-    assert [title for _, title in cells] == ["", "view 2"] * 3
+    assert [title for _, title in cells] == ["view 1, 16 × 16", "view 2, 8 × 8"] * 3
     np.testing.assert_array_equal(cells[2][0], sample["image"])
     np.testing.assert_array_equal(cells[3][0], sample["image_1"])
     assert len(batch_cells(batch, loader, most=4)) == 4

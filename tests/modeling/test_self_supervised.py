@@ -239,7 +239,7 @@ def test_how_heads_begin():
     for init, std, largest in (
         ("normal", 0.01, None),
         ("torch", 400**-0.5 / 3**0.5, 400**-0.5),
-        ("lecun_normal", 400**-0.5, 2 * 400**-0.5 / 0.8796),
+        ("truncated_normal", 0.8796 * 400**-0.5, 2 * 400**-0.5),
     ):
         head = build_head({"name": "ProjectionHead", "hidden": 500, "init": init}, in_channels=400)
         weight = head.fcs[0].weight.numpy()

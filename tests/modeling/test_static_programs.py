@@ -30,6 +30,7 @@ SMALL = {
         "num_blocks": 1,
         "num_heads": 2,
     },
+    "ResNet": {"blocks": [1, 1], "width": 4, "padding": "same", "pool_padding": "torch"},
     "SwinTransformer": {
         "img_size": 32,
         "embed_dim": 8,

@@ -11,7 +11,7 @@ index for the stage.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -26,38 +26,52 @@ from passl.modeling.layers import (
     check_sizes,
     lecun_normal_,
     normal_,
+    truncated_normal_,
     zeros_,
 )
 from passl.modeling.layers.depths import staged_depths
 from passl.utils.errors import PasslError
 
-_INITS = ("kaiming", "lecun_normal")
+_EXPANSION = 4  # what a bottleneck gives is so many times as wide as it is inside
+
+# Depth -> blocks of each stage, and whether they are bottlenecks: table 1 of the paper.
+_DEPTHS: Dict[int, Tuple[Sequence[int], bool]] = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+
+_STEMS = ("imagenet", "cifar")
+_PADDINGS = ("torch", "same")
+_POOL_PADDINGS = (*_PADDINGS, "none")
+_INITS = ("kaiming", "lecun_normal", "truncated_normal")
 
 
-def same_padding(size: int, kernel_size: int, stride: int) -> Tuple[int, int]:
-    """Returns what TensorFlow's "SAME" puts before and behind an axis of so many pixels.
+class SameConv2D(Conv2D):
+    """A convolution without bias, padded as TensorFlow's ``SAME`` pads.
 
-    Of an odd number the larger part comes behind: 2 and 3 for the 7×7 convolution of stride 2 on
-    224 pixels, where torch's ResNets have 3 and 3.
+    By as much as makes the output ``⌈H / stride⌉``, half of it before and half behind; where it is
+    odd, the larger part comes behind. A 7×7 convolution of stride 2 has 2 rows of zeros above and 3
+    below at even sizes, where torch's ResNets have 3 and 3; a 3×3 one has none above and 1 below.
+
+    Shape:
+        input: ``[N, in_channels, H, W]``;
+        output: ``[N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``.
     """
-    steps = -(-size // stride)
-    total = max((steps - 1) * stride + kernel_size - size, 0)
-    return total // 2, total - total // 2
 
-
-def _padded_same(x: paddle.Tensor, kernel_size: int, stride: int) -> paddle.Tensor:
-    (top, bottom), (left, right) = (same_padding(n, kernel_size, stride) for n in x.shape[2:])
-    if not any((top, bottom, left, right)):
-        return x
-    return F.pad(x, [left, right, top, bottom])
+    def forward(self, x):
+        # Paddle's operation computes it from the size that comes, in static programs too.
+        return F.conv2d(x, self.weight, None, self._pairs[0], "SAME")
 
 
 class ConvNorm(nn.Layer):
     """A convolution without bias and its batch normalisation.
 
     Args:
-        in_channels, out_channels, kernel_size, stride: of the convolution.
-        padding: ``torch`` pads half a kernel all round, ``same`` as ``same_padding`` says.
+        in_channels, out_channels, kernel_size, stride: of the convolution; its kernel is odd.
+        padding: ``torch`` pads half a kernel all round, ``same`` as ``SameConv2D`` says.
 
     Shape:
         input: ``[N, in_channels, H, W]``;
@@ -68,39 +82,39 @@ class ConvNorm(nn.Layer):
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: str
     ):
         super().__init__()
-        self._same = padding == "same" and stride > 1  # else both are one
-        self._window = kernel_size, stride
-        self.conv = Conv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            0 if self._same else kernel_size // 2,
-            bias_attr=False,
+        # Where the stride is 1 both are one.
+        kind = SameConv2D if padding == "same" and stride > 1 else Conv2D
+        self.conv = kind(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias_attr=False
         )
         # 0.9 of the old statistics stay: torch's momentum of 0.1.
         self.norm = BatchNorm2D(out_channels, momentum=0.9, epsilon=1e-5)
 
     def forward(self, x):
-        if self._same:
-            x = _padded_same(x, *self._window)
         return self.norm(self.conv(x))
 
 
 class ResidualBlock(nn.Layer):
     """Two 3×3 convolutions, or a 1×1, a 3×3 and a 1×1 ("bottleneck"), to which the input is added.
 
-    The first 3×3 has the stride. Where the shape changes the input goes through a 1×1 convolution.
-    Activations are not computed twice here: the running statistics would be updated twice as well.
+    The first 3×3 has the stride. Where the shape changes, the input goes through a 1×1 convolution
+    (option B of section 4.1 of the paper). Activations are not computed twice here: the running
+    statistics would be updated twice as well.
 
     Shape:
-        input: ``[N, in_channels, H, W]``; output: ``[N, out_channels, H / stride, W / stride]``.
+        input: ``[N, in_channels, H, W]``;
+        output: ``[N, out_channels, ⌈H / stride⌉, ⌈W / stride⌉]``.
     """
 
     def __init__(
-        self, in_channels: int, width: int, out_channels: int, stride: int, bottleneck: bool,
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        stride: int,
+        bottleneck: bool,
         padding: str,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if bottleneck:
             steps = [(width, 1, 1), (width, 3, stride), (out_channels, 1, 1)]
@@ -131,68 +145,54 @@ def _torch_names(backbone: str = "", here: str = "backbone", head: str = "fc") -
         here: the same of ours.
         head: the layer of the classes there; empty for none.
     """
-    names = {}
-    for kind, there in (("conv", "conv"), ("norm", "bn")):
-        names[f"{here}.stem.{kind}"] = f"{backbone}{there}1"
-        for k in range(3):
-            names[f"{here}.stages.{{i}}.{{j}}.layers.{k}.{kind}"] = (
-                f"{backbone}layer{{i+1}}.{{j}}.{there}{k + 1}"
-            )
-    for k, kind in enumerate(("conv", "norm")):
-        names[f"{here}.stages.{{i}}.{{j}}.shortcut.{kind}"] = (
-            f"{backbone}layer{{i+1}}.{{j}}.downsample.{k}"
-        )
-    if head:
-        names["head.fc"] = head
-    return names
-
-
-# MoCo's own files hold network and twin, with the projector in the place of the classes, and the
-# queue, a column a key.
-_MOCO = {
-    **_torch_names("encoder_q.", head=""),
-    **_torch_names("encoder_k.", "twin.backbone", head=""),
-    "queue.keys[:, :]": "queue[:, :]|transposed",
-    "queue.pointer[:]": "queue_ptr[:]",
-}
-_MOCO_V1, _MOCO_V2 = (
-    {
-        **_MOCO,
-        **{
-            f"{twin}projector.fcs.{k}": f"{encoder}.fc{layer}"
-            for twin, encoder in (("", "encoder_q"), ("twin.", "encoder_k"))
-            for k, layer in enumerate(layers)
-        },
+    block, other = f"{here}.stages.{{i}}.{{j}}", f"{backbone}layer{{i+1}}.{{j}}"
+    names = {
+        f"{here}.stem.conv": f"{backbone}conv1",
+        f"{here}.stem.norm": f"{backbone}bn1",
+        f"{block}.layers.{{k}}.conv": f"{other}.conv{{k+1}}",
+        f"{block}.layers.{{k}}.norm": f"{other}.bn{{k+1}}",
+        f"{block}.shortcut.conv": f"{other}.downsample.0",
+        f"{block}.shortcut.norm": f"{other}.downsample.1",
     }
-    for layers in (("",), (".0", ".2"))
-)
-_SIMSIAM_ASIDE = (
-    *(f"encoder.fc.{k}.{leaf}" for k in (0, 3, 6) for leaf in ("weight", "bias")),
-    *(
-        f"encoder.fc.{k}.{leaf}"
-        for k in (1, 4, 7)
-        for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    ),
-    *(f"predictor.{k}.{leaf}" for k in (0, 3) for leaf in ("weight", "bias")),
-    *(
-        f"predictor.1.{leaf}"
-        for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    ),
-)
+    return {**names, "head.fc": head} if head else names
 
 
 def _paddleclas_names(blocks: Sequence[int]) -> Dict[str, str]:
     """Layer here -> layer in PaddleClas, which counts blocks through all stages."""
-    names = {"head.fc": "fc"}
-    for kind, there in (("conv", "conv"), ("norm", "bn")):
-        names[f"backbone.stem.{kind}"] = f"stem.0.{there}"
-        for i, depth in enumerate(blocks):
-            for j in range(depth):
-                here, block = f"backbone.stages.{i}.{j}", f"blocks.{sum(blocks[:i]) + j}"
-                names[f"{here}.shortcut.{kind}"] = f"{block}.short.{there}"
-                for k in range(3):
-                    names[f"{here}.layers.{k}.{kind}"] = f"{block}.conv{k}.{there}"
+    names = {
+        "backbone.stem.conv": "stem.0.conv",
+        "backbone.stem.norm": "stem.0.bn",
+        "head.fc": "fc",
+    }
+    for i in reversed(range(len(blocks))):  # the first line that fits counts
+        here, first = f"backbone.stages.{i}", sum(blocks[:i])
+        for kind, there in (("conv", "conv"), ("norm", "bn")):
+            names[f"{here}.{{j}}.layers.{{k}}.{kind}"] = f"blocks.{{j+{first}}}.conv{{k}}.{there}"
+            names[f"{here}.0.shortcut.{kind}"] = f"blocks.{first}.short.{there}"
     return names
+
+
+def _moco_names(query: str, key: str, projector: Sequence[str]) -> Dict[str, str]:
+    """Layer here -> layer in files that hold network, twin, projectors and queue.
+
+    Args:
+        query, key: what stands before the layers of the two backbones.
+        projector: the linear maps of a projector, behind the first part of that.
+    """
+    names = {
+        **_torch_names(query, head=""),
+        **_torch_names(key, "twin.backbone", head=""),
+        "queue.keys[:, :]": "queue[:, :]|transposed",  # a column a key
+        "queue.pointer[1]": "queue_ptr[1]",
+    }
+    for twin, there in (("", query), ("twin.", key)):
+        for k, layer in enumerate(projector):
+            names[f"{twin}projector.fcs.{k}"] = f"{there.partition('.')[0]}.{layer}"
+    return names
+
+
+# In PASSL 1.0 and 1.1 a part of the network had a second name, under which it is in the file again.
+_AGAIN = {"no_weights": ("backbone.*",)}
 
 
 @BACKBONES.register
@@ -207,15 +207,19 @@ class ResNet(nn.Layer):
         bottleneck: whether they are bottlenecks, whose output is four times as wide as they are.
         width: C of the stem and width of the first stage's blocks; each further stage has twice
             that of the one before it. SimCLR's "2x" has 128, "4x" 256.
-        stem: ``imagenet`` for a 7×7 convolution of stride 2 and a max pooling, ``cifar`` for a 3×3
-            of stride 1 without (SimCLR, arXiv 2002.05709, appendix B.9).
+        stem: ``imagenet`` for a 7×7 convolution of stride 2 and a 3×3 max pooling of stride 2,
+            ``cifar`` for a 3×3 convolution of stride 1 without (SimCLR, arXiv 2002.05709, appendix
+            B.9).
         padding: ``torch``, or ``same`` for TensorFlow's, which BYOL's weights need.
         pool_padding: the same of the max pooling: SimCLR's weights need ``same`` there, and
-            ``torch`` in the convolutions. None: as ``padding``.
+            ``torch`` in the convolutions; ``none`` leaves the pooling out. By default as
+            ``padding``.
         zero_init_last: whether the last scale of each block begins at 0, so that the block does
             nothing at first (Goyal et al., arXiv 1706.02677, section 5.1).
         init: of the convolutions: ``kaiming``, a normal by the fan out (He et al., arXiv
-            1502.01852), or ``lecun_normal``, a truncated one by the fan in (SimCLR, BYOL).
+            1502.01852); ``lecun_normal``, a truncated one of variance 1 / fan in (SimCLR); or
+            ``truncated_normal``, one of standard deviation 1 / √fan in before it is cut at two of
+            them (BYOL).
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, C]`` with the last stage's C.
@@ -230,16 +234,55 @@ class ResNet(nn.Layer):
     """
 
     released_names: Mapping[str, Any] = {
+        # torchvision/models/resnet.py; also the linear classifiers of MoCo and SimSiam
         "torchvision": ("torch", _torch_names()),
         "timm": ("torch", _torch_names()),
-        "paddle_vision": ("paddle", _torch_names()),
-        "moco": ("torch", _MOCO_V2),
-        "moco_v1": ("torch", _MOCO_V1),
-        "simsiam": ("torch", _torch_names("encoder.", head=""), {"no_weights": _SIMSIAM_ASIDE}),
-        "passl_v1": ("paddle", _torch_names("backbone.", head="head.fc")),
-        "passl_v1_moco": ("paddle", _torch_names("encoder_q.0.", head="")),
-        "passl_v1_simclr": ("paddle", _torch_names("encoder.0.", head="")),
-        "passl_v1_byol": ("paddle", _torch_names("towers.0.0.", head="")),
+        "paddle_vision": ("paddle", _torch_names()),  # paddle/vision/models/resnet.py
+        # PASSL 1.0 and 1.1, passl/modeling/{architectures/clas,heads/clas_head}.py
+        "passl_v1": ("paddle", _torch_names("backbone.", head="head.fc_cls")),
+        # ppcls/arch/backbone/legendary_models/resnet.py; its networks of 18 and 34 layers are
+        # others, where the first block has a convolution in its shortcut.
+        **{
+            f"paddleclas_{depth}": ("paddle", _paddleclas_names(blocks))
+            for depth, (blocks, bottleneck) in _DEPTHS.items()
+            if bottleneck
+        },
+        # mmpretrain/models/backbones/resnet.py
+        "mmpretrain": ("torch", _torch_names("backbone.", head="head.fc")),
+        # facebookresearch/moco, moco/builder.py
+        "moco": ("torch", _moco_names("encoder_q.", "encoder_k.", ("fc.0", "fc.2"))),
+        "moco_v1": ("torch", _moco_names("encoder_q.", "encoder_k.", ("fc",))),
+        # facebookresearch/simsiam, simsiam/builder.py
+        "simsiam": (
+            "torch",
+            _torch_names("encoder.", head=""),
+            {"no_weights": ("encoder.fc.*", "predictor.*")},
+        ),
+        # PASSL 1.0 and 1.1, passl/modeling/architectures/{moco,simclr,BYOL}.py
+        "passl_v1_moco": (
+            "paddle",
+            _moco_names("encoder_q.0.", "encoder_k.0.", ("1.mlp.0", "1.mlp.2")),
+            _AGAIN,
+        ),
+        "passl_v1_moco_v1": (
+            "paddle",
+            _moco_names("encoder_q.0.", "encoder_k.0.", ("1.fc",)),
+            _AGAIN,
+        ),
+        "passl_v1_simclr": (
+            "paddle",
+            _torch_names("encoder.0.", head=""),
+            {"no_weights": ("backbone.*", "encoder.1.*")},
+        ),
+        "passl_v1_byol": (
+            "paddle",
+            _torch_names("towers.0.0.", head=""),
+            {
+                "no_weights": (
+                    *("backbone.*", "towers.0.1.*", "towers.1.*", "predictor.*", "classifier.*"),
+                )
+            },
+        ),
     }
 
     def __init__(
@@ -250,16 +293,20 @@ class ResNet(nn.Layer):
         width: int = 64,
         stem: str = "imagenet",
         padding: str = "torch",
-        pool_padding: Any = None,
+        pool_padding: Optional[str] = None,
         zero_init_last: bool = False,
         init: str = "kaiming",
     ):
         super().__init__()
+        if stem == "cifar" and pool_padding not in (None, "none"):
+            raise PasslError(
+                f"stem cifar has no max pooling; leave out pool_padding={pool_padding}"
+            )
         pool_padding = padding if pool_padding is None else pool_padding
         for name, value, known in (
-            ("stem", stem, ("imagenet", "cifar")),
-            ("padding", padding, ("torch", "same")),
-            ("pool_padding", pool_padding, ("torch", "same")),
+            ("stem", stem, _STEMS),
+            ("padding", padding, _PADDINGS),
+            ("pool_padding", pool_padding, _POOL_PADDINGS),
             ("init", init, _INITS),
         ):
             if value not in known:
@@ -268,34 +315,25 @@ class ResNet(nn.Layer):
             raise PasslError("blocks is a list of the blocks of each stage, at least one")
         check_sizes(in_channels=in_channels, blocks=list(blocks), width=width)
         self.in_channels = in_channels
-        self.released_names = {
-            **type(self).released_names,
-            "paddleclas": ("paddle", _paddleclas_names(blocks)),
-        }
-        expansion = 4 if bottleneck else 1
+        expansion = _EXPANSION if bottleneck else 1
         self.stage_channels: List[int] = [width * 2**i * expansion for i in range(len(blocks))]
-        first = 1 if stem == "cifar" else 4
-        self.stage_strides: List[int] = [first * 2**i for i in range(len(blocks))]
         self.num_features = self.stage_channels[-1]
-        self._pools, self._same_pool = stem == "imagenet", pool_padding == "same"
         kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.stem = ConvNorm(in_channels, width, kernel_size, stride, padding)
+        self._pool: Any = None  # or the padding of the pooling, as Paddle has it
+        if stem == "imagenet" and pool_padding != "none":
+            self._pool = "SAME" if pool_padding == "same" else 1
+            stride *= 2
+        self.stage_strides: List[int] = [stride * 2**i for i in range(len(blocks))]
         self.stages = nn.LayerList()
         channels = width
-        for i, depth in enumerate(blocks):
+        for i, (depth, following) in enumerate(zip(blocks, self.stage_channels)):
             stage = nn.LayerList()
             for j in range(depth):
-                stage.append(
-                    ResidualBlock(
-                        channels,
-                        width * 2**i,
-                        self.stage_channels[i],
-                        2 if i and not j else 1,
-                        bottleneck,
-                        padding,
-                    )
-                )
-                channels = self.stage_channels[i]
+                step = 2 if i and not j else 1
+                block = ResidualBlock(channels, width * 2**i, following, step, bottleneck, padding)
+                stage.append(block)
+                channels = following
             self.stages.append(stage)
         self._initialize(init, zero_init_last)
 
@@ -303,10 +341,13 @@ class ResNet(nn.Layer):
         for layer in self.sublayers():
             if isinstance(layer, nn.Conv2D):
                 out, channels, height, width = layer.weight.shape
+                fan_in, fan_out = channels * height * width, out * height * width
                 if init == "kaiming":
-                    normal_(layer.weight, std=math.sqrt(2.0 / (out * height * width)))
+                    normal_(layer.weight, std=math.sqrt(2.0 / fan_out))
+                elif init == "lecun_normal":
+                    lecun_normal_(layer.weight, fan_in=fan_in)
                 else:
-                    lecun_normal_(layer.weight, fan_in=channels * height * width)
+                    truncated_normal_(layer.weight, std=math.sqrt(1.0 / fan_in))
             elif isinstance(layer, ResidualBlock) and zero_init_last:
                 zeros_(layer.layers[-1].norm.weight)
 
@@ -331,11 +372,8 @@ class ResNet(nn.Layer):
         """Returns the feature map of every stage, ``[N, C_i, H_i, W_i]``, for dense prediction."""
         check_input(x, self.in_channels)
         x = F.relu(self.stem(x))
-        if self._pools:
-            if self._same_pool:  # of zeros: nothing is below them here
-                x = F.max_pool2d(_padded_same(x, 3, 2), 3, 2)
-            else:
-                x = F.max_pool2d(x, 3, 2, 1)
+        if self._pool is not None:
+            x = F.max_pool2d(x, 3, 2, self._pool)
         outputs = []
         for stage in self.stages:
             for block in stage:
@@ -351,15 +389,9 @@ class ResNet(nn.Layer):
         return self.forward_features(x).mean(axis=[2, 3])
 
 
-for _depth, _blocks, _bottleneck in (
-    (18, (2, 2, 2, 2), False),
-    (34, (3, 4, 6, 3), False),
-    (50, (3, 4, 6, 3), True),
-    (101, (3, 4, 23, 3), True),
-    (152, (3, 8, 36, 3), True),
-):
+for _depth, (_blocks, _bottleneck) in _DEPTHS.items():
     BACKBONES.register_variant(f"resnet{_depth}", ResNet, blocks=_blocks, bottleneck=_bottleneck)
 for _times in (2, 4):
     BACKBONES.register_variant(
-        f"resnet50_{_times}x", ResNet, blocks=(3, 4, 6, 3), width=64 * _times
+        f"resnet50_{_times}x", ResNet, blocks=_DEPTHS[50][0], width=64 * _times
     )

@@ -33,6 +33,7 @@ from passl.modeling.layers.initializers import (
     normal_,
     ones_,
     torch_default_,
+    truncated_normal_,
     uniform_,
     zeros_,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "sync_batch_norms",
     "to_pair",
     "torch_default_",
+    "truncated_normal_",
     "uniform_",
     "zeros_",
 ]

@@ -19,7 +19,14 @@ def lecun_normal_(parameter, fan_in: int) -> None:
     cut from, is 1 / fan_in: the default of Flax's Dense and Conv layers, which MLP-Mixer was
     trained with (LeCun et al., "Efficient BackProp", section 4.6).
     """
-    std = math.sqrt(1.0 / fan_in) / _TRUNCATED_STD
+    truncated_normal_(parameter, std=math.sqrt(1.0 / fan_in) / _TRUNCATED_STD)
+
+
+def truncated_normal_(parameter, std: float) -> None:
+    """Fills with a normal of mean 0 that is cut at two of its standard deviations.
+
+    What is left has a standard deviation of 0.88 times ``std``: Haiku's ``TruncatedNormal``.
+    """
     # By the inverse distribution function: Paddle's own TruncatedNormal cuts at two standard
     # deviations in 2.6 and at fixed values in 3.x.
     uniform = paddle.uniform(
