@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from paddle import nn
+from PIL import Image
 
 from passl.datasets import EvaluationBatches, Loader, SampleKey, StandIn, build_dataset
 from passl.datasets.batch_cells import batch_cells
@@ -112,6 +113,23 @@ def test_two_steps_without_labels(config, photographs, tmp_path):
         np.testing.assert_allclose(image, drawn[place], atol=1e-3)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
     assert (tmp_path / "run" / "first_batch.png").exists()
+
+
+def test_multi_crop_from_photographs_to_the_network(config, tmp_path):
+    """Two large views and six small ones: every step gets all of them, and they are drawn."""
+    small = [{"name": "RandomResizedCrop", "size": 8, "scale": [0.05, 0.14]}]
+    views = [{"count": 2, "transforms": LARGE}, {"count": 6, "transforms": small}]
+    cfg = config()
+    cfg.dataloader.train.dataset["transforms"] = [{"name": "Views", "views": views}]
+    train(cfg)
+    steps = [seen for seen in SEEN if len(seen["image"]) == 4]
+    assert len(steps) == 2
+    for seen in steps:
+        sides = [array.shape for array in seen.values()]
+        assert list(seen) == ["image", *(f"image_{v}" for v in range(1, 8))]
+        assert sides == [(4, 3, 16, 16)] * 2 + [(4, 3, 8, 8)] * 6
+    with Image.open(tmp_path / "run" / "first_batch.png") as picture:
+        assert picture.size == (8 * 168, 4 * 194 + 4), "a row for each image"
 
 
 def test_views_and_repeats_exclude_one_another(config):
