@@ -1,5 +1,7 @@
 """Blur, greyscale and solarisation against Pillow, SciPy and the papers' numbers."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter, ImageOps
@@ -136,6 +138,7 @@ def test_sigma_is_drawn_evenly(monkeypatch):
         ("GaussianBlur", {"border": "wrap", "method": "kernel"}, "border is mirror or zeros"),
         ("GaussianBlur", {"kernel_size": 4, "method": "kernel"}, "odd number"),
     ],
+    ids=map(str, itertools.count()),
 )
 def test_refusals(name, arguments, said):
     with pytest.raises(PasslError, match=said):

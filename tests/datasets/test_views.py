@@ -1,5 +1,7 @@
 """Several views of one image, and batches of several images."""
 
+import itertools
+
 import numpy as np
 import paddle
 import pytest
@@ -156,6 +158,7 @@ def test_derived_generators():
         ({"views": [{"counts": 2, "count": 2, "transforms": []}]}, "an entry of views is a list"),
         ({"views": "both"}, "'views' of transform 'Views' must be"),
     ],
+    ids=map(str, itertools.count()),
 )
 def test_what_is_no_views(arguments, message):
     with pytest.raises(PasslError, match=message):

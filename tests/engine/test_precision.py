@@ -149,7 +149,7 @@ def low_precision(cfg=None):
         {"name": "LARS", "joint_norm": True, "rate_in_velocity": True},
         {"name": "SGD", "groups": [{"parameters": "bias", "lr": 0.5}]},
     ],
-    ids=str,
+    ids=["AdamW", "LAMB", "SGD", "LARS", "Google's", "own-rate"],
 )
 def test_steps_are_made_on_the_float32_weights(cfg):
     """Those of a twin in float32, to the last bit; the network has them rounded."""

@@ -5,6 +5,8 @@ g₂ = 0.1 sin(2 + i + 4j), computed in float64 from the formulas in the code of
 those of MoCo v3 ("DeepMind"'s) and lightly ("You").
 """
 
+import itertools
+
 import numpy as np
 import paddle
 import pytest
@@ -107,6 +109,7 @@ def test_a_warm_up_differs_between_the_forms():
 
 NAMES = [{"name": name} for name in ("SGD", "AdamW", "LAMB", "LARS")]
 CONFIGS = [*NAMES, {"name": "LARS", **FORMS["Google"]}]
+IDS = ["SGD", "AdamW", "LAMB", "LARS", "Google's"]
 
 
 def learner(cfg, **arguments):
@@ -126,7 +129,7 @@ def take(layer, optimizer, rates, begin=0):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("cfg", CONFIGS, ids=str)
+@pytest.mark.parametrize("cfg", CONFIGS, ids=IDS)
 def test_a_group_with_a_rate_of_its_own(cfg):
     """It moves as a run with that rate would, also where the schedule's rate is zero."""
     rates = (0.0, 0.125, 0.0625)
@@ -140,7 +143,7 @@ def test_a_group_with_a_rate_of_its_own(cfg):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("cfg", CONFIGS, ids=str)
+@pytest.mark.parametrize("cfg", CONFIGS, ids=IDS)
 @pytest.mark.parametrize("saved_at", [1, 2])
 def test_rates_of_their_own_continue_exactly(cfg, saved_at):
     """Also from within the warm-up, by a second network of the process."""
@@ -171,6 +174,7 @@ def test_a_rate_of_zero_holds_parameters_still():
         ({"groups": [{"parameters": "probe", "adapt": 3}]}, "adapt of a parameter group"),
         ({"name": "SGD", "groups": [{"parameters": "probe", "adapt": False}]}, "SGD adapts its"),
     ],
+    ids=map(str, itertools.count()),
 )
 def test_refusals(arguments, said):
     with pytest.raises(PasslError, match=said):
