@@ -333,7 +333,7 @@ def test_the_advice_is_true_for_whose_file_it_is_and_for_the_cause(trained, tmp_
         ("mixer_b16_224", {}, "did you mean 'mlp_mixer_b16_224'"),
         ("mixer_b16_224.goog_in21k_ft_in1k", {}, r"create_model\('mlp_mixer_b16_224', pretrained"),
         ("mlp_mixer_b16_224.goog_in1k", {}, r"create_model\('mlp_mixer_b16_224', pretrained=FILE"),
-        ("resnet50", {}, "unknown backbone 'resnet50'; known"),
+        ("efficientnet_b0", {}, "unknown backbone 'efficientnet_b0'; known"),
     ],
 )
 def test_what_users_of_timm_write(name, arguments, words):
