@@ -207,6 +207,7 @@ def test_without_labels(config, photos, tmp_path):
         ("MoCo", ["model.architecture.widht=3"], "did you mean 'width'"),
         ("SimCLR", ["model.t=3"], "unknown argument 't'"),
     ],
+    ids=map(str, range(10)),
 )
 def test_refusals(name, overrides, said, config, tmp_path):
     with pytest.raises(PasslError, match=said) as error:

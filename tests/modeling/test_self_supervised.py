@@ -413,6 +413,7 @@ def test_split_batch_norms_shuffle_the_keys():
         ({"split_batch_norm": 3}, (1000, 16, 1), "no 3 equal parts"),
         ({"split_batch_norm": 8}, (1000, 8, 1), "batch_size to 16 at least"),
     ],
+    ids=map(str, range(4)),
 )
 def test_batches_that_do_not_fit_moco(changes, batch, said):
     with pytest.raises(PasslError, match=said):
