@@ -61,6 +61,7 @@ setup(
             "safetensors",
             "flax",
             "einops",
+            "lightly==1.6.0",
             "opencv-python-headless",
         ],
         # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.

@@ -8,7 +8,9 @@ and stop-gradient, SimCLR with shuffled partners, MoCo whose twin has no momentu
 is not made again; what was interrupted goes on.
 
 usage: python scripts/self_supervised_cifar10.py [--output DIR] [--seeds 0 1 2] [--only NAME …]
-       [--epochs N] [--threads N]
+       [--epochs N] [--threads N] [--reference PYTHON]
+PYTHON: an interpreter with torch and lightly; the same is trained by lightly's parts, and stands
+beside it.
 
 It needs data/cifar10 (scripts/fetch_cifar10.sh), and takes about an hour on one core.
 """
@@ -59,6 +61,8 @@ def main():
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--epochs", type=int, help="default: those of the configs")
     parser.add_argument("--threads", type=int, default=1, help="of each run (default: 1)")
+    parser.add_argument("--reference", metavar="PYTHON", help="has lightly")
+    parser.add_argument("--only-reference", action="store_true", help="nothing but lightly's runs")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
     os.chdir(ROOT)
@@ -70,8 +74,11 @@ def main():
     for name in arguments.only:
         for seed in arguments.seeds if name in METHODS else arguments.seeds[:1]:
             path = results / f"{name}, seed {seed}.json"
-            if not path.exists():
+            if not path.exists() and not arguments.only_reference:
                 write(path, run(arguments, name, seed))
+            path = results / f"{name}, lightly, seed {seed}.json"
+            if arguments.reference and name in METHODS and not path.exists():
+                write(path, run_lightly(arguments, name, seed))
     table = tell(results)
     (arguments.output / "table.md").write_text(table)
     print(table)
@@ -105,6 +112,38 @@ def run(arguments, name, seed):
         "last": told[-1],
         "images_per_second": float(np.median([record["images_per_second"] for record in told])),
     }
+
+
+def run_lightly(arguments, name, seed):
+    """Returns kNN before and after a run of lightly's parts on the same images."""
+    from passl.datasets import build_dataset
+    from passl.utils.config import get_config
+
+    given = arguments.output / "images.npz"
+    cfg = get_config(f"configs/{RUNS[name][0]}.yaml")
+    labels = {}
+    arrays = {}
+    for split, section in (("train", cfg.dataloader.train), ("test", cfg.dataloader.val)):
+        dataset = build_dataset({**section.dataset, "transforms": []})
+        labels[split] = dataset.labels
+        arrays[split] = np.stack([np.asarray(dataset.read(i)) for i in range(len(dataset))])
+    np.savez(given, **arrays)
+    out = arguments.output / f"{name}, lightly, seed {seed}.npz"
+    epochs = str(arguments.epochs or cfg.epochs)
+    script = ROOT / "tests" / "reference" / "lightly_cifar10.py"
+    command = [arguments.reference, str(script), str(given), str(out), name, str(seed), epochs]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run(command, check=True, env=environment)
+    with np.load(out) as found:
+        pairs = {
+            when: [(found[f"{split}_{when}"], labels[split]) for split in ("train", "test")]
+            for when in ("before", "after")
+        }
+        return {
+            **{when: neighbours(*pair) for when, pair in pairs.items()},
+            "last": {"loss": float(found["loss"])},
+            "images_per_second": float(found["images_per_second"]),
+        }
 
 
 def embedded(file, changes, folder=None):
@@ -184,7 +223,7 @@ def tell(results):
     raw = json.loads((results / "raw pixels.json").read_text())
     lines.append(f"| raw pixels | {percent(raw['k20'])} | | {percent(raw['k200'])} | | | | |")
     for name in RUNS:
-        for path in sorted(results.glob(f"{name}, seed *.json")):
+        for path in sorted(results.glob(f"{name}, [sl]*seed *.json")):
             record = json.loads(path.read_text())
             last = record["last"]
             cells = [
@@ -193,9 +232,9 @@ def tell(results):
                 percent(record["after"]["k20"]),
                 percent(record["before"]["k200"]),
                 percent(record["after"]["k200"]),
-                f"{last['spread']:.2f}",
+                f"{last['spread']:.2f}" if "spread" in last else "",
                 f"{last['contrast_top1']:.1f} %" if "contrast_top1" in last else "",
-                f"{record['first']['loss']:.3f} → {last['loss']:.3f}",
+                f"{last['loss']:.3f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

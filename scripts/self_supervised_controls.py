@@ -25,7 +25,7 @@ class SimCLRShuffled(SimCLR):
 class BYOLCollapsing(SelfSupervised):
     """BYOL without predictor, twin and stop-gradient: giving one answer to all is the best."""
 
-    default_projector = {"hidden": 4096, "out": 256, "out_bias": False, "init": "lecun_normal"}
+    default_projector = {"hidden": 4096, "out": 256, "out_bias": False, "init": "truncated_normal"}
 
     def learn(self, batch):
         features = [self.backbone(batch[name]) for name in ("image", "image_1")]

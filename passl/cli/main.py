@@ -15,7 +15,8 @@ from passl.utils.version import __version__
 COMMANDS: Dict[str, str] = {
     "train": "train as a config says, or look at a run beforehand (--dry-run)",
     "eval": "how good weights are (Top-1, Top-5, …), and a report page (--report)",
-    "predict": "what is in these images: names, probabilities, contact sheets, features",
+    "predict": "what is in these images: names, probabilities, contact sheets",
+    "features": "what a network makes of images, and a page of those that are alike",
     "visualize": "pictures of what a network has learned",
     "export": "files for Paddle Inference and ONNX, checked as they are made",
     "convert": "weights between the formats of Google, timm, mmpretrain, PASSL 1 and others",

@@ -14,20 +14,16 @@ from passl.cli.common import (
     add_class_names,
     add_config_arguments,
     add_weights,
-    compare_with_zoo,
     config_of,
-    load_named_weights,
     make_parser,
     names_of_classes,
     run_command,
     write_json,
 )
-from passl.datasets.sources.paths import ImagePaths, find_images
-from passl.datasets.view import evaluation_view
-from passl.deployment.predictor import Prediction, features, predict, prediction_loader
-from passl.modeling.architectures import build_architecture
+from passl.cli.named_images import add_images, open_images
+from passl.datasets.sources.paths import ImagePaths
+from passl.deployment.predictor import Prediction, predict
 from passl.utils.commands import command
-from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 from passl.utils.whole_files import filling, replacing
@@ -37,18 +33,13 @@ _SHEET = 48  # pictures of a contact sheet
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "Name what is in images: the most probable classes of each, or its features.",
+        "Name what is in images: the most probable classes of each.",
         f"  {command('predict')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz cat.jpg dog.jpg\n"
         f"  {command('predict')} -c mlp-mixer_groceries --weights best.safetensors photos/ \\\n"
         "      --output output/predictions\n"
-        f"  find photos -name '*.jpg' | {command('predict')} -c … --weights … - --topk 1\n"
-        f"  {command('predict')} -c … --weights … photos/ --features --output output/features",
+        f"  find photos -name '*.jpg' | {command('predict')} -c … --weights … - --topk 1",
     )
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE",
-        help="image files, folders with all images below them, or - for a list of such on the "
-        "standard input, one a line",
-    )  # fmt: skip
+    add_images(parser)
     add_config_arguments(parser)
     add_weights(parser)
     parser.add_argument(
@@ -57,75 +48,33 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_class_names(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes (default: 5)")
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="images at a time; default: the config's"
-    )
-    parser.add_argument(
-        "--features", action="store_true",
-        help="write the pooled features of the backbone to features.npz instead (needs --output)",
-    )  # fmt: skip
     parser.add_argument("--json", metavar="FILE", help="also write the answers to FILE")
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if arguments.topk < 1 or (arguments.batch_size is not None and arguments.batch_size < 1):
-        raise PasslError("--topk and --batch-size are at least 1")
+    if arguments.topk < 1:
+        raise PasslError("--topk is at least 1")
     output = arguments.output
-    if arguments.features and output is None:
-        raise PasslError("--features writes a file: name a folder with --output")
-    if arguments.features and arguments.class_names is not None:
-        raise PasslError("features have no classes; leave --class-names or --features out")
     cfg = config_of(arguments)
-    section = evaluation_view(cfg)
-    paths = find_images(_given(arguments.images))
-    select_device(cfg.device, cfg.tf32)
-    architecture = build_architecture(cfg.model)
-    report = load_named_weights(architecture, arguments, cfg)
-    compare_with_zoo(Path(report.path), section)
-    dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
-    dataset.max_pixels = section.loader.max_pixels
-    batch_size = arguments.batch_size or section.sampler.batch_size
-    loader = prediction_loader(dataset, section, batch_size)
-    if arguments.features:
-        found, rows = features(architecture, loader)
-        _write_features(Path(output), found, rows)
-        return
+    section, architecture, report, loader = open_images(arguments, cfg)
+    if not hasattr(architecture, "num_classes"):
+        raise PasslError(
+            f"{type(architecture).__name__} tells no classes apart: there is nothing to name; "
+            f"{command('features')} shows what it makes of images"
+        )
     names = names_of_classes(architecture.num_classes, report, arguments, section)
     answers: List[Prediction] = []
     for answer in tqdm(
         predict(architecture, loader, names, arguments.topk),
-        total=len(paths), unit="image", leave=False, disable=not interactive(),
+        total=len(loader.dataset), unit="image", leave=False, disable=not interactive(),
     ):  # fmt: skip
         answers.append(answer)
         tqdm.write(_as_text(answer))
     if arguments.json:
         write_json(arguments.json, [answer.as_dict() for answer in answers])
     if output is not None:
-        _write_answers(Path(output), dataset, answers)
-
-
-def _given(images: List[str]) -> List[str]:
-    """Returns the paths, those on the standard input in the place of ``-``."""
-    given: List[str] = []
-    for place in images:
-        given += _listed() if place == "-" else [place]
-    if not given:
-        raise PasslError("the standard input holds no path")
-    return given
-
-
-def _listed() -> List[str]:
-    """Returns the paths on the standard input; lists made on Windows are taken as well."""
-    lines = [line.rstrip("\r\n") for line in sys.stdin]
-    if lines:
-        lines[0] = lines[0].lstrip("\ufeff")
-    if any("\0" in line for line in lines):
-        raise PasslError(
-            "the standard input holds NUL characters; give one path a line, in UTF-8 (UTF-16, or "
-            "paths that end in NUL, are not read)"
-        )
-    return [line for line in lines if line.strip()]
+        _write_answers(Path(output), loader.dataset, answers)
 
 
 def _as_text(answer: Prediction) -> str:
@@ -134,13 +83,6 @@ def _as_text(answer: Prediction) -> str:
         for name, probability in zip(answer.names, answer.probabilities)
     ]
     return "\n".join([answer.path, *lines])
-
-
-def _write_features(folder: Path, paths: List[str], rows: np.ndarray) -> None:
-    file = folder / "features.npz"
-    with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
-        np.savez(target, paths=np.array(paths), features=rows)
-    logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
 
 
 def _write_answers(folder: Path, dataset: ImagePaths, answers: List[Prediction]) -> None:

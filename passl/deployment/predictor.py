@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
-import numpy as np
 import paddle
 
 from passl.datasets import EvaluationBatches, ImageDataset, Loader, section_loader
@@ -66,30 +65,15 @@ def predict(
     """
     for places, batch in prediction_batches(architecture, loader):
         found = probabilities(architecture(batch)["logits"])
-        _check_answers(loader, places, found, "logits")
+        check_answers(loader, places, found, "logits")
         values, labels = paddle.topk(found, min(topk, len(names)))
         for place, row, chosen in zip(places, values.tolist(), labels.tolist()):
             path = loader.dataset.where(place)
             yield Prediction(path, chosen, [names[label] for label in chosen], row)
 
 
-def features(architecture: Architecture, loader: Loader) -> Tuple[List[str], np.ndarray]:
-    """Returns the paths of the images, and the backbone's pooled features, float32 ``[n, C]``.
-
-    Raises:
-        PasslError: at an image for which they are not finite.
-    """
-    paths: List[str] = []
-    rows: List[np.ndarray] = []
-    for places, batch in prediction_batches(architecture, loader):
-        paths += [loader.dataset.where(place) for place in places]
-        found = architecture.backbone(batch["image"]).astype("float32")
-        _check_answers(loader, places, found, "features")
-        rows.append(found.numpy())
-    return paths, np.concatenate(rows)
-
-
-def _check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what: str) -> None:
+def check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what: str) -> None:
+    """Raises PasslError at an image for which the network gives numbers that are none."""
     for place, is_answer in zip(places, answered(found).tolist()):
         if not is_answer:
             raise PasslError(

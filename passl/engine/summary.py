@@ -75,9 +75,16 @@ def conclude(run: TrainingRun) -> None:
         )
     else:
         logger.info("done: the last weights are in %s", checkpoints / LATEST)
-    config, report, deploy = (
-        word(str(run.folder / name)) for name in (RUN_CONFIG, "report", "deploy")
+    config, report, deploy, features, backbone = (
+        word(str(run.folder / name))
+        for name in (RUN_CONFIG, "report", "deploy", "features", "backbone.safetensors")
     )
+    if run.architecture.training_parts:  # it is pre-trained for what is left without them
+        folder, last = word(str(run.folder)), word(str(checkpoints / LATEST))
+        logger.info("next: %s -c %s IMAGE … --output %s", command("features"), config, features)
+        logger.info("next: %s -c CONFIG --pretrained %s", command("train"), folder)
+        logger.info("next: %s %s %s --part backbone", command("convert"), last, backbone)
+        return
     if best is not None:
         logger.info("next: %s -c %s --report %s", command("eval"), config, report)
     logger.info("next: %s -c %s IMAGE …", command("predict"), config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from pathlib import Path
@@ -18,26 +17,17 @@ from passl.datasets import ImageDataset
 from passl.evaluation.base import Evaluator
 from passl.utils.contact_sheet import contact_sheet, in_rows
 from passl.utils.fonts import installed_fonts
-from passl.utils.text import as_text
-from passl.utils.whole_files import filling, replacing
+from passl.utils.pages import notes, picture, table, write_page
 
 _WORST = 48  # mistakes that are shown
 _PAIRS = 20  # of classes that are taken for one another
 _TABLE = 30  # up to so many classes the confusion matrix is a table of numbers
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
-       color: #1b1b1b; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child, .text { text-align: left; }
 .figures td { font-size: 1.2rem; } .figures td, .figures th { border: 0; padding-left: 0; }
 .matrix { font-size: .8rem; }
 .matrix td { border: 1px solid #fff; min-width: 1.6rem; text-align: center; }
 .matrix th.column { writing-mode: vertical-rl; transform: rotate(180deg); border: 0; }
-.scroll { overflow: auto; max-height: 32rem; } img { max-width: 100%; }
-.note { color: #666; }
 """
 
 
@@ -109,16 +99,8 @@ def write_report(
         "<h2>Accuracy of each class, the lowest first</h2>",
         _classes(matrix, names),
     ]
-    text = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>Evaluation: {evaluator.headline(result)}</title>"
-        f"<style>{_STYLE}</style></head>\n<body>" + "\n".join(parts) + "</body></html>\n"
-    )
     path = folder / "report.html"
-    with filling(folder):
-        with replacing(path) as aside:
-            aside.write_text(as_text(text), encoding="utf-8")
+    write_page(path, f"Evaluation: {evaluator.headline(result)}", parts, _STYLE)
     return path
 
 
@@ -126,25 +108,9 @@ def _head(evaluator: Evaluator, result: Dict[str, Any], facts: Dict[str, str]) -
     figures = {**evaluator.shown(result), "images": f"{result['samples']:,}"}
     return (
         "<h1>Evaluation</h1>"
-        + _table([list(figures), list(figures.values())], "figures")
-        + "".join(
-            f'<div class="note">{html.escape(key)}: {html.escape(value)}</div>'
-            for key, value in facts.items()
-        )
+        + table([list(figures), list(figures.values())], "figures")
+        + notes(facts)
     )
-
-
-def _table(rows: Sequence[Sequence[str]], kind: str = "", text: int = 1) -> str:
-    """Returns a table with a heading row; the first ``text`` columns are flush left."""
-    lines = []
-    for number, row in enumerate(rows):
-        tag = "td" if number else "th"
-        cells = "".join(
-            f"<{tag}{' class=text' if i < text else ''}>{html.escape(cell)}</{tag}>"
-            for i, cell in enumerate(row)
-        )
-        lines.append(f"<tr>{cells}</tr>")
-    return f'<table class="{kind}">' + "".join(lines) + "</table>"
 
 
 def _mistakes(answers: Answers, dataset: ImageDataset, names: Sequence[str]) -> str:
@@ -169,14 +135,9 @@ def _mistakes(answers: Answers, dataset: ImageDataset, names: Sequence[str]) -> 
     return (
         f'<p class="note">{len(wrong):,} of {len(labels):,} images; above each what the network '
         "says, and how sure it is of it, then what the image is labelled.</p>"
-        + _image(buffer.getvalue(), "jpeg", "the surest mistakes")
+        + picture(buffer.getvalue(), "jpeg", "the surest mistakes")
         + f"<details><summary>their files, in the same order</summary><ol>{places}</ol></details>"
     )
-
-
-def _image(data: bytes, kind: str, words: str) -> str:
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{words}" src="data:image/{kind};base64,{encoded}">'
 
 
 def _pairs(matrix: np.ndarray, names: Sequence[str]) -> str:
@@ -189,7 +150,7 @@ def _pairs(matrix: np.ndarray, names: Sequence[str]) -> str:
         if count:
             share = f"{100 * count / matrix[label].sum():.1f} %"
             rows.append([names[label], names[predicted], f"{count:,}", share])
-    return _table(rows, text=2) if len(rows) > 1 else "<p>There are none.</p>"
+    return table(rows, text=2) if len(rows) > 1 else "<p>There are none.</p>"
 
 
 def _matrix(matrix: np.ndarray, names: Sequence[str]) -> str:
@@ -203,7 +164,7 @@ def _matrix(matrix: np.ndarray, names: Sequence[str]) -> str:
         axes.set_ylabel("label")
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
-        return _image(buffer.getvalue(), "png", "confusion matrix")
+        return picture(buffer.getvalue(), "png", "confusion matrix")
     columns = "".join(f'<th class="column">{html.escape(name)}</th>' for name in names)
     lines = [f"<tr><th>labelled \\ predicted</th>{columns}</tr>"]
     for label, name in enumerate(names):
@@ -235,4 +196,4 @@ def _classes(matrix: np.ndarray, names: Sequence[str]) -> str:
                 precision,
             ]
         )
-    return '<div class="scroll">' + _table(rows) + "</div>"
+    return '<div class="scroll">' + table(rows) + "</div>"

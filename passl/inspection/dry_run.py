@@ -105,7 +105,7 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     rows = [
         # An architecture that is no network and head stands in the section itself.
         ("network", _component(cfg.model.get("architecture") or cfg.model)),
-        *([("head", _component(cfg.model.head))] if cfg.model.get("head") else []),
+        *_further_parts(cfg),
         ("parameters", f"{everything:,}{frozen}"),
         (
             "images",
@@ -124,7 +124,7 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
         ("groups", _groups(plan)),
         (
             "augmentation",
-            "\n".join(map(_component, train.dataset.get("transforms") or [])) or "none",
+            "\n".join(_transforms(train.dataset.get("transforms") or [])) or "none",
         ),
         ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
     ]
@@ -136,6 +136,33 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
     if cfg.ema is not None:
         rows.append(("average", f"of the weights, decay {cfg.ema.decay:g}"))
     return rows
+
+
+def _further_parts(cfg: Config) -> List[Row]:
+    """Returns what a model's section says besides its backbone: head, projector, temperature."""
+    if not cfg.model.get("architecture"):
+        return []  # the section as a whole is the row before
+    rows = [("method", cfg.model.name)] if cfg.model.get("name") else []
+    for key, value in cfg.model.items():
+        if key not in ("name", "architecture") and value not in (None, []):
+            text = _component(value) if isinstance(value, Mapping) else _value(value)
+            rows.append((key, text))
+    return rows
+
+
+def _transforms(transforms: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Returns a line for each transform; those of views stand below them."""
+    lines: List[str] = []
+    for cfg in transforms:
+        if cfg.get("name") != "Views":
+            lines.append(_component(cfg))
+            continue
+        alike = cfg.get("transforms")
+        views = [alike] if cfg.get("views") is None else cfg["views"]
+        for number, view in enumerate(views, 1):
+            which = f"view {number}" if alike is None else f"each of {cfg['count']} views"
+            lines += [f"{which}:", *(f"  {_component(transform)}" for transform in view)]
+    return lines
 
 
 def _component(cfg: Mapping[str, Any]) -> str:
@@ -181,6 +208,9 @@ def _groups(plan: Plan) -> str:
         count = sum(parameters[name].size for name in group.names)
         decay = f"decay {group.weight_decay:g}" if group.weight_decay else "no decay"
         rate = f", rate × {group.lr_scale:.4g}" if group.lr_scale != 1 else ""
+        if group.lr is not None:
+            rate = f", rate {group.lr:.4g} throughout"
+        rate += "" if group.adapt else ", not adapted"
         lines.append(f"{decay}{rate}: {count:,} parameters in {len(group.names)} tensors")
         lines += [f"  {kind}" for kind in _kinds(group.names)]
     return "\n".join(lines)

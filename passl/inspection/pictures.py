@@ -72,8 +72,9 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
             if len(row) > _DRAWS:  # several views a draw
                 break
             sample = dataset[SampleKey(index, epoch, 0, cfg.seed)]
-            for number, name in enumerate(image_fields(sample), 1):
-                view = f", view {number}" if number > 1 else ""
+            views = image_fields(sample)
+            for number, name in enumerate(views, 1):
+                view = f", view {number}" if len(views) > 1 else ""
                 row.append((sample[name], f"epoch {epoch + 1}{view}"))
         rows.append(row)
     mixed = _mixed(cfg, dataset, [int(order[i % len(order)]) for i in range(_DRAWS + 1)])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from paddle import nn
 
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError, listing, suggest
 
-_OPTIONS = ("parameters", "lr_scale", "weight_decay")
+_OPTIONS = ("parameters", "lr_scale", "lr", "weight_decay", "adapt")
 
 
 @dataclasses.dataclass
@@ -22,11 +22,15 @@ class ParameterGroup:
     Attributes:
         weight_decay: the coefficient.
         lr_scale: factor of the learning rate.
+        lr: a learning rate of its own, which no schedule changes; None for the run's.
+        adapt: whether an optimizer that adapts its rate to a parameter does so here.
         names: by the network's names.
     """
 
     weight_decay: float
     lr_scale: float
+    lr: Optional[float] = None
+    adapt: bool = True
     names: List[str] = dataclasses.field(default_factory=list)
 
 
@@ -89,8 +93,10 @@ def parameter_groups(
         weight_decay: of all but biases, norms and what the network exempts.
         layer_decay: see ``layer_scales``.
         groups: exceptions: ``parameters``, a pattern of names with ``*`` and ``?`` or a list of
-            them; ``lr_scale``, a further factor of the learning rate; ``weight_decay``, in the
-            place of the other, for all that match. A parameter obeys the first that it matches.
+            them; ``lr_scale``, a further factor of the learning rate; ``lr``, a constant rate in
+            the place of the scheduled one; ``weight_decay``, in the place of the other, for all
+            that match; ``adapt: false``, with LARS, for plain momentum. A parameter obeys the first
+            that it matches.
 
     Raises:
         PasslError: a number out of bounds, an unknown key, a pattern that matches nothing.
@@ -99,9 +105,9 @@ def parameter_groups(
     scales = layer_scales(model, layer_decay)
     undecayed = undecayed_names(model)
     names = [name for name, _ in trainable_parameters(model)]
-    exceptions: Dict[str, Tuple[float, Optional[float]]] = {}
+    exceptions: Dict[str, _Exception] = {}
     for group in groups:
-        patterns, factor, decay = _read_exception(group)
+        patterns, exception = _read_exception(group)
         for pattern in patterns:
             matching = fnmatch.filter(names, pattern)
             if not matching:
@@ -111,13 +117,13 @@ def parameter_groups(
                     place=origin_of(group, "parameters"),
                 )
             for name in matching:
-                exceptions.setdefault(name, (factor, decay))
-    found: Dict[Tuple[float, float], ParameterGroup] = {}
+                exceptions.setdefault(name, exception)
+    found: Dict[Tuple[float, float, Optional[float], bool], ParameterGroup] = {}
     for name in names:
-        factor, decay = exceptions.get(name, (1.0, None))
+        factor, decay, rate, adapt = exceptions.get(name, _Exception())
         if decay is None:
             decay = 0.0 if name in undecayed else float(weight_decay)
-        key = decay, scales.get(name, 1.0) * factor
+        key = decay, scales.get(name, 1.0) * factor, rate, adapt
         found.setdefault(key, ParameterGroup(*key)).names.append(name)
     return list(found.values())
 
@@ -127,7 +133,16 @@ def _check_decay(weight_decay: float, place: str = "") -> None:
         raise PasslError(f"weight_decay is at least 0, not {weight_decay}", place=place)
 
 
-def _read_exception(group: Mapping[str, Any]) -> Tuple[List[str], float, Optional[float]]:
+class _Exception(NamedTuple):
+    """What a config says of some parameters."""
+
+    lr_scale: float = 1.0
+    weight_decay: Optional[float] = None
+    lr: Optional[float] = None
+    adapt: bool = True
+
+
+def _read_exception(group: Mapping[str, Any]) -> Tuple[List[str], _Exception]:
     for key in group:
         if key not in _OPTIONS:
             raise PasslError(
@@ -142,14 +157,24 @@ def _read_exception(group: Mapping[str, Any]) -> Tuple[List[str], float, Optiona
             "a parameter group needs 'parameters', a pattern of names or a list of them",
             place=origin_of(group),
         )
-    numbers = {"lr_scale": group.get("lr_scale", 1.0), "weight_decay": group.get("weight_decay")}
+    numbers = {
+        "lr_scale": group.get("lr_scale", 1.0),
+        "weight_decay": group.get("weight_decay"),
+        "lr": group.get("lr"),
+    }
     for key, value in numbers.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise PasslError(
                 f"{key} of a parameter group is a number, not {value!r}",
                 place=origin_of(group, key),
             )
-    factor, decay = numbers["lr_scale"], numbers["weight_decay"]
+    factor, decay, rate = numbers.values()
+    adapt = group.get("adapt", True)
+    if not isinstance(adapt, bool):
+        raise PasslError(
+            f"adapt of a parameter group is true or false, not {adapt!r}",
+            place=origin_of(group, "adapt"),
+        )
     if factor is None or not 0 <= factor < math.inf:
         raise PasslError(
             f"lr_scale is at least 0, not {factor}", place=origin_of(group, "lr_scale")
@@ -157,4 +182,9 @@ def _read_exception(group: Mapping[str, Any]) -> Tuple[List[str], float, Optiona
     if decay is not None:
         _check_decay(decay, origin_of(group, "weight_decay"))
         decay = float(decay)
-    return list(patterns), float(factor), decay
+    if rate is not None and ("lr_scale" in group or not 0 <= rate < math.inf):
+        raise PasslError(
+            f"lr of a parameter group is a rate, at least 0, in the place of lr_scale; not {rate}",
+            place=origin_of(group, "lr"),
+        )
+    return list(patterns), _Exception(float(factor), decay, rate and float(rate), adapt)

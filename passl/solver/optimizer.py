@@ -31,7 +31,10 @@ class Optimizer:
     Attributes:
         groups: its parameters, by how they are treated.
         masters: the float32 weights of those that hold 16 bits.
+        adapts: whether it adapts its rate to parameters, so that a group can say ``adapt: false``.
     """
+
+    adapts = False
 
     def __init__(
         self,
@@ -45,7 +48,19 @@ class Optimizer:
             raise PasslError(f"grad_clip is a norm above 0, or null; not {grad_clip}")
         self._named = trainable_parameters(model)
         self.groups = parameter_groups(model, weight_decay, layer_decay, groups)
+        if not self.adapts and not all(group.adapt for group in self.groups):
+            raise PasslError(
+                f"{type(self).__name__} adapts its rate to no parameter, so that a group cannot "
+                "say adapt: false; leave it out"
+            )
         parameters = dict(self._named)
+        # Rates of their own cannot be factors of one that may be zero: then each has its rate.
+        self._rates = {
+            name: (group.lr, group.lr_scale)
+            for group in self.groups
+            for name in group.names
+            if any(one.lr is not None for one in self.groups)
+        }
         self._optimizer = self.make(
             [
                 {
@@ -73,8 +88,27 @@ class Optimizer:
         """Returns what tells Paddle's optimizer of a group's weight decay."""
         return {"weight_decay": group.weight_decay}
 
-    def adapt_gradients(self) -> None:
-        """Changes the gradients between clipping and the update; does nothing by itself."""
+    def adapt_gradients(self, learning_rate: float, finite: paddle.Tensor) -> float:
+        """Changes the gradients between clipping and the update; does nothing by itself.
+
+        Args:
+            learning_rate: of the step.
+            finite: whether the step is made, bool ``[]``; if not, all gradients are zero.
+
+        Returns:
+            the learning rate to update with.
+        """
+        return learning_rate
+
+    def _give_rates(self, learning_rate: float) -> float:
+        """Gives each parameter its own rate, where some have one; returns the rate for all."""
+        if not self._rates:
+            return learning_rate
+        for name, parameter in self._named:
+            own, scale = self._rates[name]
+            rate = learning_rate * scale if own is None else own
+            parameter.optimize_attr["learning_rate"] = rate
+        return 1.0
 
     @property
     def paddle(self) -> paddle.optimizer.Optimizer:
@@ -133,7 +167,7 @@ class Optimizer:
             bad = self.shards.sum(bad.astype("float32")) > 0
         self.loss_scaling.update(bad, gradients)
         finite = paddle.logical_not(bad).reshape([])
-        self.adapt_gradients()
+        learning_rate = self._give_rates(self.adapt_gradients(learning_rate, finite))
         acting = self._optimizer if self.shards is None else self.shards.optimizer
         self._optimizer.set_lr(learning_rate)
         # The state's automatic names end in a count over the whole process; in a name space of its

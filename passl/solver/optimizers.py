@@ -118,8 +118,17 @@ class LARS(Optimizer):
     λ · (g + weight_decay · p); p ← p - learning_rate · v`` (algorithm 1, with the learning rate
     outside the velocity, as in PyTorch and MoCo v3). Biases, norms and what else never decays get
     plain momentum (SimCLR, arXiv 2002.05709, and BYOL do so too); also a parameter or gradient that
-    is all zeros.
+    is all zeros, and the groups that say ``adapt: false``.
+
+    Args:
+        joint_norm: ``λ = trust_coefficient · |p| / |g + weight_decay · p|``, as the code of SimCLR,
+            BYOL and MoCo v3 has it. At their decay of 1e-6 both are equal to seven digits.
+        rate_in_velocity: ``v ← momentum · v + learning_rate · λ · (g + weight_decay · p);
+            p ← p - v``, as SimCLR's code has it. It differs where the rate changes: in a warm-up a
+            step is longer without.
     """
+
+    adapts = True
 
     def __init__(
         self,
@@ -127,6 +136,8 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         trust_coefficient: float = 0.001,
         weight_decay: float = 0.0,
+        joint_norm: bool = False,
+        rate_in_velocity: bool = False,
         grad_clip: Optional[float] = None,
         layer_decay: float = 1.0,
         groups: Groups = (),
@@ -135,13 +146,20 @@ class LARS(Optimizer):
         if trust_coefficient <= 0:
             raise PasslError(f"trust_coefficient is above 0, not {trust_coefficient}")
         self._momentum, self._trust = momentum, trust_coefficient
+        self._joint_norm, self._rate_in_velocity = joint_norm, rate_in_velocity
         super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
+        if rate_in_velocity and self._rates:
+            raise PasslError(
+                "a parameter group cannot have an lr of its own where rate_in_velocity is set; "
+                "give it an lr_scale"
+            )
         plain = undecayed_names(model)
-        self._decays = {
-            name: group.weight_decay
+        self._decays = {n: group.weight_decay for group in self.groups for n in group.names}
+        self._adapted = {
+            name
             for group in self.groups
             for name in group.names
-            if name not in plain
+            if name not in plain and group.adapt
         }
 
     def decay_arguments(self, group: ParameterGroup) -> Dict[str, Any]:
@@ -153,18 +171,25 @@ class LARS(Optimizer):
         )
 
     @paddle.no_grad()
-    def adapt_gradients(self) -> None:
+    def adapt_gradients(self, learning_rate: float, finite: paddle.Tensor) -> float:
         weights = self.weights()
+        factor = learning_rate if self._rate_in_velocity else 1.0
         for name, parameter in self._named:
-            gradient = parameter.grad
-            if name not in self._decays or gradient is None:
+            gradient, decay = parameter.grad, self._decays[name]
+            adapts = name in self._adapted
+            if gradient is None or not (adapts or decay or self._rate_in_velocity):
                 continue
-            weight, decay = weights[name], self._decays[name]
-            size, slope = (widened(t).norm() for t in (weight, gradient))
-            ratio = self._trust * size / (slope + decay * size)
-            ratio = paddle.where((size > 0) & (slope > 0), ratio, paddle.ones_like(ratio))
-            adapted = (widened(gradient) + decay * widened(weight)) * ratio
+            adapted = widened(gradient) + decay * widened(weights[name])
+            if adapts:
+                size, slope = (widened(t).norm() for t in (weights[name], gradient))
+                total = adapted.norm() if self._joint_norm else slope + decay * size
+                ratio = self._trust * size / total
+                some = (size > 0) & (slope > 0)
+                adapted = adapted * paddle.where(some, ratio, paddle.ones_like(ratio))
+            # A skipped step adds nothing to the velocity, its decay neither.
+            adapted = adapted * (factor * finite.astype(adapted.dtype))
             paddle.assign(adapted.astype(gradient.dtype), gradient)
+        return 1.0 if self._rate_in_velocity else learning_rate
 
 
 def _check_adam(beta1: float, beta2: float, epsilon: float) -> None:

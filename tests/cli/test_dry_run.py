@@ -83,8 +83,12 @@ NARROW = {
     "beit": PLAIN,
     "t2t_vit": {**PLAIN, "token_dim": 8},
     "cvt": {"embed_dims": [8, 16, 32], "depths": [1, 1, 1], "num_heads": [1, 1, 2]},
+    "resnet": {"blocks": [1, 1, 1, 1], "width": 8},
     "convmlp": {"stem_channels": 8, "depths": [1, 1, 1], "embed_dims": [8, 16, 32]},
 }
+
+
+METHODS = ("simclr", "moco", "byol")  # whose configs have networks of several families
 
 
 # Narrow, these are as another config of their family, but for a figure or two.
@@ -109,11 +113,16 @@ def few_pictures(monkeypatch):
 )
 def test_every_shipped_config_runs_on_made_up_images(name, tmp_path, few_pictures):
     """With a narrow network and few pictures, so that it takes a second; the rest is as shipped."""
-    sizes = NARROW[shipped_configs()[name].parent.name]
-    overrides = [f"model.architecture.{key}={value}" for key, value in sizes.items()]
-    width = 64 if "distilled" in name else 32  # two tokens side by side
-    overrides += [f"model.head.in_channels={width}", f"output_dir={tmp_path}"]
-    cfg = with_synthetic_data(get_config(name, overrides))
+    model = get_config(name).model
+    family = shipped_configs()[name].parent.name
+    if family in METHODS:
+        resnet = model.architecture.name.lower().startswith("resnet")
+        family = "resnet" if resnet else "mlp_mixer"
+    overrides = [f"model.architecture.{key}={value}" for key, value in NARROW[family].items()]
+    if "in_channels" in model.get("head", {}):
+        width = 64 if "distilled" in name else 32  # two tokens side by side
+        overrides.append(f"model.head.in_channels={width}")
+    cfg = with_synthetic_data(get_config(name, [*overrides, f"output_dir={tmp_path}"]))
     rows = dict(dry_run(cfg))
     assert "(Synthetic)" in rows["images"] and "loss" in rows["two steps"]
     check_pictures(tmp_path / "dry-run")

@@ -76,12 +76,12 @@ def test_folders_files_and_answers(trained, photos, tmp_path):
         )
 
 
-def test_a_list_on_the_standard_input_and_features(trained, photos, tmp_path):
+def test_a_list_on_the_standard_input(trained, photos, tmp_path):
     config, weights = trained
     names = sorted(str(path) for path in (photos / "test").rglob("*.jpg"))[:3]
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "predict.py", "-c", config, "--weights", weights,
-         "--features", "--output", tmp_path / "out", "--batch-size", "2", "-"],
+        [sys.executable, ROOT / "tools" / "features.py", "-c", config, "--weights", weights,
+         "--output", tmp_path / "out", "--batch-size", "2", "-"],
         input="\n".join(names) + "\n", capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -102,8 +102,8 @@ def test_mistakes_are_one_line(trained, photos, tmp_path, capsys):
         ([tmp_path / "none.jpg"], "none.jpg: there is no such file or folder"),
         ([empty], "holds no image file"),
         ([broken], "broken.png: is in no image format"),
-        ([photos / "val", "--features"], "name a folder with --output"),
-        ([photos / "val", "--topk", "0"], "--topk and --batch-size are at least 1"),
+        ([photos / "val", "--topk", "0"], "--topk is at least 1"),
+        ([photos / "val", "--batch-size", "0"], "--batch-size is at least 1"),
     ):
         given = ["-c", config, "--weights", weights, *arguments]
         code, err = predict_command.main([str(part) for part in given]), capsys.readouterr().err

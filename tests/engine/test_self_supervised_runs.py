@@ -153,6 +153,13 @@ def test_commands(name, config, tmp_path, capsys):
     parts = {"MoCo": ["model.split_batch_norm=4"]}.get(name, [])
     rows = dict(dry_run(get_config(path, [f"output_dir={tmp_path / 'dry'}", *parts])))
     assert f"of {8 if parts else 2} made-up images" in rows["two steps"]
+    assert rows["augmentation"].splitlines() == [
+        "each of 2 views:",
+        "  RandomResizedCrop(scale=[0.2, 1], size=16)",
+        "  RandomHorizontalFlip()",
+        "  ColorJitter(brightness=0.4, hue=0.1, probability=0.8)",
+    ]
+    assert rows["method"] == name and "hidden=12" in rows["projector"]
     code, out, err = run_here("train", "-c", path, "--output-dir", tmp_path / "run")
     assert code == 0, err
     latest = tmp_path / "run" / "checkpoints" / "latest.safetensors"
@@ -200,6 +207,7 @@ def test_without_labels(config, photos, tmp_path):
         ("MoCo", ["model.architecture.widht=3"], "did you mean 'width'"),
         ("SimCLR", ["model.t=3"], "unknown argument 't'"),
     ],
+    ids=map(str, range(10)),
 )
 def test_refusals(name, overrides, said, config, tmp_path):
     with pytest.raises(PasslError, match=said) as error:

@@ -68,6 +68,8 @@ def lars_step(x, g, rate, decay, state, step, adapted, momentum=0.9, trust_coeff
         norm = np.linalg.norm
         local = trust_coefficient * norm(x) / (norm(g) + decay * norm(x))
         g = local * (g + decay * x)
+    else:
+        g = g + decay * x
     state["v"] = v = momentum * state.get("v", 0 * g) + g
     return x - rate * v
 

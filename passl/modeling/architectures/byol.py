@@ -52,7 +52,7 @@ class BYOL(SelfSupervised):
         "out": 256,
         "layers": 2,
         "out_bias": False,
-        "init": "lecun_normal",
+        "init": "truncated_normal",
     }
 
     def __init__(

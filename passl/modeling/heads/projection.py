@@ -13,14 +13,14 @@ from passl.modeling.layers import (
     BatchNorm1D,
     Linear,
     check_sizes,
-    lecun_normal_,
     normal_,
+    truncated_normal_,
     uniform_,
     zeros_,
 )
 from passl.utils.errors import PasslError
 
-_INITS = ("torch", "normal", "lecun_normal")
+_INITS = ("torch", "normal", "truncated_normal")
 _OUT_NORMS = (None, "affine", "scale", "plain")
 
 
@@ -62,8 +62,9 @@ class ProjectionHead(nn.Layer):
         out_norm: the batch norm after the last map: none, ``affine``, with a ``scale`` but no
             offset, or ``plain``, which learns nothing.
         init: of the linear maps: ``torch`` for that library's default, uniform within 1 / √inputs;
-            ``normal`` of standard deviation 0.01; or ``lecun_normal``, a truncated normal of
-            standard deviation 1 / √inputs. Biases are zero but for ``torch``.
+            ``normal`` of standard deviation 0.01; or ``truncated_normal``, one of standard
+            deviation 1 / √inputs before it is cut at two of them. Biases are zero but for
+            ``torch``.
 
     Shape:
         input: ``[N, in_channels]``; output: ``[N, out]``.
@@ -120,7 +121,7 @@ class ProjectionHead(nn.Layer):
         if init == "normal":
             normal_(fc.weight, std=0.01)
         else:
-            lecun_normal_(fc.weight, fan_in=inputs)
+            truncated_normal_(fc.weight, std=1.0 / math.sqrt(inputs))
         if fc.bias is not None:
             zeros_(fc.bias)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 
 from passl.utils.widened import widened
 
@@ -16,7 +15,10 @@ def unit(embeddings: paddle.Tensor, epsilon: float = 1e-12) -> paddle.Tensor:
         embeddings: ``[N, d]``.
         epsilon: the least norm that they are divided by.
     """
-    return F.normalize(widened(embeddings), axis=1, epsilon=epsilon)
+    embeddings = widened(embeddings)
+    squares = embeddings.square().sum(axis=1, keepdim=True)
+    # Not F.normalize, whose gradient has epsilon added to the norm.
+    return embeddings * paddle.rsqrt(paddle.clip(squares, min=epsilon**2))
 
 
 @paddle.no_grad()

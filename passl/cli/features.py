@@ -1,0 +1,77 @@
+"""``passl features``: what a network makes of images, and which of them it takes for alike."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import numpy as np
+
+from passl.cli.common import add_config_arguments, add_weights, config_of, make_parser, run_command
+from passl.cli.named_images import add_images, open_images
+from passl.deployment.features import features
+from passl.utils.commands import command
+from passl.utils.errors import PasslError
+from passl.utils.logging import logger
+from passl.utils.whole_files import filling, replacing
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "Write the pooled features of images as arrays, and a page that shows to each image those "
+        "that are nearest to it. For any network: of a classifier, or pre-trained without labels.",
+        f"  {command('features')} -c output/simclr/config.yaml photos/ --output output/features\n"
+        f"  {command('features')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz photos/ \\\n"
+        "      --output output/features --neighbours 12",
+    )
+    add_images(parser)
+    add_config_arguments(parser)
+    add_weights(parser)
+    parser.add_argument(
+        "--output", metavar="DIR", required=True,
+        help="where features.npz (paths, and features float32 [images, numbers]) and "
+        "neighbours.html go",
+    )  # fmt: skip
+    parser.add_argument(
+        "--neighbours", type=int, default=8, metavar="K",
+        help="images beside each on the page; 0 writes none (default: 8)",
+    )  # fmt: skip
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> None:
+    if arguments.neighbours < 0:
+        raise PasslError("--neighbours is at least 0")
+    cfg = config_of(arguments)
+    _, architecture, report, loader = open_images(arguments, cfg)
+    if not hasattr(architecture, "backbone"):
+        raise PasslError(
+            f"{type(architecture).__name__} has no part called 'backbone', whose features are to "
+            "be written"
+        )
+    places, rows = features(architecture, loader)
+    folder, dataset = Path(arguments.output), loader.dataset
+    paths = [dataset.where(place) for place in places]
+    file = folder / "features.npz"
+    with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
+        np.savez(target, paths=np.array(paths), features=rows)
+    logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
+    if arguments.neighbours and len(paths) > 1:
+        # Imported late: what draws takes half a second.
+        from passl.deployment.neighbours_page import write_neighbours
+
+        facts = {"config": arguments.config, "weights": report.path}
+        page = folder / "neighbours.html"
+        write_neighbours(page, dataset, places, rows, arguments.neighbours, facts)
+        logger.info("%s: open it in a browser", page)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Runs the command and returns its exit code."""
+    return run_command(_main, _parser(), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
