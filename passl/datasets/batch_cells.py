@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
@@ -20,6 +20,18 @@ def label_name(dataset: ImageDataset, label: int) -> str:
     return installed_fonts().name_of(dataset.class_names[label], label)
 
 
+def view_titles(views: Sequence[np.ndarray]) -> List[str]:
+    """Returns what several views of an image are called; of a single one nothing.
+
+    Args:
+        views: ``[H, W, 3]``, in their order; where they differ in size, it is told.
+    """
+    sizes = [f", {view.shape[1]} × {view.shape[0]}" for view in views]
+    if len(set(sizes)) == 1:
+        sizes = [""] * len(views)
+    return [f"view {v}{size}" if len(views) > 1 else "" for v, size in enumerate(sizes, 1)]
+
+
 def batch_cells(batch: Dict[str, Any], loader: Loader, most: int = 64) -> List[Cell]:
     """Returns the images of a batch for a contact sheet: each with its label and its other views.
 
@@ -28,22 +40,27 @@ def batch_cells(batch: Dict[str, Any], loader: Loader, most: int = 64) -> List[C
             there are labels, and further views (``image_1``, …), which follow their first; mixed
             images have two lines, with the shares of both labels.
         loader: where it comes from; its normalisation is undone.
-        most: at most so many cells.
+        most: at most so many cells, or all views of the first image.
     """
     mean, std = np.zeros(3), np.ones(3)
     for transform in loader.batch_transforms:
         if stated(transform, BatchTransform, "mean") is not None:
             mean, std = np.asarray(transform.mean), np.asarray(transform.std)
-    views = []
-    for name in image_fields(batch):
-        images = batch[name][:most].astype("float32").numpy().transpose(0, 2, 3, 1) * std + mean
+    views, names = [], image_fields(batch)
+    for name in names:
+        images = batch[name][: max(1, most // len(names))]
+        images = images.astype("float32").numpy().transpose(0, 2, 3, 1) * std + mean
         views.append((images.clip(0, 1) * 255).round().astype(np.uint8))
     cells = []
     for i, images in enumerate(zip(*views)):
-        titles = [_title(batch, loader.dataset, i)]
-        titles += [f"view {number}" for number in range(2, len(images) + 1)]
-        cells += zip(images, titles)
-    return cells[:most]
+        title = _title(batch, loader.dataset, i)
+        for image, view in zip(images, view_titles(images)):
+            # The label stands above the first view alone; the numbers of all are in one line.
+            cells.append(
+                (image, f"{title}\n{view}" if "label" in batch and view else title or view)
+            )
+            title = ""
+    return cells
 
 
 def _title(batch: Dict[str, Any], dataset: ImageDataset, i: int) -> str:

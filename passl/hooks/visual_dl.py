@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
 import numpy as np
 
 from passl.datasets.batch_cells import batch_cells
+from passl.datasets.dataset import image_fields
 from passl.hooks.base import HOOKS, Hook, Record, Run
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.arrays import own_array
@@ -73,8 +74,9 @@ class VisualDL(Hook):
             return
         picture = run.folder / "first_batch.png"
         if not picture.exists():
+            rows = in_rows(batch_cells(batch, run.loader), len(image_fields(batch)))
             with replacing(picture) as aside:
-                contact_sheet(in_rows(batch_cells(batch, run.loader))).save(aside, format="PNG")
+                contact_sheet(rows).save(aside, format="PNG")
         self._add_picture(picture)
         graph = run.folder / "visualdl" / "vdlgraph.pdmodel"  # the board goes by the name
         if not graph.exists():
@@ -164,11 +166,14 @@ def hyper_parameters(cfg: Config) -> Dict[str, Union[int, float, str]]:
     Keys are joined by spaces: VisualDL's table takes a dot for a path and shows nothing.
     """
     chosen: Dict[str, Any] = {"epochs": cfg.epochs, "seed": cfg.seed}
+    model = {key: value for key, value in cfg.model.items() if value not in (None, [])}
+    parts = {key: model.pop(key) for key in list(model) if isinstance(model[key], Mapping)}
     sections: Dict[str, Any] = {
         "lr_scheduler": cfg.lr_scheduler,
         "optimizer": cfg.optimizer,
-        "backbone": cfg.model.get("architecture"),
-        "head": cfg.model.get("head"),
+        "backbone": parts.pop("architecture", None),
+        **parts,  # head, projector, probe, …
+        "model": model,  # what a method has besides: a temperature, the length of a queue, …
         "ema": cfg.ema,
         "amp": cfg.amp,
     }
@@ -176,8 +181,8 @@ def hyper_parameters(cfg: Config) -> Dict[str, Union[int, float, str]]:
         if isinstance(section, Mapping):
             chosen.update({f"{name} {key}": value for key, value in plain(section).items()})
     train = cfg.dataloader.train
-    parts: List[Any] = [*train.dataset.get("transforms", ()), *train.batch_transforms]
-    chosen["transforms"] = ", ".join(part["name"] for part in parts)
+    transforms: List[Any] = [*train.dataset.get("transforms", ()), *train.batch_transforms]
+    chosen["transforms"] = ", ".join(part["name"] for part in transforms)
     return {
         key: value
         if isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import paddle
 
+from passl.datasets.transforms.views import one_by_one
 from passl.distributed.processes import Processes, launched_size
 from passl.engine.checks import check_images
 from passl.engine.plan import Plan, check_sections, make_plan
@@ -129,7 +130,7 @@ def _describe(cfg: Config, plan: Plan) -> List[Row]:
         ("of a batch", "\n".join(map(_component, train.batch_transforms)) or "none"),
     ]
     rows += [
-        (f"view of {name}", "\n".join(map(_component, section.dataset.transforms)))
+        (f"view of {name}", "\n".join(_transforms(section.dataset.transforms)))
         for name, section in plan.sections.items()
         if name != "train" and section.dataset.get("transforms")
     ]
@@ -151,24 +152,28 @@ def _further_parts(cfg: Config) -> List[Row]:
 
 
 def _transforms(transforms: Sequence[Mapping[str, Any]]) -> List[str]:
-    """Returns a line for each transform; those of views stand below them."""
+    """Returns a line for each transform; those of views stand below the numbers of the views."""
     lines: List[str] = []
     for cfg in transforms:
         if cfg.get("name") != "Views":
             lines.append(_component(cfg))
             continue
-        alike = cfg.get("transforms")
-        views = [alike] if cfg.get("views") is None else cfg["views"]
-        for number, view in enumerate(views, 1):
-            which = f"view {number}" if alike is None else f"each of {cfg['count']} views"
+        views = one_by_one(*(cfg.get(key) for key in ("views", "count", "transforms")))
+        for view, alike in itertools.groupby(enumerate(views, 1), key=lambda pair: pair[1]):
+            numbers = [number for number, _ in alike]
+            which = (
+                f"views {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"view {numbers[0]}"
+            )
+            if len(numbers) == len(views):
+                which = f"each of {len(views)} views"
             lines += [f"{which}:", *(f"  {_component(transform)}" for transform in view)]
     return lines
 
 
 def _component(cfg: Mapping[str, Any]) -> str:
-    """Returns ``Name(argument=value, …)``."""
-    arguments = [f"{key}={_value(value)}" for key, value in cfg.items() if key != "name"]
-    return f"{cfg.get('name', '')}({', '.join(arguments)})"
+    """Returns ``Name(argument=value, …)``; of what has no name the arguments alone."""
+    arguments = ", ".join(f"{key}={_value(value)}" for key, value in cfg.items() if key != "name")
+    return f"{cfg['name']}({arguments})" if "name" in cfg else arguments
 
 
 def _value(value: Any) -> str:
@@ -176,6 +181,8 @@ def _value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, Mapping):
+        return _component(value) if "name" in value else f"{{{_component(value)}}}"
     return str(value)
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from passl.datasets import ImageDataset, SampleKey
-from passl.datasets.batch_cells import batch_cells, label_name
+from passl.datasets.batch_cells import batch_cells, label_name, view_titles
 from passl.datasets.dataset import image_fields
 from passl.datasets.transforms.base import BatchTransform, stated
 from passl.inspection.made_up import first_steps
@@ -69,13 +69,12 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
             title = label_name(dataset, int(dataset.labels[index]))
         row = [(np.asarray(dataset.read(index)), title)]
         for epoch in range(_DRAWS):
-            if len(row) > _DRAWS:  # several views a draw
-                break
             sample = dataset[SampleKey(index, epoch, 0, cfg.seed)]
-            views = image_fields(sample)
-            for number, name in enumerate(views, 1):
-                view = f", view {number}" if len(views) > 1 else ""
-                row.append((sample[name], f"epoch {epoch + 1}{view}"))
+            views = [sample[name] for name in image_fields(sample)]
+            if epoch and len(row) + len(views) > 1 + _DRAWS:
+                break  # all views of a draw are shown, whatever their number
+            for view, title in zip(views, view_titles(views)):
+                row.append((view, f"epoch {epoch + 1}\n{title}".strip()))
         rows.append(row)
     mixed = _mixed(cfg, dataset, [int(order[i % len(order)]) for i in range(_DRAWS + 1)])
     if mixed:
@@ -90,4 +89,4 @@ def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]
     loader = first_steps(cfg, dataset, [keys])
     if not any(stated(part, BatchTransform, "random") for part in loader.batch_transforms):
         return []
-    return batch_cells(next(iter(loader)), loader)
+    return batch_cells(next(iter(loader)), loader, _DRAWS + 1)

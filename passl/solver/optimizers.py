@@ -124,8 +124,8 @@ class LARS(Optimizer):
         joint_norm: ``λ = trust_coefficient · |p| / |g + weight_decay · p|``, as the code of SimCLR,
             BYOL and MoCo v3 has it. At their decay of 1e-6 both are equal to seven digits.
         rate_in_velocity: ``v ← momentum · v + learning_rate · λ · (g + weight_decay · p);
-            p ← p - v``, as SimCLR's code has it. It differs where the rate changes: in a warm-up a
-            step is longer without.
+            p ← p - v``, as SimCLR's code has it. It differs where the rate changes: in a warm-up
+            steps are longer without. A group's own ``lr`` does not change.
     """
 
     adapts = True
@@ -148,13 +148,10 @@ class LARS(Optimizer):
         self._momentum, self._trust = momentum, trust_coefficient
         self._joint_norm, self._rate_in_velocity = joint_norm, rate_in_velocity
         super().__init__(model, weight_decay, grad_clip, layer_decay, groups)
-        if rate_in_velocity and self._rates:
-            raise PasslError(
-                "a parameter group cannot have an lr of its own where rate_in_velocity is set; "
-                "give it an lr_scale"
-            )
         plain = undecayed_names(model)
         self._decays = {n: group.weight_decay for group in self.groups for n in group.names}
+        # Of a rate that stays the same both forms are equal: it stands outside of the velocity.
+        self._constant = {n for group in self.groups if group.lr is not None for n in group.names}
         self._adapted = {
             name
             for group in self.groups
@@ -173,11 +170,11 @@ class LARS(Optimizer):
     @paddle.no_grad()
     def adapt_gradients(self, learning_rate: float, finite: paddle.Tensor) -> float:
         weights = self.weights()
-        factor = learning_rate if self._rate_in_velocity else 1.0
         for name, parameter in self._named:
             gradient, decay = parameter.grad, self._decays[name]
             adapts = name in self._adapted
-            if gradient is None or not (adapts or decay or self._rate_in_velocity):
+            inside = self._rate_in_velocity and name not in self._constant
+            if gradient is None or not (adapts or decay or inside):
                 continue
             adapted = widened(gradient) + decay * widened(weights[name])
             if adapts:
@@ -187,6 +184,7 @@ class LARS(Optimizer):
                 some = (size > 0) & (slope > 0)
                 adapted = adapted * paddle.where(some, ratio, paddle.ones_like(ratio))
             # A skipped step adds nothing to the velocity, its decay neither.
+            factor = learning_rate if inside else 1.0
             adapted = adapted * (factor * finite.astype(adapted.dtype))
             paddle.assign(adapted.astype(gradient.dtype), gradient)
         return 1.0 if self._rate_in_velocity else learning_rate

@@ -68,6 +68,12 @@ def _length(words: str, fonts: Fonts) -> float:
     return sum(font.getlength(part) for part, font in fonts.runs(words))
 
 
-def in_rows(cells: Sequence[Cell]) -> List[Sequence[Cell]]:
-    """Returns pictures in rows of six, for a sheet."""
-    return [cells[i : i + _COLUMNS] for i in range(0, len(cells), _COLUMNS)]
+def in_rows(cells: Sequence[Cell], together: int = 1) -> List[Sequence[Cell]]:
+    """Returns pictures in rows of about six, for a sheet.
+
+    Args:
+        cells: the pictures.
+        together: how many at a time belong together, and stay in one row.
+    """
+    columns = together * max(1, _COLUMNS // together)
+    return [cells[i : i + columns] for i in range(0, len(cells), columns)]

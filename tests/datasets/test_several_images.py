@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from paddle import nn
+from PIL import Image
 
 from passl.datasets import EvaluationBatches, Loader, SampleKey, StandIn, build_dataset
 from passl.datasets.batch_cells import batch_cells
@@ -114,6 +115,23 @@ def test_two_steps_without_labels(config, photographs, tmp_path):
     assert (tmp_path / "run" / "first_batch.png").exists()
 
 
+def test_multi_crop_from_photographs_to_the_network(config, tmp_path):
+    """Two large views and six small ones: every step gets all of them, and they are drawn."""
+    small = [{"name": "RandomResizedCrop", "size": 8, "scale": [0.05, 0.14]}]
+    views = [{"count": 2, "transforms": LARGE}, {"count": 6, "transforms": small}]
+    cfg = config()
+    cfg.dataloader.train.dataset["transforms"] = [{"name": "Views", "views": views}]
+    train(cfg)
+    steps = [seen for seen in SEEN if len(seen["image"]) == 4]
+    assert len(steps) == 2
+    for seen in steps:
+        sides = [array.shape for array in seen.values()]
+        assert list(seen) == ["image", *(f"image_{v}" for v in range(1, 8))]
+        assert sides == [(4, 3, 16, 16)] * 2 + [(4, 3, 8, 8)] * 6
+    with Image.open(tmp_path / "run" / "first_batch.png") as picture:
+        assert picture.size == (8 * 168, 4 * 194 + 4), "a row for each image"
+
+
 def test_views_and_repeats_exclude_one_another(config):
     cfg = config(sampler={"batch_size": 4, "repeats": 2})
     with pytest.raises(PasslError, match="sampler.repeats is 2, but Views already makes several"):
@@ -205,7 +223,7 @@ def test_every_view_is_drawn(config, tmp_path):
     batch = next(iter(loader))
     cells = batch_cells(batch, loader)
     sample = dataset[1]
-    assert [title for _, title in cells] == ["", "view 2"] * 3
+    assert [title for _, title in cells] == ["view 1, 16 × 16", "view 2, 8 × 8"] * 3
     np.testing.assert_array_equal(cells[2][0], sample["image"])
     np.testing.assert_array_equal(cells[3][0], sample["image_1"])
     assert len(batch_cells(batch, loader, most=4)) == 4

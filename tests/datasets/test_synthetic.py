@@ -35,6 +35,15 @@ def test_the_sets_keep_their_sizes_and_transforms():
     assert sizes == {"train": 294, "val": 6, "test": 300}, "train and val are parts of one set"
 
 
+@pytest.mark.parametrize("part", ["head", "probe"])
+def test_labels_are_of_the_classes_that_the_network_tells_apart(part):
+    model = {"name": "SimCLR", "architecture": {"name": "ResNet"}, part: {"num_classes": 7}}
+    cfg = get_config("mlp-mixer_cifar10")
+    cfg["model"] = model
+    for split in ("train", "val", "test"):
+        assert with_synthetic_data(cfg).dataloader[split].dataset.num_classes == 7
+
+
 def test_pictures_are_a_function_of_class_and_split():
     cfg = {"name": "Synthetic", "num_classes": 3, "length": 20, "pictures": 6}
     one, other = build_dataset(cfg), build_dataset(cfg)

@@ -34,19 +34,29 @@ def test_blur_is_pillows(seed):
 
 
 @pytest.mark.parametrize("kernel_size", [None, 3, 23])
+@pytest.mark.parametrize("border", ["mirror", "zeros"])
 @pytest.mark.parametrize("seed", range(3))
-def test_blur_by_the_exact_kernel(seed, kernel_size):
+def test_blur_by_the_exact_kernel(seed, border, kernel_size):
     """Of 64 rows a tenth, made odd: 7; 23 of 224."""
     arguments = {"probability": 1.0, "method": "kernel", "kernel_size": kernel_size}
+    if border != "mirror":  # the default
+        arguments["border"] = border
     radius = {None: 3, 3: 1, 23: 11}[kernel_size]
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-(offsets**2) / (2 * sigma_of(seed) ** 2))
     kernel /= kernel.sum()
+    outside = {"mirror": "reflect", "zeros": "constant"}[border]
     expected = PIXELS.astype(np.float64)
     for axis in (0, 1):
-        expected = ndimage.correlate1d(expected, kernel, axis=axis, mode="reflect")
+        expected = ndimage.correlate1d(expected, kernel, axis=axis, mode=outside)
     found = made("GaussianBlur", seed, **arguments).astype(float)
     assert np.abs(found - expected).max() < 0.51
+    if border == "zeros":
+        if kernel_size == 23:
+            white = np.full((64, 64, 3), 255, np.uint8)
+            dark = made("GaussianBlur", pixels=white, sigma=[2.0, 2.0], **arguments)
+            assert dark[0, 32, 0] == dark[32, 63, 1] == 153 and dark[32, 32, 2] == 255
+        return
     flat = np.full((64, 64, 3), 200, np.uint8)
     np.testing.assert_array_equal(made("GaussianBlur", seed, flat, **arguments), flat)
     if kernel_size == 23:  # long enough to be whole
@@ -122,6 +132,8 @@ def test_sigma_is_drawn_evenly(monkeypatch):
         ("GaussianBlur", {"sigma": [0.0, 0.1]}, "sigma is"),
         ("GaussianBlur", {"method": "opencv"}, "pillow or kernel"),
         ("GaussianBlur", {"kernel_size": 5}, "with method kernel"),
+        ("GaussianBlur", {"border": "zeros"}, "border is mirror or zeros, with method kernel"),
+        ("GaussianBlur", {"border": "wrap", "method": "kernel"}, "border is mirror or zeros"),
         ("GaussianBlur", {"kernel_size": 4, "method": "kernel"}, "odd number"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from passl.datasets import Loader, SampleKey, build_dataset
 from passl.datasets.dataset import image_fields, is_image
 from passl.datasets.registry import BATCH_TRANSFORMS, TRANSFORMS
+from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.utils.seeding import derived_rng, sample_rng
 
@@ -43,6 +44,51 @@ def test_first_view_is_the_sample_without_views(folder):
         np.testing.assert_array_equal(sample["image"], plain[key]["image"])
         assert sample["image_1"].shape == (4, 4, 3) and sample["image_1"].dtype == np.uint8
         assert (sample["image_2"] != sample["image"]).any()
+
+
+@pytest.mark.smoke
+def test_multi_crop(folder):
+    """Two large views and six small ones, each with draws of its own, as if they were listed."""
+    small = [{"name": "RandomResizedCrop", "size": 4, "scale": [0.05, 0.14]}]
+    short = [{"count": 2, "transforms": AUGMENT}, {"count": 6, "transforms": small}]
+    found, listed = (
+        images(folder, {"name": "Views", "views": views})
+        for views in (short, [AUGMENT] * 2 + [small] * 6)
+    )
+    names = ["image", *(f"image_{v}" for v in range(1, 8))]
+    for index in range(3):
+        sample = found[index]
+        assert image_fields(sample) == names
+        assert [sample[name].shape for name in names] == [(8, 8, 3)] * 2 + [(4, 4, 3)] * 6
+        for name in names:
+            np.testing.assert_array_equal(sample[name], listed[index][name])
+        # Views and their draws all differ.
+        assert len({sample[name].tobytes() for name in names}) == 8
+    assert found.transforms[0].size == (8, 8)
+
+
+def test_where_a_wrong_entry_stands(tmp_path):
+    (tmp_path / "views.yaml").write_text(
+        """\
+epochs: 1
+model: {name: SimCLR}
+optimizer: {name: SGD}
+lr_scheduler: {name: Constant, learning_rate: 0.1}
+dataloader:
+  train:
+    sampler: {batch_size: 2}
+    dataset:
+      name: Synthetic
+      transforms:
+        - name: Views
+          views:
+            - []
+            - {count: six, transforms: []}
+"""
+    )
+    cfg = get_config(tmp_path / "views.yaml")
+    with pytest.raises(PasslError, match=r"views.yaml:14: an entry of views"):
+        TRANSFORMS.build(cfg.dataloader.train.dataset.transforms[0])
 
 
 def test_draws_after_views_stay_what_they_are(folder):
@@ -101,7 +147,14 @@ def test_derived_generators():
         ({"views": [AUGMENT]}, "views lists at least 2 views, not 1"),
         ({"count": 1, "transforms": AUGMENT}, "count is at least 2 views, not 1"),
         ({"views": [AUGMENT, [{"name": "Nope"}]]}, "unknown transform 'Nope'"),
-        ({"views": AUGMENT}, "'views' of transform 'Views' must be"),
+        ({"views": [{"count": 1, "transforms": AUGMENT}]}, "views lists at least 2 views, not 1"),
+        ({"views": AUGMENT}, "an entry of views is a list, .* not {'name': 'RandomResizedCrop'"),
+        ({"views": [AUGMENT, {"transforms": AUGMENT}]}, "an entry of views is a list"),
+        ({"views": [AUGMENT, {"count": 2}]}, "an entry of views is a list"),
+        ({"views": [AUGMENT, {"count": 0, "transforms": AUGMENT}]}, "an entry of views is a list"),
+        ({"views": [AUGMENT, {"count": True, "transforms": []}]}, "an entry of views is a list"),
+        ({"views": [{"counts": 2, "count": 2, "transforms": []}]}, "an entry of views is a list"),
+        ({"views": "both"}, "'views' of transform 'Views' must be"),
     ],
 )
 def test_what_is_no_views(arguments, message):

@@ -142,10 +142,18 @@ def low_precision(cfg=None):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", ["AdamW", "LAMB", "SGD", "LARS"])
-def test_steps_are_made_on_the_float32_weights(name):
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        *({"name": name} for name in ("AdamW", "LAMB", "SGD", "LARS")),
+        {"name": "LARS", "joint_norm": True, "rate_in_velocity": True},
+        {"name": "SGD", "groups": [{"parameters": "bias", "lr": 0.5}]},
+    ],
+    ids=str,
+)
+def test_steps_are_made_on_the_float32_weights(cfg):
     """Those of a twin in float32, to the last bit; the network has them rounded."""
-    cfg = {"name": name, "weight_decay": 0.1, "grad_clip": 1.0}
+    cfg = {"weight_decay": 0.1, "grad_clip": 1.0, **cfg}
     layer, optimizer, expected = low_precision(cfg)
     paddle.seed(0)
     twin = nn.Linear(5, 3)

@@ -105,27 +105,62 @@ def test_a_warm_up_differs_between_the_forms():
     assert moved["DeepMind"] == pytest.approx(largest * 2.6016, rel=2e-3)
 
 
+NAMES = [{"name": name} for name in ("SGD", "AdamW", "LAMB", "LARS")]
+CONFIGS = [*NAMES, {"name": "LARS", **FORMS["Google"]}]
+
+
+def learner(cfg, **arguments):
+    """Returns a network and its optimizer."""
+    paddle.seed(0)
+    layer = Layer()
+    return layer, build_optimizer({"weight_decay": 0.1, **cfg, **arguments}, layer)
+
+
+def take(layer, optimizer, rates, begin=0):
+    """Takes steps whose gradients are known; returns the parameters after them."""
+    for step, rate in enumerate(rates, begin):
+        loss = sum((p * (k + 1 + step)).sum() for k, p in enumerate(layer.parameters()))
+        loss.backward()
+        optimizer.step(rate)
+    return {key: parameter.numpy() for key, parameter in layer.named_parameters()}
+
+
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "LAMB", "LARS"])
-def test_a_group_with_a_rate_of_its_own(name):
+@pytest.mark.parametrize("cfg", CONFIGS, ids=str)
+def test_a_group_with_a_rate_of_its_own(cfg):
     """It moves as a run with that rate would, also where the schedule's rate is zero."""
-
-    def moved(rates, **arguments):
-        paddle.seed(0)
-        layer = Layer()
-        optimizer = build_optimizer({"name": name, "weight_decay": 0.1, **arguments}, layer)
-        for step, rate in enumerate(rates):
-            loss = sum((p * (k + 1 + step)).sum() for k, p in enumerate(layer.parameters()))
-            loss.backward()
-            optimizer.step(rate)
-        return {key: parameter.numpy() for key, parameter in layer.named_parameters()}
-
     rates = (0.0, 0.125, 0.0625)
-    groups = [{"parameters": "probe", "lr": 0.25}]
-    found = moved(rates, groups=groups)
-    np.testing.assert_allclose(found["probe"], moved((0.25,) * 3)["probe"], rtol=1e-5)
+    groups = [{"parameters": "probe", "lr": 0.25}, {"parameters": "bias", "lr_scale": 0.5}]
+    found = take(*learner(cfg, groups=groups), rates)
+    own = take(*learner(cfg), (0.25,) * 3)
+    np.testing.assert_allclose(found["probe"], own["probe"], rtol=1e-5)
+    others = take(*learner(cfg, groups=groups[1:]), rates)
     for key in ("weight", "bias"):
-        np.testing.assert_allclose(found[key], moved(rates)[key], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found[key], others[key], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("cfg", CONFIGS, ids=str)
+@pytest.mark.parametrize("saved_at", [1, 2])
+def test_rates_of_their_own_continue_exactly(cfg, saved_at):
+    """Also from within the warm-up, by a second network of the process."""
+    rates, groups = (0.0, 0.1, 0.2, 0.1), [{"parameters": "probe", "lr": 0.25}]
+    whole = take(*learner(cfg, groups=groups), rates)
+    layer, optimizer = learner(cfg, groups=groups)
+    weights, state = take(layer, optimizer, rates[:saved_at]), optimizer.state_dict()
+    layer, optimizer = learner(cfg, groups=groups)
+    layer.set_state_dict({name: paddle.to_tensor(array) for name, array in weights.items()})
+    optimizer.load_state_dict(state)
+    for name, array in take(layer, optimizer, rates[saved_at:], saved_at).items():
+        np.testing.assert_array_equal(array, whole[name], err_msg=name)
+
+
+def test_a_rate_of_zero_holds_parameters_still():
+    groups = [{"parameters": "probe", "lr": 0.0}]
+    before = take(*learner(NAMES[0]), ())
+    after = take(*learner(NAMES[0], groups=groups), (0.5,))
+    np.testing.assert_array_equal(after["probe"], before["probe"])
+    assert (after["bias"] != before["bias"]).all()
 
 
 @pytest.mark.parametrize(
@@ -134,10 +169,6 @@ def test_a_group_with_a_rate_of_its_own(name):
         ({"groups": [{"parameters": "probe", "lr": -1.0}]}, "lr of a parameter group is a rate"),
         ({"groups": [{"parameters": "probe", "lr": 1.0, "lr_scale": 2.0}]}, "in the place of"),
         ({"groups": [{"parameters": "probe", "adapt": 3}]}, "adapt of a parameter group"),
-        (
-            {"groups": [{"parameters": "probe", "lr": 1.0}], "rate_in_velocity": True},
-            "give it an lr_scale",
-        ),
         ({"name": "SGD", "groups": [{"parameters": "probe", "adapt": False}]}, "SGD adapts its"),
     ],
 )
@@ -146,12 +177,21 @@ def test_refusals(arguments, said):
         build_optimizer({"name": "LARS", **arguments}, Layer())
 
 
-def test_mocos_decay_reaches_everything():
-    groups = [{"parameters": "*", "weight_decay": 1e-4}]
-    optimizer = build_optimizer({"name": "SGD", "groups": groups}, Layer())
-    assert [(g.weight_decay, g.names) for g in optimizer.groups] == [
-        (1e-4, ["weight", "bias", "probe"])
-    ]
+@pytest.mark.smoke
+def test_mocos_decay_reaches_norms_and_biases():
+    """torch.optim.SGD's weight_decay, of all parameters; the running statistics are none."""
+    paddle.seed(0)
+    network = nn.Sequential(nn.Conv2D(3, 2, 3), nn.BatchNorm2D(2), nn.Flatten(), nn.Linear(2, 2))
+    network[1].bias.set_value(np.array([2.0, -1.0], np.float32))
+    before = {name: array.numpy() for name, array in network.state_dict().items()}
+    groups = [{"parameters": "*", "weight_decay": 0.25}]
+    optimizer = build_optimizer({"name": "SGD", "weight_decay": 0.125, "groups": groups}, network)
+    assert [(g.weight_decay, len(g.names)) for g in optimizer.groups] == [(0.25, 6)]
+    sum((p * 0.5).sum() for p in network.parameters() if not p.stop_gradient).backward()
+    optimizer.step(0.5)
+    for name, array in network.state_dict().items():
+        moved = 0.0 if "_mean" in name or "_variance" in name else 0.5 * (0.5 + 0.25 * before[name])
+        np.testing.assert_allclose(array.numpy(), before[name] - moved, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

@@ -62,18 +62,21 @@ def sgd_step(x, g, rate, decay, state, step, adapted, momentum=0.9, nesterov=Fal
     return theta - rate * momentum * v
 
 
-def lars_step(x, g, rate, decay, state, step, adapted, momentum=0.9, trust_coefficient=0.001):
-    """You et al., arXiv 1708.03888, algorithm 1, with the rate outside the velocity."""
+def lars_step(
+    x, g, rate, decay, state, step, adapted, momentum=0.9, trust_coefficient=0.001,
+    joint_norm=False, rate_in_velocity=False,
+):  # fmt: skip
+    """You et al., arXiv 1708.03888, algorithm 1; SimCLR's code has both options on."""
+    norm, total = np.linalg.norm, g + decay * x
     if adapted:
-        norm = np.linalg.norm
-        local = trust_coefficient * norm(x) / (norm(g) + decay * norm(x))
-        g = local * (g + decay * x)
-    else:
-        g = g + decay * x
-    state["v"] = v = momentum * state.get("v", 0 * g) + g
-    return x - rate * v
+        below = norm(total) if joint_norm else norm(g) + decay * norm(x)
+        total = trust_coefficient * norm(x) / below * total
+    inside, outside = (rate, 1.0) if rate_in_velocity else (1.0, rate)
+    state["v"] = v = momentum * state.get("v", 0 * g) + inside * total
+    return x - outside * v
 
 
+GOOGLE = {"joint_norm": True, "rate_in_velocity": True}
 STEP = {"AdamW": adamw_step, "LAMB": lamb_step, "SGD": sgd_step, "LARS": lars_step}
 
 
@@ -131,6 +134,9 @@ def check(name, arguments, dtype, scale=lambda key: 1.0, decay_of=None):
         ("LARS", {}),
         ("LARS", {"trust_coefficient": 0.1, "weight_decay": 0.3, "grad_clip": 1.5}),
         ("LARS", {"momentum": 0.0, "trust_coefficient": 0.02}),
+        ("LARS", {"weight_decay": 0.3, "trust_coefficient": 0.1, "joint_norm": True}),
+        ("LARS", {"weight_decay": 0.3, "trust_coefficient": 0.1, "rate_in_velocity": True}),
+        ("LARS", {"weight_decay": 0.3, "grad_clip": 1.5, "trust_coefficient": 0.1, **GOOGLE}),
     ],
 )
 def test_it_is_that_of_the_paper(name, arguments, dtype):
@@ -138,10 +144,11 @@ def test_it_is_that_of_the_paper(name, arguments, dtype):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("name", STEP)
-def test_groups_and_layers_have_rates_and_decays_of_their_own(name):
+@pytest.mark.parametrize("name, form", [*((name, {}) for name in STEP), ("LARS", GOOGLE)])
+def test_groups_and_layers_have_rates_and_decays_of_their_own(name, form):
     """Layer-wise rates, an exception by pattern, the first that matches, and clipping over all."""
     arguments = {
+        **form,
         "weight_decay": 0.1,
         "grad_clip": 1.5,
         "layer_decay": 0.7,

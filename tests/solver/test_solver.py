@@ -96,7 +96,9 @@ OPTIMIZERS = [
     {"name": "SGD", "weight_decay": 0.1, "nesterov": True},
     {"name": "LAMB", "weight_decay": 0.1, "groups": [{"parameters": "*.bias", "lr_scale": 2.0}]},
     {"name": "LARS", "weight_decay": 0.1, "trust_coefficient": 0.1},
-]
+    {"name": "LARS", "weight_decay": 0.1, "joint_norm": True, "rate_in_velocity": True,
+     "groups": [{"parameters": "*.bias", "lr_scale": 2.0}, {"parameters": "body.*", "lr": 0.02}]},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("cfg", OPTIMIZERS)

@@ -103,7 +103,7 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
             any other has; 0 takes what is published of them, or as many as ImageNet has.
     """
     values = plain(cfg)
-    head = values["model"].get("head") or {}
+    head = values["model"].get("head") or values["model"].get("probe") or {}
     train = values["dataloader"]["train"]
     source = None if train is None else _source(train["dataset"])
     changed: List[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict
 
 import numpy as np
+from PIL import ImageOps
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
@@ -25,11 +26,10 @@ class RandomSolarize(Transform):
         check_probability(probability)
         if not 0 <= threshold <= 256:
             raise PasslError(f"threshold is a value of a pixel, 0 to 256, not {threshold}")
-        self.probability = probability
-        values = np.arange(256, dtype=np.uint8)
-        self._table = np.where(values >= threshold, 255 - values, values)
+        self.probability, self.threshold = probability, threshold
 
     def __call__(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
         if rng.random() >= self.probability:
             return sample
-        return {**sample, "image": RgbImage(self._table[np.asarray(sample["image"])])}
+        solarized = ImageOps.solarize(sample["image"].to_pil(), self.threshold)
+        return {**sample, "image": RgbImage(np.asarray(solarized))}
