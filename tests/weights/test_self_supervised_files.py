@@ -446,3 +446,15 @@ def test_a_whole_file_is_converted_as_it_is(tmp_path):
     assert_same(arrays(other), arrays(network))
     other.eval()
     assert other(views(2))["features"].shape == [2, 8]
+
+
+def test_a_file_without_a_backbone_leaves_nothing_aside(tmp_path):
+    """What is unknown in it is listed: there is no network in it whose other parts these are."""
+    tensors = {"neck.weight": np.ones([8, 4], np.float32), "junk.x": np.ones(2, np.float32)}
+    write_tensor_file(tmp_path / "x.safetensors", tensors, {"kind": "weights"})
+    with pytest.raises(PasslError, match=r"1 unexpected: junk\.x"):
+        load_weights(Necked(4), tmp_path / "x.safetensors")
+    tensors = {**arrays(Pair(0)), "backbone.x": np.ones(2, np.float32)}
+    write_tensor_file(tmp_path / "y.safetensors", tensors, {"kind": "weights"})
+    with pytest.raises(PasslError, match=r"1 unexpected: backbone\.x"):
+        load_weights(Pair(1), tmp_path / "y.safetensors")
