@@ -17,11 +17,10 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
+
+from side_by_side import compare, options, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE, CLASSES = 224, 1000
@@ -139,68 +138,25 @@ def shifted_and_mapped(layer, x):
     return torch.nn.functional.conv2d(moved, layer.weight, layer.bias)
 
 
-def serve(arguments):
-    """Answers lines of what to do and how often with seconds for each time."""
+def serve_one(arguments):
     settings = (arguments.serve, arguments.batch_sizes[0], arguments.threads, arguments.fused)
     if arguments.side == "PASSL":
-        doing, versions = passl_makes(*settings)
+        made = passl_makes(*settings)
     else:
         with contextlib.redirect_stdout(sys.stderr):  # the authors' code prints
-            doing, versions = pytorch_makes(*settings, arguments.checkouts)
-    print(json.dumps(versions), flush=True)
-    for line in sys.stdin:
-        what, times = line.split()
-        started = time.perf_counter()
-        for _ in range(int(times)):
-            doing[what]()
-        print((time.perf_counter() - started) / int(times), flush=True)
-
-
-class Side:
-    """A process that trains and infers when it is asked to."""
-
-    def __init__(self, side, python, name, count, arguments):
-        command = [python, __file__, "--serve", name, "--side", side, "--threads"]
-        command += [str(arguments.threads), "--batch-sizes", str(count)]
-        command += ["--checkouts", arguments.checkouts] if arguments.checkouts else []
-        command += ["--fused"] if arguments.fused else []
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        )
-        self.versions = json.loads(self._process.stdout.readline())
-
-    def seconds(self, what, times):
-        self._process.stdin.write(f"{what} {times}\n")
-        return float(self._process.stdout.readline())
-
-    def end(self):
-        self._process.stdin.close()
-        self._process.wait()
+            made = pytorch_makes(*settings, arguments.checkouts)
+    serve(*made)
 
 
 def measure(name, count, arguments):
-    sides = {
-        "PASSL": Side("PASSL", sys.executable, name, count, arguments),
-        "PyTorch": Side("PyTorch", arguments.reference, name, count, arguments),
-    }
-    row = {"versions": {**sides["PASSL"].versions, **sides["PyTorch"].versions}}
-    for what in ("train", "infer"):
-        turns = {side: [] for side in sides}
-        for side in sides.values():
-            side.seconds(what, arguments.warmup)
-        for _ in range(arguments.repeats):
-            for side, process in sides.items():
-                turns[side].append(process.seconds(what, arguments.steps))
-        ratios = [torch / ours for torch, ours in zip(turns["PyTorch"], turns["PASSL"])]
-        row[what] = {
-            **{side: 1e3 * statistics.median(seconds) for side, seconds in turns.items()},
-            "ratio": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
-        }
-    for process in sides.values():
-        process.end()
-    return row
+    def side(which, python):
+        command = [python, __file__, "--serve", name, "--side", which, "--threads"]
+        command += [str(arguments.threads), "--batch-sizes", str(count)]
+        command += ["--checkouts", arguments.checkouts] if arguments.checkouts else []
+        return which, command + (["--fused"] if arguments.fused else [])
+
+    pair = side("PASSL", sys.executable), side("PyTorch", arguments.reference)
+    return compare(*pair, ("train", "infer"), arguments)
 
 
 def main():
@@ -211,17 +167,13 @@ def main():
     parser.add_argument("--checkouts", metavar="FOLDER", help="checkouts of the authors' code")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--steps", type=int, default=2, help="a turn")
-    parser.add_argument("--repeats", type=int, default=5, help="turns")
-    parser.add_argument("--warmup", type=int, default=3, help="steps before the first turn")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options(parser, steps=2, repeats=5, warmup=3, threads=os.cpu_count())
     parser.add_argument("--fused", action="store_true", help="PyTorch's fused AdamW")
-    parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments)
+        serve_one(arguments)
         return
     if not arguments.reference:
         parser.error("--reference is needed")

@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,10 @@ def main():
             path = results / f"{name}, lightly, seed {seed}.json"
             if arguments.reference and name in METHODS and not path.exists():
                 write(path, run_lightly(arguments, name, seed))
+    everything = {
+        path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
+    }
+    write(arguments.output / "results.json", everything)
     table = tell(results)
     (arguments.output / "table.md").write_text(table)
     print(table)
@@ -209,8 +214,23 @@ def neighbours(bank, queries):
     return {setting: 100 * count / len(rows) for setting, count in right.items()}
 
 
+def labelled(results):
+    """Yields (run, whose, seed, record) of all results that are there, in the order of ``RUNS``."""
+    for name in RUNS:
+        for whose in ("", ", lightly"):
+            pattern = re.compile(re.escape(f"{name}{whose}, seed ") + r"(\d+)")
+            for path in sorted(results.glob("*.json")):
+                match = pattern.fullmatch(path.stem)
+                if match:
+                    yield name, whose, int(match[1]), json.loads(path.read_text())
+
+
 def tell(results):
-    """Returns all that is there as a Markdown table, with binomial standard errors."""
+    """Returns all that is there as a Markdown table.
+
+    Behind ± stands a standard error: of one run that of the 10,000 test images (binomial), of the
+    means over seeds that of the runs.
+    """
     lines = [
         "| run | kNN, k 20: before | after | k 200: before | after | spread | contrast | loss |",
         "|---|---|---|---|---|---|---|---|",
@@ -220,23 +240,32 @@ def tell(results):
         error = math.sqrt(value * (100 - value) / 10000)
         return f"{value:.2f} ± {error:.2f}"
 
+    def add(label, accuracies, *rest):
+        lines.append(f"| {' | '.join([label, *accuracies, *rest])} |")
+
     raw = json.loads((results / "raw pixels.json").read_text())
-    lines.append(f"| raw pixels | {percent(raw['k20'])} | | {percent(raw['k200'])} | | | | |")
-    for name in RUNS:
-        for path in sorted(results.glob(f"{name}, [sl]*seed *.json")):
-            record = json.loads(path.read_text())
+    add("raw pixels", [percent(raw["k20"]), "", percent(raw["k200"]), ""], "", "", "")
+    columns = [(setting, when) for setting in SETTINGS for when in ("before", "after")]
+    groups = {}
+    for name, whose, seed, record in labelled(results):
+        groups.setdefault(name + whose, {})[seed] = record
+    for label, records in groups.items():
+        for seed, record in records.items():
             last = record["last"]
-            cells = [
-                path.stem,
-                percent(record["before"]["k20"]),
-                percent(record["after"]["k20"]),
-                percent(record["before"]["k200"]),
-                percent(record["after"]["k200"]),
+            loss = f"{last['loss']:.3f}"
+            if "first" in record:
+                loss = f"{record['first']['loss']:.3f} → {loss}"
+            add(
+                f"{label}, seed {seed}",
+                [percent(record[when][setting]) for setting, when in columns],
                 f"{last['spread']:.2f}" if "spread" in last else "",
                 f"{last['contrast_top1']:.1f} %" if "contrast_top1" in last else "",
-                f"{last['loss']:.3f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+                loss,
+            )
+        if len(records) > 1:
+            values = [[r[when][setting] for r in records.values()] for setting, when in columns]
+            means = [f"{np.mean(v):.2f} ± {np.std(v, ddof=1) / len(v) ** 0.5:.2f}" for v in values]
+            add(f"**{label}, mean of {len(records)}**", means, "", "", "")
     return "\n".join(lines) + "\n"
 
 

@@ -217,3 +217,65 @@ def test_a_master_is_an_address_and_a_port(master, monkeypatch, capsys):
 def test_a_slurm_job_outside_of_slurm_says_how():
     code, _, err = bash("env -u SLURM_JOB_ID bash scripts/train_slurm.sh")
     assert code == 2 and "sbatch scripts/train_slurm.sh" in err
+
+
+def told(folder, **records):
+    """The table of results that are written as the script writes them."""
+    import json
+
+    import self_supervised_cifar10
+
+    (folder / "raw pixels.json").write_text(json.dumps({"k20": 40.0, "k200": 36.0}))
+    for name, before in records.items():
+        record = {
+            "before": {"k20": before, "k200": before + 1},
+            "after": {"k20": before + 2, "k200": before + 3},
+            "last": {"loss": 4.5},
+        }
+        if "lightly" not in name:
+            record["first"], record["last"]["spread"] = {"loss": 5.0}, 0.25
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    rows = self_supervised_cifar10.tell(folder).splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@pytest.mark.smoke
+def test_every_self_supervised_run_stands_in_the_table_once(tmp_path):
+    rows = told(
+        tmp_path,
+        **{
+            "MoCo v2, m = 0, seed 0": 10.0,
+            "SimCLR, shuffled partners, seed 0": 20.0,
+            "SimCLR, lightly, seed 0": 30.0,
+            "SimCLR, seed 1": 52.0,
+            "SimCLR, seed 0": 50.0,
+        },
+    )
+    assert [row[0] for row in rows] == [
+        "raw pixels", "SimCLR, seed 0", "SimCLR, seed 1", "**SimCLR, mean of 2**",
+        "SimCLR, lightly, seed 0", "SimCLR, shuffled partners, seed 0", "MoCo v2, m = 0, seed 0",
+    ]  # fmt: skip
+    # √(0.5 · 0.5 / 10,000) = 0.5 %; two runs that differ by 2 have a standard error of 1.
+    assert rows[1][1:] == [
+        "50.00 ± 0.50", "52.00 ± 0.50", "51.00 ± 0.50", "53.00 ± 0.50", "0.25", "", "5.000 → 4.500"
+    ]  # fmt: skip
+    assert rows[3][1:5] == ["51.00 ± 1.00", "53.00 ± 1.00", "52.00 ± 1.00", "54.00 ± 1.00"]
+    assert rows[4][5:] == ["", "", "4.500"]
+
+
+def test_neighbours_are_weighed_by_their_similarity():
+    """Worked out by hand: one near neighbour against many a little farther off."""
+    import numpy as np
+    import self_supervised_cifar10
+
+    # Cosines with (1, 0): 1 for the class 3, 0.8 for the 19 of class 5, 0 for the rest.
+    bank = np.array([[2.0, 0.0]] + [[4.0, 3.0]] * 19 + [[0.0, 1.0]] * 280)
+    classes = np.array([3] + [5] * 19 + [7] * 280)
+    queries, labels = np.array([[1.0, 0.0], [0.0, 5.0]]), np.array([5, 7])
+    found = self_supervised_cifar10.neighbours((bank, classes), (queries, labels))
+    # k 20, T 0.07: e^(1/.07) against 19·e^(.8/.07), 17.4 times 1 against 19: class 5.
+    # k 200, T 0.1: e^10 against 19·e^8, 7.4 against 19, and 180 of 1: class 5 as well.
+    assert found == {"k20": 100.0, "k200": 100.0}
+    bank[1:20] = [4.0, 3.3]  # cosine 0.7714: e^(1/.07) is 26.2 times e^(.7714/.07)
+    found = self_supervised_cifar10.neighbours((bank, classes), (queries, labels))
+    assert found == {"k20": 50.0, "k200": 100.0}

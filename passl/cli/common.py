@@ -142,16 +142,23 @@ def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Co
     Of a run, or the folder of one, that is the best checkpoint, or the latest where no evaluation
     has chosen one.
     """
-    weights: Optional[Path] = None if arguments.weights is None else Path(arguments.weights)
-    if weights is None:
-        weights = _of_own_run(cfg)
-    elif weights.is_dir():
-        folder, weights = weights, _kept(checkpoint_folder(weights)) or _kept(weights)
-        if weights is None:
-            raise PasslError(
-                f"{folder}: is a folder without {BEST} or {LATEST}; name a weight file"
-            )
+    weights = _of_own_run(cfg) if arguments.weights is None else weight_file(arguments.weights)
     return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
+
+
+def weight_file(given: str) -> Path:
+    """Returns the weight file that a path means: of a run's folder the best, or latest, checkpoint.
+
+    Raises:
+        PasslError: a folder without checkpoints.
+    """
+    path = Path(given)
+    if not path.is_dir():
+        return path
+    found = _kept(checkpoint_folder(path)) or _kept(path)
+    if found is None:
+        raise PasslError(f"{path}: is a folder without {BEST} or {LATEST}; name a weight file")
+    return found
 
 
 def _of_own_run(cfg: Config) -> Path:

@@ -20,6 +20,7 @@ from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.weights.converting import convert_weights
 from passl.weights.naming import ReleasedNames
+from passl.weights.origin import describe_origin
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,9 +84,10 @@ def _main(arguments: argparse.Namespace) -> None:
         arguments.part,
     )
     aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
+    origin = describe_origin(done.origin)
     print(
         f"{arguments.target}: {done.tensors} tensors, {done.source} names to {done.target} names"
-        f"{aside}"
+        f"{f', {origin}' if origin else ''}{aside}"
     )
     if done.nameless:
         logger.warning(

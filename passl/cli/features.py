@@ -11,11 +11,15 @@ import numpy as np
 
 from passl.cli.common import add_config_arguments, add_weights, config_of, make_parser, run_command
 from passl.cli.named_images import add_images, open_images
+from passl.datasets.view import words_of_view
 from passl.deployment.features import features
 from passl.utils.commands import command
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.whole_files import filling, replacing
+from passl.weights.origin import describe_origin
+
+_MOST = 100  # neighbours of an image on the page
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(parser)
     parser.add_argument(
         "--output", metavar="DIR", required=True,
-        help="where features.npz (paths, and features float32 [images, numbers]) and "
-        "neighbours.html go",
+        help="where features.npz (paths, features float32 [images, numbers], and config, weights "
+        "and view, which they come from) and neighbours.html go",
     )  # fmt: skip
     parser.add_argument(
         "--neighbours", type=int, default=8, metavar="K",
@@ -42,30 +46,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    if arguments.neighbours < 0:
-        raise PasslError("--neighbours is at least 0")
+    if not 0 <= arguments.neighbours <= _MOST:
+        raise PasslError(f"--neighbours lies between 0 and {_MOST}")
     cfg = config_of(arguments)
-    _, architecture, report, loader = open_images(arguments, cfg)
-    if not hasattr(architecture, "backbone"):
-        raise PasslError(
-            f"{type(architecture).__name__} has no part called 'backbone', whose features are to "
-            "be written"
-        )
+    section, architecture, report, loader = open_images(arguments, cfg, "backbone")
     places, rows = features(architecture, loader)
     folder, dataset = Path(arguments.output), loader.dataset
     paths = [dataset.where(place) for place in places]
+    origin = describe_origin(report.metadata.get("origin"))
+    facts = {
+        "config": arguments.config,
+        "weights": report.path if origin is None else f"{report.path}, {origin}",
+        "view": words_of_view(section),
+    }
     file = folder / "features.npz"
     with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
-        np.savez(target, paths=np.array(paths), features=rows)
+        np.savez(target, paths=np.array(paths), features=rows, **facts)
     logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
-    if arguments.neighbours and len(paths) > 1:
-        # Imported late: what draws takes half a second.
-        from passl.deployment.neighbours_page import write_neighbours
+    if not arguments.neighbours:
+        return
+    if len(paths) == 1:
+        logger.info("one image has no neighbours: no page is written")
+        return
+    # Imported late: what draws takes half a second.
+    from passl.deployment.neighbours_page import write_neighbours
 
-        facts = {"config": arguments.config, "weights": report.path}
-        page = folder / "neighbours.html"
-        write_neighbours(page, dataset, places, rows, arguments.neighbours, facts)
-        logger.info("%s: open it in a browser", page)
+    page = folder / "neighbours.html"
+    write_neighbours(page, dataset, places, rows, arguments.neighbours, facts)
+    logger.info("%s: open it in a browser (%.1f MB)", page, page.stat().st_size / 1e6)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

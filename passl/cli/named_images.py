@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 from passl.cli.common import compare_with_zoo, load_named_weights
 from passl.datasets import Loader
@@ -32,11 +32,16 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def open_images(
-    arguments: argparse.Namespace, cfg: Config
+    arguments: argparse.Namespace, cfg: Config, part: Optional[str] = None
 ) -> Tuple[Config, Architecture, LoadReport, Loader]:
     """Returns the section that says how images are looked at, the network and its weights' report.
 
     And a loader over the images, see ``prediction_loader``; its set is an ``ImagePaths``.
+
+    Args:
+        arguments: of the command line.
+        cfg: the config that they name.
+        part: the sub-network that is used alone (``backbone``), so that weights of that are enough.
 
     Raises:
         PasslError: no images, or anything wrong with config, weights or device.
@@ -47,7 +52,10 @@ def open_images(
     paths = find_images(_given(arguments.images))
     select_device(cfg.device, cfg.tf32)
     architecture = build_architecture(cfg.model)
-    report = load_named_weights(architecture, arguments, cfg)
+    used = architecture if part is None else getattr(architecture, part, None)
+    if used is None:
+        raise PasslError(f"{type(architecture).__name__} has no part called '{part}'")
+    report = load_named_weights(used, arguments, cfg)
     compare_with_zoo(Path(report.path), section)
     dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
     dataset.max_pixels = section.loader.max_pixels

@@ -14,6 +14,7 @@ from passl.cli.common import (
     config_of,
     make_parser,
     run_command,
+    weight_file,
 )
 from passl.engine import train
 from passl.utils.commands import command, launched_command
@@ -38,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--pretrained", metavar="PATH",
-        help="begin from weights: a checkpoint or a released file (see "
+        help="begin from weights: a checkpoint, the folder of a run, or a released file (see "
         f"{command('eval')} --list); of a head for other classes the rows with the same class "
-        "names are taken",
+        "names are taken, and of what was pre-trained without labels the backbone",
     )  # fmt: skip
     parser.add_argument(
         "--extend", choices=("stretch", "hold"),
@@ -68,19 +69,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> None:
     cfg = config_of(arguments)
+    pretrained = None if arguments.pretrained is None else str(weight_file(arguments.pretrained))
     if arguments.dry_run:
         # Imported late: drawing takes half a second that training should not wait for.
         from passl.inspection.dry_run import dry_run, format_table
 
         if arguments.resume is not None:
             raise PasslError("--dry-run looks at a run from its beginning; leave --resume out")
-        weights = arguments.pretrained, arguments.weights_key, arguments.allow_partial
+        weights = pretrained, arguments.weights_key, arguments.allow_partial
         print(format_table(dry_run(cfg, *weights)))
         return
     train(
         cfg,
         resume=arguments.resume,
-        pretrained=arguments.pretrained,
+        pretrained=pretrained,
         weights_key=arguments.weights_key,
         allow_partial=arguments.allow_partial,
         allow_batch_change=arguments.allow_batch_change,

@@ -40,12 +40,17 @@ def evaluation_view(cfg: Config) -> Config:
     else:
         transforms = [{**_VIEW, "size": _size(train)}]
     parts = [part for part in plain(train.batch_transforms) if not _is_random(part)]
-    logger.info(
-        "no dataloader.val: images are looked at through %s, then %s",
-        _words(transforms), _words(parts) or "nothing else",
-    )  # fmt: skip
     dataset = {"name": train.dataset.get("name"), "transforms": transforms}
-    return Config({**plain(train), "dataset": dataset, "batch_transforms": parts})
+    view = Config({**plain(train), "dataset": dataset, "batch_transforms": parts})
+    logger.info("no dataloader.val: images are looked at through %s", words_of_view(view))
+    return view
+
+
+def words_of_view(section: Config) -> str:
+    """Returns in words how a section has images looked at."""
+    transforms = _words(plain(section.dataset.get("transforms")) or [])
+    then = _words(plain(section.batch_transforms) or [])
+    return f"{transforms or 'nothing'}, then {then or 'nothing else'}"
 
 
 def evaluated_section(cfg: Config, split: str) -> Config:

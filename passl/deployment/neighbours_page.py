@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import io
+import os
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import List, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -13,9 +14,9 @@ from PIL import Image
 from passl.datasets import ImageDataset
 from passl.deployment.features import nearest
 from passl.utils.pages import notes, picture, write_page
-from passl.utils.text import as_text
 
-_ROWS = 60  # images that the page shows with their neighbours
+_ROWS = 60  # images that the page shows with their neighbours, at most
+_PICTURES = 1000  # of all rows together, at most: some megabytes
 _SIDE = 112  # pixels of a thumbnail's longer side
 
 _STYLE = """
@@ -51,22 +52,25 @@ def write_neighbours(
         PasslError: it cannot be written.
     """
     total = len(places)
-    queries = np.unique(np.linspace(0, total - 1, min(_ROWS, total)).astype(np.int64))
+    sample = min(_ROWS, _PICTURES // (1 + count), total)
+    queries = np.unique(np.linspace(0, total - 1, sample).astype(np.int64))
     found, similarity = nearest(features, queries, count)
     pictures = {int(i): _thumbnail(dataset, places[i]) for i in np.union1d(queries, found.ravel())}
+    files = [dataset.where(place) for place in places]
+    folders = _folders(files)
 
     def figure(i: int, text: str, kind: str) -> str:
-        file = dataset.where(places[i])
-        name = html.escape(Path(file).name)
+        lines = [*([f"{folders[i]}/"] if folders else []), Path(files[i]).name]
+        caption = "<br>".join([text, *map(html.escape, lines)])
         return (
-            f'<figure class="{kind}" title="{html.escape(file)}">{pictures[i]}'
-            f"<figcaption>{text}<br>{name}</figcaption></figure>"
+            f'<figure class="{kind}" title="{html.escape(files[i])}">{pictures[i]}'
+            f"<figcaption>{caption}</figcaption></figure>"
         )
 
     rows = []
     for query, neighbours, cosines in zip(queries.tolist(), found.tolist(), similarity.tolist()):
         cells = [figure(query, "&nbsp;", "query")]
-        cells += [figure(i, f"{cosine:.3f}", "") for i, cosine in zip(neighbours, cosines)]
+        cells += [figure(i, f"{round(c, 3) + 0.0:.3f}", "") for i, c in zip(neighbours, cosines)]
         rows.append('<div class="row">' + "".join(cells) + "</div>")
     shown = f"{len(queries)} of {total:,} images" if len(queries) < total else f"{total} images"
     parts = [
@@ -76,7 +80,15 @@ def write_neighbours(
         "the cosine of their features, which stands below them.</p>",
         *rows,
     ]
-    write_page(path, as_text("Nearest neighbours"), parts, _STYLE)
+    write_page(path, "Nearest neighbours", parts, _STYLE)
+
+
+def _folders(files: Sequence[str]) -> List[str]:
+    """Returns the folder of each file below the one they share; nothing where that is all."""
+    parents = [str(Path(os.path.abspath(file)).parent) for file in files]
+    shared = os.path.commonpath(parents)
+    below = [os.path.relpath(parent, shared) for parent in parents]
+    return below if len(set(below)) > 1 else []
 
 
 def _thumbnail(dataset: ImageDataset, place: int) -> str:

@@ -287,7 +287,12 @@ class Checkpoint:
 
         Open, a file that is replaced by a later save would keep its room on the disk.
         """
-        load_weights(architecture, self.file)
+        report = load_weights(architecture, self.file)
+        if report.kept:  # what is enough to evaluate is not enough to go on
+            raise PasslError(
+                f"{self.path}: is a checkpoint without {first_of(report.kept, _SHOWN)}, which the "
+                "run needs to go on; begin a new one from it with --pretrained"
+            )
         optimizer.load_state_dict(self.file.read_group(_OPTIMIZER))
         if average is not None:
             average.load_state_dict(self.file.read_group(AVERAGE))

@@ -25,9 +25,9 @@ from passl.weights.naming import (
     translate,
 )
 from passl.weights.origin import origin_of_weights
-from passl.weights.reading import WeightFile
+from passl.weights.reading import AVERAGE, WeightFile
 
-_BACKBONE = "backbone."
+_BACKBONE, _HEAD = "backbone.", "head."
 Writer = Callable[[str, Mapping[str, np.ndarray]], None]
 
 # Suffix -> how such a file is written, whose names it gets where nothing else is asked for, and the
@@ -50,6 +50,8 @@ class Conversion:
         source, target: whose names it read and wrote.
         tensors: how many.
         dropped: what else the source held, and the target does not.
+        origin: how the weights were made, see ``origin_of_weights``; empty where that is not known
+            or the target's format has no place for it.
         nameless: whether the source has names of its classes, which the target's format has no
             place for.
     """
@@ -58,6 +60,7 @@ class Conversion:
     target: str
     tensors: int
     dropped: List[str]
+    origin: Dict[str, Any]
     nameless: bool
 
 
@@ -72,8 +75,8 @@ def convert_weights(
     """Writes the weights of one file in another publisher's names and format.
 
     Numbers and their type stay as they are. What a file holds besides the network's tensors
-    (an optimizer's state, a history) is not carried over, but for the names of the classes, which
-    ``.safetensors`` has room for.
+    (an optimizer's state, a history) is not carried over, but for the names of the classes and how
+    the weights were made, which ``.safetensors`` has room for.
 
     Args:
         source: see ``WeightFile`` for what is read.
@@ -84,8 +87,8 @@ def convert_weights(
         publisher: whose names to write; by default those usual for the format (``google``,
             ``timm``, ``passl_v1``; ``passl`` for ``.safetensors``).
         key: which of the source's mappings to take, where it has several.
-        part: ``backbone`` writes that alone, and where it comes from; ``twin`` the backbone of the
-            momentum encoder. None writes all that the publisher has names for.
+        part: ``backbone`` writes that alone; ``twin`` the backbone of the momentum encoder. None
+            writes everything, for which the publisher must have names.
 
     Raises:
         PasslError: an unreadable source, tensors of no known network, a part that it has not got, a
@@ -113,12 +116,16 @@ def convert_weights(
         for name, array in named.items():
             with file.reading(name):
                 arrays[name] = np.ascontiguousarray(array.read())
-        facts = {"kind": "weights", "class_names": file.metadata.get("class_names")}
-        if part is not None:
-            facts.update(class_names=None, part=part, origin=origin_of_weights(file.metadata))
+        names = file.metadata.get("class_names") if part is None else None
+        facts = {"kind": "weights", "class_names": names}
         data = data_of(file.metadata, found.publisher)
         if data is not None:
             facts["data"] = data
+        if part is not None:
+            facts["part"] = part
+        origin = _origin(file, data, part)
+        if origin:
+            facts["origin"] = origin
         dropped = [group for group in file.groups if group != found.key]
     nameless = False
     if write is safetensors.write:
@@ -126,8 +133,8 @@ def convert_weights(
         _write_whole(target, lambda path: safetensors.write(path, arrays, labels))
     else:
         _write_whole(target, lambda path: write(path, arrays))
-        nameless = bool(facts["class_names"])
-    return Conversion(found.publisher, naming.name, len(arrays), dropped, nameless)
+        nameless, origin = bool(facts["class_names"]), {}
+    return Conversion(found.publisher, naming.name, len(arrays), dropped, origin, nameless)
 
 
 def _family(
@@ -172,6 +179,16 @@ def _of_part(tensors: Mapping[str, StoredArray], part: str, path: str) -> Dict[s
     return found
 
 
+def _origin(file: WeightFile, data: Optional[str], part: Optional[str]) -> Dict[str, Any]:
+    """Returns how the weights that are written were made.
+
+    Where a checkpoint has averaged weights, its evaluation is of those; and never of the twin.
+    """
+    others = part == "twin" or (AVERAGE in file.groups and file.key != AVERAGE)
+    origin = origin_of_weights(file.metadata, data, evaluated=not others)
+    return {**origin, "part": part} if origin and part == "twin" else origin
+
+
 def _naming(publisher: str, released_names: ReleasedNames, target: Path) -> Naming:
     known = namings(released_names)
     if publisher not in known:
@@ -198,7 +215,10 @@ def _rename(
         if there is None and naming.name == OWN:  # also of parts that no publisher has
             there = {name: array}
         if there is None:
-            raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'")
+            remedy = ""
+            if not name.startswith((_BACKBONE, _HEAD)):
+                remedy = "; --part backbone writes the backbone alone, without head"
+            raise PasslError(f"{path}: '{naming.name}' has no name for '{name}'{remedy}")
         named.update(there)
     return named
 
@@ -209,7 +229,7 @@ def _labels(naming: Naming, facts: Dict[str, Any]) -> Dict[str, str]:
         return own_labels(facts)
     framework = {"format": "pt" if naming.convention == "torch" else "pd"}
     released = facts["class_names"] is None and facts.get("data") == IMAGENET
-    if released:
+    if released and not facts.get("origin"):
         return framework
     return {**framework, **own_labels({**facts, "publisher": naming.name})}
 

@@ -251,8 +251,10 @@ def _parts_that_stay(
         if there != here if new_head else (for_training and not there):
             stay.append(part)
     told = _told([name for name in own if _part(name) in stay])
-    if told:
-        logger.info("%s: has none that fit, so that they begin anew: %s", path, told)
+    if told and new_head:
+        logger.info("%s: has none of these that fit, so they begin anew: %s", path, told)
+    elif told:
+        logger.info("%s: enough without what is for training alone: %s", path, told)
     return stay
 
 

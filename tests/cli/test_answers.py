@@ -17,6 +17,7 @@ from passl.building import create_model
 from passl.cli import convert as convert_command
 from passl.cli import eval as eval_command
 from passl.cli import export as export_command
+from passl.cli import features as features_command
 from passl.cli import predict as predict_command
 from passl.cli.common import names_of_classes
 from passl.datasets.sources.class_names import read_class_names, readable_names
@@ -86,8 +87,8 @@ def test_weights_and_logits_that_are_not_finite(trained, changed, image, tmp_pat
     def too_large_inside(tensors, metadata):
         tensors["model/backbone.norm.weight"] = np.full([64], 3e38, np.float32)
 
-    given = ["-c", str(trained[0]), "--weights", changed(too_large_inside), image, "--features"]
-    assert predict_command.main([*given, "--output", str(tmp_path / "features")]) == 2
+    given = ["-c", str(trained[0]), "--weights", changed(too_large_inside), image]
+    assert features_command.main([*given, "--output", str(tmp_path / "features")]) == 2
     assert f"{image}: the features of the network are not finite" in last_line(capsys)
     weights = changed(too_large)
     words = {
@@ -333,7 +334,7 @@ def test_the_advice_is_true_for_whose_file_it_is_and_for_the_cause(trained, tmp_
         ("mixer_b16_224", {}, "did you mean 'mlp_mixer_b16_224'"),
         ("mixer_b16_224.goog_in21k_ft_in1k", {}, r"create_model\('mlp_mixer_b16_224', pretrained"),
         ("mlp_mixer_b16_224.goog_in1k", {}, r"create_model\('mlp_mixer_b16_224', pretrained=FILE"),
-        ("resnet50", {}, "unknown backbone 'resnet50'; known"),
+        ("efficientnet_b0", {}, "unknown backbone 'efficientnet_b0'; known"),
     ],
 )
 def test_what_users_of_timm_write(name, arguments, words):

@@ -119,9 +119,10 @@ def test_it_names_images(passl, run, odd, tmp_path, monkeypatch):
     assert [answer["path"] for answer in answers] == [as_text(os.fsdecode(path)) for path in given]
     assert as_text(APPLE) in answers[0]["names"] and answers[0]["path"] in said
     assert (out / "contact_sheet_001.png").exists()
-    passl("predict", "-c", run / "config.yaml", odd / "val" / APPLE, "--features", "--output", out)
+    passl("features", "-c", run / "config.yaml", odd / "val", "--output", out)
     with np.load(out / "features.npz") as file:
         assert all(Path(path).is_file() for path in file["paths"]), "these open the images again"
+    assert f"<br>{as_text(APPLE)}/<br>" in text_of(out / "neighbours.html")
 
 
 @pytest.mark.parametrize("lines", [b"a\0b.jpg\0", "a.jpg\n".encode("utf-16")])

@@ -23,6 +23,7 @@ from passl.hooks.base import Hook
 from passl.inspection.dry_run import dry_run
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
+from passl.weights import WeightFile, write_tensor_file
 
 VIEW = [
     {"name": "RandomResizedCrop", "size": 16, "scale": [0.2, 1.0]},
@@ -207,6 +208,7 @@ def test_without_labels(config, photos, tmp_path):
         ("MoCo", ["model.architecture.widht=3"], "did you mean 'width'"),
         ("SimCLR", ["model.t=3"], "unknown argument 't'"),
     ],
+    ids=map(str, range(10)),
 )
 def test_refusals(name, overrides, said, config, tmp_path):
     with pytest.raises(PasslError, match=said) as error:
@@ -229,3 +231,43 @@ def test_sharding_is_refused(config):
     cfg = get_config(config("MoCo"), ["parallel.sharding=2"])
     with pytest.raises(PasslError, match="cannot be trained with parallel.sharding; set -o"):
         make_plan(cfg, Processes())
+
+
+def test_what_comes_after(config, photos, tmp_path):
+    """The folder of a run is what a classifier begins from; what is not whole is not gone on with.
+
+    A backbone alone is enough to evaluate, and not to resume.
+    """
+    path, folder = config("MoCo", epochs=1), tmp_path / "moco"
+    code, out, err = run_here("train", "-c", path, "--output-dir", folder)
+    assert code == 0, err
+    cfg = small_config(photos)
+    cfg["model"]["architecture"] = {"name": "ResNet", **BACKBONES["ResNet"]}
+    (tmp_path / "classifier.yaml").write_text(yaml.safe_dump(cfg))
+    given = ["train", "-c", tmp_path / "classifier.yaml", "--output-dir", tmp_path / "fine"]
+    for place in (folder, folder / "checkpoints"):
+        code, out, err = run_here(*given, "--dry-run", "--pretrained", place)
+        assert code == 0, err
+        best = folder / "checkpoints" / "best.safetensors"
+        assert f"{best}: of other parts, and left aside: projector (4 tensors)" in out
+    code, out, err = run_here(*given, "-o", "epochs=1", "--pretrained", folder)
+    assert code == 0 and "so the head begins anew" in out, err
+    with WeightFile(tmp_path / "fine" / "checkpoints" / "latest.safetensors") as file:
+        assert file.metadata["pretrained"] == str(best)
+    code, out, err = run_here(*given, "--resume", "auto", "--pretrained", photos)
+    assert code == 2 and "is a folder without best.safetensors or latest.safetensors" in err
+
+    latest = folder / "checkpoints" / "latest.safetensors"
+    with WeightFile(latest) as file:
+        tensors = {
+            f"{group}/{name}": array
+            for group in file.groups
+            for name, array in file.read_group(group).items()
+            if not name.startswith("queue.")
+        }
+        metadata = file.metadata
+    write_tensor_file(latest, tensors, metadata)
+    assert run_here("eval", "-c", path, "--weights", latest)[0] == 0
+    resumed = ["train", "-c", path, "--output-dir", folder, "--resume", "auto"]
+    code, out, err = run_here(*resumed, "-o", "epochs=2", "--extend", "hold")
+    assert code == 2 and "is a checkpoint without queue.keys, queue.pointer" in err

@@ -11,12 +11,14 @@ import pytest
 import yaml
 from helpers import small_config
 from rounding_autocast import RoundingAutocast
+from self_supervised import method, views
 
 from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.checkpoint import training_state
 from passl.engine.execution import Execution
 from passl.engine.precision import Precision
+from passl.engine.step import TrainingStep
 from passl.evaluation.classification import Classification
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.backbones import build_backbone
@@ -421,3 +423,41 @@ def test_attention_weights_are_shared_out_in_float32(rounding, level, dtype, bac
     for queries, weights in seen:
         assert str(queries).endswith(dtype) and weights.dtype == paddle.float32
         np.testing.assert_allclose(weights.sum(-1), np.ones(weights.shape[:-1]), rtol=1e-6)
+
+
+# ------------------------------------------------ twins and queues
+
+
+@pytest.mark.skipif(
+    paddle.__version__.startswith("2."),
+    reason="on a processor PaddlePaddle 2 has no 16-bit kernels for these networks",
+)
+@pytest.mark.parametrize("name", ["MoCo", "BYOL"])
+def test_twins_and_queues_keep_float32(rounding, level, dtype, name):
+    """The twin follows the float32 weights by less than 16 bits can tell apart: 1e-6 a step."""
+    network = method(name, "MlpMixer")
+    precision = in_16_bits(level, dtype)
+    optimizer = build_optimizer({"name": "SGD", "momentum": 0.0}, network)
+    sections = SimpleNamespace(
+        recompute=False, to_static=False, parallel=SimpleNamespace(sharding=0, fusion_mb=25.0)
+    )
+    twin = {key: p.numpy().copy() for key, p in network.twin.named_parameters()}
+    execution = Execution(sections, network, optimizer, precision, ALONE)
+    network.train()
+    step = TrainingStep(network, optimizer, execution, None, 8, 1, 10**9, seed=0)
+    for number in range(3):
+        batch = views(8, seed=number)
+        assert bool(step(number, iter([batch]), 1e-4).finite)
+        weights = {key: tensor.numpy() for key, tensor in optimizer.weights().items()}
+        m = network.m if name == "MoCo" else network.tau
+        for key, value in network.twin.named_parameters():
+            assert value.dtype == paddle.float32, key
+            twin[key] = m * twin[key] + (1 - m) * weights[key]
+            np.testing.assert_allclose(value.numpy(), twin[key], atol=1e-7, err_msg=key)
+    before = dict(method(name, "MlpMixer").named_parameters())
+    moved = [np.abs(twin[key] - before[key].numpy()).max() for key in twin]
+    assert 0 < max(moved) < 2e-3
+    if name == "MoCo":
+        assert network.queue.keys.dtype == paddle.float32
+        norms = np.linalg.norm(network.queue.keys.numpy(), axis=1)
+        np.testing.assert_allclose(norms, 1, atol=1e-6)

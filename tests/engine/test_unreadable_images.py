@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers import losses, small_config, weights
 
+from passl.cli import features as features_command
 from passl.cli import predict as predict_command
 from passl.datasets import StandIn
 from passl.distributed.processes import Processes
@@ -144,11 +145,13 @@ def test_predict_says_where_nothing_can_be_read(trained, tmp_path, features, cap
     folder.mkdir()
     for i in range(3):
         (folder / f"{i}.jpg").write_bytes(b"")
-    more = ["--features", "--output", str(tmp_path / "out")] if features else []
-    code, said = predict(trained, folder, tmp_path / "answers.json", capsys, *more)
+    config, weights = map(str, trained)
+    given = ["-c", config, "--weights", weights, str(folder), "--output", str(tmp_path / "out")]
+    code = (features_command if features else predict_command).main(given)
+    said = "".join(capsys.readouterr())
     assert code == 2 and "none of the 3 images can be read" in said.splitlines()[-1]
     assert str(folder / "2.jpg") in said.splitlines()[-1]
-    assert "data folder" not in said and not (tmp_path / "answers.json").exists()
+    assert "data folder" not in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "eval", "predict", "pack"])

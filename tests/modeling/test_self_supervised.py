@@ -9,6 +9,7 @@ import pytest
 from rounding_autocast import RoundingAutocast
 from self_supervised import BACKBONES, METHODS, method, stepping, views
 
+from passl.engine.execution import recompute_blocks
 from passl.modeling.architectures.byol import BYOL
 from passl.modeling.heads import build_head
 from passl.modeling.layers import BatchNorm1D, BatchNorm2D
@@ -413,6 +414,7 @@ def test_split_batch_norms_shuffle_the_keys():
         ({"split_batch_norm": 3}, (1000, 16, 1), "no 3 equal parts"),
         ({"split_batch_norm": 8}, (1000, 8, 1), "batch_size to 16 at least"),
     ],
+    ids=map(str, range(4)),
 )
 def test_batches_that_do_not_fit_moco(changes, batch, said):
     with pytest.raises(PasslError, match=said):
@@ -499,3 +501,34 @@ def test_arguments_out_of_bounds():
         with pytest.raises(PasslError, match=said):
             method(name, **changes)
     assert isinstance(method("BYOL"), BYOL)
+
+
+# ------------------------------------------------ how it is run
+
+
+@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="PaddlePaddle 2 needs a GPU for it")
+@pytest.mark.parametrize("name", METHODS)
+def test_recomputed_it_is_the_same(name):
+    """Also the twin, which keeps nothing in either case."""
+    found = []
+    for recomputing in (False, True):
+        network = method(name, "VisionTransformer")
+        if recomputing:
+            recompute_blocks(network)
+        loss = network(views(8))["loss"]
+        loss.backward()
+        gradients = [p.grad.numpy() for p in network.parameters() if p.grad is not None]
+        found.append([loss.numpy(), *gradients])
+    for plain, recomputed in zip(*found):
+        np.testing.assert_array_equal(plain, recomputed)
+
+
+def test_simclr_as_a_static_program():
+    plain, static = (method("SimCLR", "VisionTransformer") for _ in range(2))
+    static.forward = paddle.jit.to_static(static.forward, full_graph=True)
+    losses = [network(views(8))["loss"] for network in (plain, static)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+    for loss in losses:
+        loss.backward()
+    for (key, one), (_, other) in zip(plain.named_parameters(), static.named_parameters()):
+        np.testing.assert_allclose(one.grad.numpy(), other.grad.numpy(), atol=1e-5, err_msg=key)

@@ -22,7 +22,7 @@ from lightly.transforms import SimCLRTransform
 from PIL import Image
 from small_resnet import SmallResNet
 
-WIDTHS, BATCH, RATE = (16, 32, 64, 128), 128, 0.06
+BATCH, RATE, MOMENTUM, DECAY = 128, 0.06, 0.9, 5e-4
 NORMALIZE = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}
 
 
@@ -42,21 +42,27 @@ class Pairs(torch.utils.data.Dataset):
 
 
 class Method(torch.nn.Module):
-    """One of the methods; ``loss(one, two)`` of two views, ``follow(share)`` after a step."""
+    """One of the methods; ``loss(one, two)`` of two views, ``follow(share)`` after a step.
 
-    def __init__(self, name):
+    Args:
+        name: which.
+        width: of the backbone's first stage; each of the other three has twice that before it.
+    """
+
+    def __init__(self, name, width=16):
         super().__init__()
         self.name = name
         norm = (lambda channels: get_norm_layer(channels, 4)) if name == "MoCo v2" else None
-        self.backbone = SmallResNet(WIDTHS, norm=norm)
+        self.backbone = SmallResNet([width * 2**i for i in range(4)], norm=norm)
+        features = width * 2**3
         if name == "SimCLR":
-            self.projector = heads.SimCLRProjectionHead(128, 128, 64)
+            self.projector = heads.SimCLRProjectionHead(features, 128, 64)
             self.contrast = NTXentLoss(0.5)
         elif name == "MoCo v2":
-            self.projector = heads.MoCoProjectionHead(128, 128, 64)
+            self.projector = heads.MoCoProjectionHead(features, 128, 64)
             self.contrast = NTXentLoss(0.1, (4096, 64))
         else:
-            self.projector = heads.BYOLProjectionHead(128, 512, 128)
+            self.projector = heads.BYOLProjectionHead(features, 512, 128)
             self.predictor = heads.BYOLPredictionHead(128, 512, 128)
             self.contrast = NegativeCosineSimilarity()
         self.twins = [copy.deepcopy(part) for part in (self.backbone, self.projector)]
@@ -86,6 +92,10 @@ class Method(torch.nn.Module):
             update_momentum(part, twin, m)
 
 
+def descent(method):
+    return torch.optim.SGD(method.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+
 def embed(network, images):
     mean, std = (torch.tensor(NORMALIZE[key]).reshape(3, 1, 1) for key in ("mean", "std"))
     network.eval()
@@ -109,8 +119,7 @@ def main():
     loader = torch.utils.data.DataLoader(
         Pairs(images["train"]), BATCH, shuffle=True, drop_last=True, num_workers=1
     )
-    learning = [p for p in method.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=RATE, momentum=0.9, weight_decay=5e-4)
+    optimizer = descent(method)
     total, step, speeds = int(epochs) * len(loader), 0, []
     for epoch in range(int(epochs)):
         for one, two in loader:

@@ -324,6 +324,19 @@ def test_of_other_methods_the_backbone_is_taken(publisher, prefix, aside, tmp_pa
     np.testing.assert_array_equal(model.head.fc.weight.numpy(), head)
 
 
+@pytest.mark.smoke
+def test_a_classifier_takes_mocos_query_encoder(tmp_path):
+    """Not the momentum encoder; main_lincls.py takes the same."""
+    arrays = moco(2, "encoder_q.", "encoder_k.", ("fc.0", "fc.2"), BLOCKS)
+    model, other = network(BLOCKS), network(BLOCKS)
+    report = load_weights(model, of_torch(tmp_path, arrays, "module."), new_head=True)
+    assert report.kept == ["head.fc.weight", "head.fc.bias"]
+    load_weights(other, of_torch(tmp_path, torchvision(BLOCKS, seed=1)), new_head=True)
+    for name, tensor in other.backbone.state_dict().items():
+        found = model.backbone.state_dict()[name].numpy()
+        np.testing.assert_array_equal(found, tensor.numpy(), err_msg=name)
+
+
 def test_a_file_is_written_in_others_names_bit_for_bit(tmp_path):
     """To MoCo's and back: keys in columns again."""
     arrays = moco(2, "encoder_q.", "encoder_k.", ("fc.0", "fc.2"), BLOCKS)

@@ -10,10 +10,12 @@ from helpers import run_here
 from self_supervised import BACKBONES, method, views
 
 import passl
-from passl.modeling.architectures import build_architecture
+from passl.modeling.architectures import Architecture, build_architecture
+from passl.modeling.backbones import build_backbone
 from passl.utils.errors import PasslError
 from passl.weights import WeightFile, load_weights, write_tensor_file
 from passl.weights.formats import torch
+from passl.weights.origin import describe_origin, origin_of_weights
 
 TINY = {"name": "ResNet", **BACKBONES["ResNet"]}
 
@@ -89,7 +91,9 @@ def test_a_method_takes_a_classifier(name, tmp_path, said):
     if name != "SimCLR":
         for part in ("backbone.", "projector."):
             assert_same(arrays(network, f"twin.{part}"), arrays(network, part))
-        assert "begin anew: " in said() and "twin (" in said()
+        assert "begin anew: projector (" in said() and "twin (" in said()
+        assert "the momentum encoder begins as a copy of the network" in said()
+    assert said().count("begin anew") == 1
 
 
 def test_a_method_takes_its_own_file_whole(tmp_path):
@@ -102,7 +106,7 @@ def test_a_method_takes_its_own_file_whole(tmp_path):
         report = load_weights(other, file, new_head=new_head)
         other.after_loading(report)
         assert report.kept == [] and report.left_out == []
-        assert_same(arrays(other), arrays(network))
+        assert_same(arrays(other), arrays(network))  # the twin is no copy made anew
 
 
 def test_from_one_method_to_another(tmp_path):
@@ -128,7 +132,8 @@ def test_a_backbone_is_enough_to_evaluate(tmp_path, said):
     other = method("MoCo", seed=5)
     load_weights(other, tmp_path / "x.safetensors")
     assert_same(arrays(other, "backbone."), arrays(network, "backbone."))
-    assert "begin anew: projector (" in said()
+    assert "enough without what is for training alone: projector (4 tensors), twin (" in said()
+    assert "anew" not in said()
     whole = arrays(network)
     del whole["twin.backbone.stem.conv.weight"]
     write_tensor_file(tmp_path / "y.safetensors", whole, {"kind": "weights"})
@@ -193,16 +198,21 @@ def test_convert_writes_a_backbone(part, tmp_path):
         "progress": {"step": 40, "evaluation": record},
         "class_names": ["a", "b"],
     }
-    source = saved(network, tmp_path / "x.safetensors", **facts)
+    source = saved(network, tmp_path / "x.safetensors", **facts, data="photos")
     target = tmp_path / "backbone.safetensors"
     code, out, err = run_here("convert", source, target, "--part", part)
     assert code == 0, err
+    words = "trained by MoCo on 100 images of photos, 3.2 epochs, kNN Top-1 47.11 % (k 20, T 0.07"
+    words += ", bank 60, 13 images)"
+    if part == "twin":  # which nobody has evaluated
+        words = "trained by MoCo (its momentum encoder) on 100 images of photos, 3.2 epochs\n"
+    assert f"names to passl names, {words}" in out
     with WeightFile(target) as file:
         told = file.metadata
         assert set(file.tensors) == {f"backbone.{name}" for name in arrays(network, "backbone.")}
     assert told["origin"] == {
-        "method": "MoCo", "architecture": TINY, "epochs": 3.2, "images_seen": 320,
-        "evaluation": record,
+        "method": "MoCo", "architecture": TINY, "data": "photos", "images": 100, "epochs": 3.2,
+        "images_seen": 320, **({"evaluation": record} if part == "backbone" else {"part": "twin"}),
     }  # fmt: skip
     assert told["part"] == part and told["class_names"] is None
     other = classifier()
@@ -234,6 +244,191 @@ def test_its_origin_is_told(tmp_path, said):
     )
 
 
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "origin, words",
+    [
+        ("SimCLR", None),
+        ({"epochs": 3}, None),
+        ({"method": 3}, None),
+        ({"method": "A", "epochs": "three", "images": True, "data": ["x"]}, "trained by A"),
+        ({"method": "A", "evaluation": {"knn_top1": 4.0}}, "trained by A"),
+        ({"method": "A", "evaluation": {"top1": 4.0}}, "trained by A"),
+        ({"method": "A", "evaluation": "good"}, "trained by A"),
+        ({"method": "A", "data": "ImageNet"}, "trained by A on ImageNet"),
+        ({"method": "A", "images": 1281167}, "trained by A on 1,281,167 images"),
+        (
+            {"method": "A", "evaluation": {"top1": 76.6, "samples": 50000}},
+            "trained by A, Top-1 76.60 % of 50,000 images",
+        ),
+        ({"method": "\x1b[31m\nA" + "b" * 999}, r"trained by \x1b[31m A" + "b" * 53),
+    ],
+)
+def test_an_origin_that_somebody_wrote(origin, words, tmp_path, said):
+    """It is text of a file: what is not of its kind is passed over, and no terminal obeys it."""
+    assert describe_origin(origin) == words
+    file = saved(method("SimCLR"), tmp_path / "x.safetensors", origin=origin)
+    load_weights(classifier(), file, new_head=True)
+    code, out, err = run_here("convert", file, tmp_path / "y.safetensors", "--part", "backbone")
+    assert code == 0, err
+    assert (words or "passl names") in out and "\x1b" not in said() + out
+
+
+@pytest.mark.parametrize("key", [None, "model", "ema"])
+def test_the_evaluation_is_of_the_averaged_weights(key, tmp_path):
+    network = arrays(method("SimCLR"))
+    tensors = {f"{group}/{n}": a for group in ("model", "ema") for n, a in network.items()}
+    record = {"step": 4, "knn_top1": 47.0, "k": 2, "temperature": 0.07, "bank": 6, "samples": 3}
+    facts = {"kind": "training", "config": {"model": {"name": "SimCLR"}}, "samples": 0,
+             "samples_seen": 0, "progress": {"step": 4, "evaluation": record}}  # fmt: skip
+    write_tensor_file(tmp_path / "x.safetensors", tensors, facts)
+    with WeightFile(tmp_path / "x.safetensors") as file:
+        assert file.key == "ema" and file.averages() == []
+    more = [] if key is None else ["--weights-key", key]
+    target = tmp_path / "y.safetensors"
+    assert run_here("convert", tmp_path / "x.safetensors", target, *more)[0] == 0
+    with WeightFile(target) as file:
+        assert ("evaluation" in file.metadata["origin"]) == (key != "model")
+        assert file.metadata["origin"]["method"] == "SimCLR"
+
+
+def test_an_evaluation_of_an_earlier_step_is_not_that_of_the_weights():
+    facts = {"config": {"model": {}}, "samples": 10, "samples_seen": 25}
+    for step, known in ((4, True), (5, False)):
+        progress = {"step": step, "best": {"step": 4, "top1": 50.0}}
+        origin = origin_of_weights({**facts, "progress": progress})
+        assert ("evaluation" in origin) == known and origin["method"] == "Classifier"
+        assert (origin["epochs"], origin["images_seen"], origin["images"]) == (2.5, 25, 10)
+    for odd in ({"progress": 3}, {"config": []}, {"samples": "many"}, {"samples": 0}):
+        found = origin_of_weights({**facts, "progress": {"step": 1}, **odd})
+        assert "epochs" not in found
+    assert origin_of_weights({}) == {}
+
+
+@pytest.mark.parametrize("name", ["MoCo", "BYOL"])
+def test_a_twin_is_no_average(name, tmp_path, said):
+    """Nothing offers a momentum encoder in the network's place, whichever way it is kept."""
+    network = method(name)
+    tensors = {f"model/{n}": array for n, array in arrays(network).items()}
+    write_tensor_file(tmp_path / "x.safetensors", tensors, {"kind": "training"})
+    with WeightFile(tmp_path / "x.safetensors") as file:
+        assert file.averages() == [] and file.key == "model"
+    target = classifier()
+    load_weights(target, tmp_path / "x.safetensors", new_head=True)
+    assert "averaged weights" not in said()
+    assert_same(arrays(target, "backbone."), arrays(network, "backbone."))
+
+
+class Pair(Architecture):
+    """Two networks and no ``backbone``, as architectures of others may have."""
+
+    def __init__(self, seed):
+        super().__init__()
+        paddle.seed(seed)
+        self.student, self.teacher = paddle.nn.Linear(3, 2), paddle.nn.Linear(3, 2)
+
+
+class Necked(Architecture):
+    """A backbone and a part of its own, which evaluation needs."""
+
+    def __init__(self, width, seed=1):
+        super().__init__()
+        paddle.seed(seed)
+        self.backbone = build_backbone(TINY)
+        self.neck = paddle.nn.Linear(8, width)
+
+
+def test_architectures_of_other_parts(tmp_path, said):
+    one, other = Pair(0), Pair(1)
+    report = load_weights(other, saved(one, tmp_path / "pair.safetensors"), new_head=True)
+    other.after_loading(report)
+    assert_same(arrays(other), arrays(one))
+    assert report.kept == [] and report.left_out == []
+    part = {n: array for n, array in arrays(one).items() if n.startswith("student")}
+    write_tensor_file(tmp_path / "half.safetensors", part, {"kind": "weights"})
+    with pytest.raises(PasslError, match=r"2 missing in the file: teacher\.weight"):
+        load_weights(other, tmp_path / "half.safetensors")
+    with pytest.raises(PasslError, match="holds none of the tensors of this network"):
+        load_weights(Pair(0), saved(classifier(), tmp_path / "c.safetensors"))
+    # Without new_head a part that evaluation needs must be there, whole.
+    necked = Necked(4)
+    with pytest.raises(PasslError, match=r"2 missing in the file: neck\.weight"):
+        load_weights(necked, tmp_path / "c.safetensors")
+    file = saved(Necked(5), tmp_path / "necked.safetensors")
+    with pytest.raises(PasslError, match=r"2 of another shape: neck\.weight \(file \[8, 5\]"):
+        load_weights(necked, file)
+    load_weights(Necked(4), file, allow_partial=True)
+    assert "loaded in part: 2 of another shape: neck.weight" in said()
+    assert "anew" not in said() and "aside" not in said()
+    neck = arrays(necked, "neck.")
+    report = load_weights(necked, file, new_head=True)
+    assert report.kept == ["neck.weight", "neck.bias"] == report.left_out
+    assert_same(arrays(necked, "neck."), neck)
+    assert "has none of these that fit, so they begin anew: neck (2 tensors)" in said()
+    target = classifier()
+    load_weights(target, file, new_head=True)
+    assert "of other parts, and left aside: neck (2 tensors)" in said()
+
+
+def test_a_method_keeps_the_names_of_classes_out_of_its_backbone(tmp_path):
+    """Rows of a head by names of classes are still those of a classifier, projector or not."""
+    source = classifier(3)
+    tensors = {**arrays(source), "projector.weight": np.zeros([8, 2], np.float32)}
+    write_tensor_file(
+        tmp_path / "x.safetensors", tensors, {"kind": "weights", "class_names": ["a", "b", "c"]}
+    )
+    target = classifier(3, seed=7)
+    load_weights(target, tmp_path / "x.safetensors", new_head=True, class_names=["c", "d", "a"])
+    own, there = arrays(target, "head."), arrays(source, "head.")
+    fresh = arrays(classifier(3, seed=7), "head.")
+    np.testing.assert_array_equal(own["fc.weight"][:, [0, 2]], there["fc.weight"][:, [2, 0]])
+    np.testing.assert_array_equal(own["fc.weight"][:, 1], fresh["fc.weight"][:, 1])
+
+
+def test_a_name_that_a_publisher_has_not(tmp_path):
+    source = saved(method("SimCLR"), tmp_path / "x.safetensors")
+    code, out, err = run_here("convert", source, tmp_path / "y.pth")
+    assert code and "'timm' has no name for 'projector.fcs.0.weight'; --part backbone" in err
+    code, out, err = run_here("convert", source, tmp_path / "y.pth", "--part", "backbone")
+    assert code == 0, err
+    state = torch_names(tmp_path / "y.pth")
+    assert {"conv1.weight", "layer1.0.conv1.weight", "bn1.running_var"} <= state
+    assert not any(name.startswith(("projector", "fc")) for name in state)
+
+
+def torch_names(path):
+    with WeightFile(path) as file:
+        return set(file.tensors)
+
+
+def test_a_released_file_gives_its_backbone(tmp_path):
+    """Names of somebody else, and nothing recorded: nothing is made up."""
+    simclr = method("SimCLR")
+    write_tensor_file(tmp_path / "x.safetensors", {}, {})
+    target = tmp_path / "backbone.pth"
+    assert run_here("convert", saved(simclr, tmp_path / "x.safetensors"), target,
+                    "--part", "backbone")[0] == 0  # fmt: skip
+    code, out, err = run_here("convert", target, tmp_path / "y.safetensors", "--part", "backbone")
+    assert code == 0 and "trained by" not in out, err
+    with WeightFile(tmp_path / "y.safetensors") as file:
+        assert "origin" not in file.metadata and file.metadata["part"] == "backbone"
+    code, out, err = run_here("convert", target, tmp_path / "z.safetensors", "--part", "twin")
+    assert code and "no backbone in a part called 'twin'; its parts: backbone" in err
+
+
+def test_names_of_others_keep_the_origin(tmp_path, said):
+    """In timm's names, and trained on ImageNet, it is still no release of timm's."""
+    network = method("SimCLR")
+    file = saved(network, tmp_path / "x.safetensors", data="ImageNet", origin={"method": "SimCLR"})
+    target = tmp_path / "y.safetensors"
+    code, out, err = run_here("convert", file, target, "--part", "backbone", "--to", "timm")
+    assert code == 0, err
+    other = classifier()
+    load_weights(other, target, new_head=True)
+    assert "names), trained by SimCLR" in said()  # torchvision's are the same
+    assert_same(arrays(other, "backbone."), arrays(network, "backbone."))
+
+
 def test_a_part_that_is_not_there(tmp_path):
     source = saved(method("SimCLR"), tmp_path / "x.safetensors")
     code, out, err = run_here("convert", source, tmp_path / "y.safetensors", "--part", "twin")
@@ -251,3 +446,15 @@ def test_a_whole_file_is_converted_as_it_is(tmp_path):
     assert_same(arrays(other), arrays(network))
     other.eval()
     assert other(views(2))["features"].shape == [2, 8]
+
+
+def test_a_file_without_a_backbone_leaves_nothing_aside(tmp_path):
+    """What is unknown in it is listed: there is no network in it whose other parts these are."""
+    tensors = {"neck.weight": np.ones([8, 4], np.float32), "junk.x": np.ones(2, np.float32)}
+    write_tensor_file(tmp_path / "x.safetensors", tensors, {"kind": "weights"})
+    with pytest.raises(PasslError, match=r"1 unexpected: junk\.x"):
+        load_weights(Necked(4), tmp_path / "x.safetensors")
+    tensors = {**arrays(Pair(0)), "backbone.x": np.ones(2, np.float32)}
+    write_tensor_file(tmp_path / "y.safetensors", tensors, {"kind": "weights"})
+    with pytest.raises(PasslError, match=r"1 unexpected: backbone\.x"):
+        load_weights(Pair(1), tmp_path / "y.safetensors")

@@ -12,6 +12,7 @@ from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
 from passl.modeling.layers import has_batch_norms, sync_batch_norms
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
 
 _COLLAPSED = 0.2  # spread below which embeddings have all but become one
 _BEGINNING = 0.1  # share of a run in which they may: those of a fresh network lie close together
@@ -96,6 +97,7 @@ class SelfSupervised(Architecture):
     def after_loading(self, report: Any) -> None:
         if any(name.startswith("twin.") for name in report.kept):
             self.start_twin()
+            logger.info("%s: the momentum encoder begins as a copy of the network", report.path)
 
     def _learn_probe(
         self, features: paddle.Tensor, batch: Mapping[str, paddle.Tensor], outputs: Dict[str, Any]
