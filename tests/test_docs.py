@@ -101,12 +101,15 @@ def hide_what_is_not(monkeypatch, installed):
 
 def narrow(monkeypatch):
     """Gives the networks with a name one narrow block, and made-up sets few images."""
+    narrower = (
+        ("channels_mlp_dim", {"num_blocks": 1, "channels_mlp_dim": 32}),
+        ("bottleneck", {"blocks": (1, 1), "width": 8}),
+    )
     for name, factory in list(BACKBONES._factories.items()):
-        if isinstance(factory, functools.partial) and "channels_mlp_dim" in factory.keywords:
-            small = {**factory.keywords, "num_blocks": 1, "channels_mlp_dim": 32}
-            monkeypatch.setitem(
-                BACKBONES._factories, name, functools.partial(factory.func, **small)
-            )
+        for mark, sizes in narrower:
+            if isinstance(factory, functools.partial) and mark in factory.keywords:
+                small = functools.partial(factory.func, **{**factory.keywords, **sizes})
+                monkeypatch.setitem(BACKBONES._factories, name, small)
     monkeypatch.setattr(ImageNet, "published_sizes", {"train": 1281167, "val": 16})
     monkeypatch.setattr(synthetic, "_EVALUATION", 16)
     monkeypatch.setattr(pictures, "_IMAGES", 1)
@@ -120,7 +123,7 @@ def place(photos, tmp_path_factory):
     for name in ("configs", "tools", "scripts", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "mine").symlink_to(photos)
-    shutil.copytree(photos / "test" / "kiwi", folder / "photos")
+    shutil.copytree(photos / "train", folder / "photos")
     Image.open(photos / "test" / "pear" / "002.jpg").save(folder / "cat.jpg")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -134,6 +137,15 @@ def place(photos, tmp_path_factory):
         write_tensor_file(folder / "b16.safetensors", tensors, {})
         assert passl.main(["convert", "b16.safetensors", "Mixer-B_16.npz"]) == 0
         (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
+        argv = ["train", "-c", "simclr_own_images", "--output-dir", "output/pretrained"]
+        argv += ["-o", "epochs=1", "-o", "lr_scheduler.warmup_epochs=0"]
+        assert passl.main(argv) == 0
+        network = create_model("resnet50", num_classes=0)
+        tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        for method in ("moco_v2_r50_in1k_200ep", "simclr_r50_in1k_100ep"):
+            checkpoints = folder / "output" / method / "checkpoints"
+            checkpoints.mkdir(parents=True)
+            write_tensor_file(checkpoints / "latest.safetensors", tensors, {})
         argv = ["export", "-c", "output/mine/config.yaml", "--output", "deploy"]
         assert passl.main(argv) == 0
     return folder
