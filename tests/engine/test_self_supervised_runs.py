@@ -1,6 +1,8 @@
 """Runs of the self-supervised methods: views, records, evaluation, an interruption, refusals."""
 
 import json
+import random
+import time
 
 import numpy as np
 import pytest
@@ -106,14 +108,21 @@ def test_an_interrupted_run_is_the_same_run(name, config, tmp_path, monkeypatch)
     assert expected <= set(told[0])
 
 
-def test_a_killed_run_is_the_same_run(config, tmp_path):
-    """SIGKILL at some moment, with data workers and a checkpoint being written."""
-    path = config("MoCo", epochs=3, checkpoint={"interval_steps": 2})
+@pytest.mark.parametrize(
+    "name",
+    ["MoCo", *(pytest.param(name, marks=pytest.mark.full) for name in ("SimCLR", "BYOL"))],
+)
+def test_a_killed_run_is_the_same_run(name, config, tmp_path):
+    """SIGKILL at some moment, with data workers and perhaps a checkpoint being written."""
+    path = config(name, epochs=3, checkpoint={"interval_steps": 2})
     folder = tmp_path / "killed"
     process = start_tool("train", "-c", path, "--output-dir", folder)
+    moment = random.randint(4, 18)
+    print(f"killed after step {moment}")  # is shown where it fails
     for line in process.stdout:
-        if "step 9" in line or "9/" in line:
+        if f"step {moment}/" in line:
             break
+    time.sleep(random.uniform(0, 0.1))
     process.kill()
     process.communicate()
     code, out, err = run_here("train", "-c", path, "--output-dir", folder, "--resume", "auto")
