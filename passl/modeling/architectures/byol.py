@@ -10,9 +10,8 @@ from typing import Any, Mapping, Optional
 
 import paddle
 
-from passl.modeling.architectures.moco import check_share
 from passl.modeling.architectures.registry import ARCHITECTURES
-from passl.modeling.architectures.self_supervised import SelfSupervised, build_part
+from passl.modeling.architectures.self_supervised import SelfSupervised, build_part, check_share
 from passl.modeling.layers.embeddings import spread, unit
 from passl.modeling.layers.momentum_twin import MomentumTwin, cosine_momentum
 from passl.utils.errors import PasslError

@@ -13,8 +13,11 @@ import paddle
 
 from passl.distributed.collectives import all_gather, broadcast, process_count, process_rank
 from passl.modeling.architectures.registry import ARCHITECTURES
-from passl.modeling.architectures.self_supervised import SelfSupervised
-from passl.modeling.architectures.simclr import check_temperature
+from passl.modeling.architectures.self_supervised import (
+    SelfSupervised,
+    check_share,
+    check_temperature,
+)
 from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, split_batch_norms
 from passl.modeling.layers.embeddings import spread, unit
 from passl.modeling.layers.key_queue import KeyQueue
@@ -172,9 +175,3 @@ def info_nce(
     loss = (paddle.logsumexp(logits, axis=1) - logits[:, 0]).mean()
     right = (positive.detach() > negative.detach().max(axis=1, keepdim=True)).astype(loss.dtype)
     return loss, right.mean()
-
-
-def check_share(name: str, share: float) -> None:
-    """Raises a PasslError where what stays of a twin is no share."""
-    if not 0 <= share <= 1:
-        raise PasslError(f"{name}, the share of the twin that stays, lies in [0, 1], not {share}")

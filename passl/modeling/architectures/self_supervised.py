@@ -140,3 +140,15 @@ def build_part(
     if cfg is not None and "name" in cfg:
         return build_head(cfg, in_channels=in_channels)
     return build_head(cfg or {}, default="ProjectionHead", in_channels=in_channels, **defaults)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises a PasslError where a temperature is none."""
+    if not temperature > 0:
+        raise PasslError(f"T, the temperature, is above 0, not {temperature}")
+
+
+def check_share(name: str, share: float) -> None:
+    """Raises a PasslError where what stays of a twin is no share."""
+    if not 0 <= share <= 1:
+        raise PasslError(f"{name}, the share of the twin that stays, lies in [0, 1], not {share}")

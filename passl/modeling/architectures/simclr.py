@@ -13,9 +13,8 @@ import paddle.nn.functional as F
 
 from passl.distributed.collectives import all_gather_with_gradient, process_count, process_rank
 from passl.modeling.architectures.registry import ARCHITECTURES
-from passl.modeling.architectures.self_supervised import SelfSupervised
+from passl.modeling.architectures.self_supervised import SelfSupervised, check_temperature
 from passl.modeling.layers.embeddings import spread, unit
-from passl.utils.errors import PasslError
 
 _NEVER = -1e9  # a similarity that no softmax sees
 
@@ -117,9 +116,3 @@ def nt_xent(
     loss = (paddle.logsumexp(similarity, axis=1) - positive).mean()
     right = (similarity.detach().argmax(axis=1) == partner).astype(loss.dtype).mean()
     return loss, right
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises a PasslError where a temperature is none."""
-    if not temperature > 0:
-        raise PasslError(f"T, the temperature, is above 0, not {temperature}")
