@@ -12,6 +12,7 @@ from self_supervised import BACKBONES, METHODS, method
 
 from passl.datasets.sources.paths import ImagePaths
 from passl.deployment import features as features_of
+from passl.deployment import neighbours_page
 from passl.deployment.features import nearest
 from passl.deployment.neighbours_page import write_neighbours
 from passl.modeling.architectures import ARCHITECTURES, Architecture
@@ -54,7 +55,7 @@ def test_nearest_by_numpy(count):
     assert places.tolist() == [[1, 2], [0, 2], [0, 1]]
 
 
-@pytest.mark.parametrize("queries, images", [(1, 3), (64, 4096)])
+@pytest.mark.parametrize("queries, images", [(1, 3), (5, 7), (64, 4096)])
 def test_equal_images_are_equally_near(queries, images, monkeypatch):
     """Whatever is compared at a time: products of matrices round by where a row stands."""
     monkeypatch.setattr(features_of, "_QUERIES", queries)
@@ -120,6 +121,16 @@ def test_many_images_are_sampled(tmp_path, photos):
         assert f"{shown[count]} of 200 images" in page and "config: &lt;c&gt;" in page
         assert "/<br>" not in page, "of one folder its name says nothing"
     assert shown == {8: 60, 99: 10}
+
+
+def test_the_sample_is_taken_evenly(tmp_path, photos, monkeypatch):
+    """From the first to the last, not of the class that comes first."""
+    monkeypatch.setattr(neighbours_page, "_ROWS", 3)
+    images = sorted(map(str, (photos / "val").rglob("*.jpg")))
+    rows = np.random.default_rng(0).normal(size=(13, 4)).astype(np.float32)
+    write_neighbours(tmp_path / "x.html", ImagePaths(images, ()), range(13), rows, 2, {})
+    page = (tmp_path / "x.html").read_text()
+    assert re.findall(r'class="query" title="([^"]*)"', page) == [images[i] for i in (0, 6, 12)]
 
 
 @pytest.mark.smoke

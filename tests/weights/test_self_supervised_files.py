@@ -263,6 +263,7 @@ def test_its_origin_is_told(tmp_path, said):
         ),
         ({"method": "\x1b[31m\nA" + "b" * 999}, r"trained by \x1b[31m A" + "b" * 53),
     ],
+    ids=lambda value: "",  # they are text with spaces and escapes
 )
 def test_an_origin_that_somebody_wrote(origin, words, tmp_path, said):
     """It is text of a file: what is not of its kind is passed over, and no terminal obeys it."""
