@@ -81,17 +81,18 @@ def main():
             if arguments.reference and name in METHODS and not path.exists():
                 write(path, run_lightly(arguments, name, seed))
     everything = {
-        path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(results.glob("*.json"))
     }
     write(arguments.output / "results.json", everything)
     table = tell(results)
-    (arguments.output / "table.md").write_text(table)
+    (arguments.output / "table.md").write_text(table, encoding="utf-8")
     print(table)
 
 
 def write(path, record):
     aside = path.with_suffix(".partial")
-    aside.write_text(json.dumps(record, indent=1))
+    aside.write_text(json.dumps(record, indent=1), encoding="utf-8")
     aside.rename(path)
 
 
@@ -106,7 +107,7 @@ def run(arguments, name, seed):
     file = f"configs/{config}.yaml"
     command = [sys.executable, "tools/train.py", "-c", file, "--output-dir", str(folder), *options]
     subprocess.run([*command, "--resume", "auto"], check=True)
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     told = [json.loads(line) for line in lines]
     # The features of this process: Paddle's random numbers are those of the seed.
     before, after = embedded(file, changes), embedded(file, changes, folder)
@@ -222,7 +223,7 @@ def labelled(results):
             for path in sorted(results.glob("*.json")):
                 match = pattern.fullmatch(path.stem)
                 if match:
-                    yield name, whose, int(match[1]), json.loads(path.read_text())
+                    yield name, whose, int(match[1]), json.loads(path.read_text(encoding="utf-8"))
 
 
 def tell(results):
@@ -243,7 +244,7 @@ def tell(results):
     def add(label, accuracies, *rest):
         lines.append(f"| {' | '.join([label, *accuracies, *rest])} |")
 
-    raw = json.loads((results / "raw pixels.json").read_text())
+    raw = json.loads((results / "raw pixels.json").read_text(encoding="utf-8"))
     add("raw pixels", [percent(raw["k20"]), "", percent(raw["k200"]), ""], "", "", "")
     columns = [(setting, when) for setting in SETTINGS for when in ("before", "after")]
     groups = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Mapping, Optional
 
 import numpy as np
 
@@ -59,10 +59,7 @@ def _main(arguments: argparse.Namespace) -> None:
         "weights": report.path if origin is None else f"{report.path}, {origin}",
         "view": words_of_view(section),
     }
-    file = folder / "features.npz"
-    with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
-        np.savez(target, paths=np.array(paths), features=rows, **facts)
-    logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
+    _write_features(folder, paths, rows, facts)
     if not arguments.neighbours:
         return
     if len(paths) == 1:
@@ -74,6 +71,15 @@ def _main(arguments: argparse.Namespace) -> None:
     page = folder / "neighbours.html"
     write_neighbours(page, dataset, places, rows, arguments.neighbours, facts)
     logger.info("%s: open it in a browser (%.1f MB)", page, page.stat().st_size / 1e6)
+
+
+def _write_features(
+    folder: Path, paths: List[str], rows: np.ndarray, facts: Mapping[str, str]
+) -> None:
+    file = folder / "features.npz"
+    with filling(folder), replacing(file) as aside, open(aside, "wb") as target:
+        np.savez(target, paths=np.array(paths), features=rows, **facts)
+    logger.info("%s: features of %d images, %d numbers each", file, *rows.shape)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

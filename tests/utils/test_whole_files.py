@@ -15,9 +15,11 @@ import pytest
 from helpers import ROOT
 
 from passl.cli.common import write_json
-from passl.cli.predict import _write_answers, _write_features
+from passl.cli.features import _write_features
+from passl.cli.predict import _write_answers
 from passl.datasets.sources.catalog import _index_path
 from passl.datasets.sources.paths import ImagePaths
+from passl.deployment.neighbours_page import write_neighbours
 from passl.deployment.predictor import Prediction
 from passl.engine.trainer import _prepare_folder
 from passl.inspection.pictures import draw_schedule
@@ -166,11 +168,17 @@ def learning_rate(folder):
         draw_schedule(folder / "schedule.png", Constant(0.1, 10, 1, 8), 10)
 
 
+def page_of_neighbours(folder):
+    images = ImagePaths([str(path) for path in sorted(folder.parent.glob("*.jpg"))], ())
+    write_neighbours(folder / "neighbours.html", images, [0, 1, 2], np.eye(3), 2, {})
+
+
 WRITERS = {
     "answers.json": lambda folder: write_json(str(folder / "answers.json"), ["x" * 2000]),
     "config.yaml": config_yaml,
     "contact_sheet_001.png": contact_sheets,
-    "features.npz": lambda folder: _write_features(folder, ["a"], np.ones((1, 2000))),
+    "features.npz": lambda folder: _write_features(folder, ["a"], np.ones((1, 2000)), {}),
+    "neighbours.html": page_of_neighbours,
     "stem.png": pictures,
     "schedule.png": learning_rate,
 }
