@@ -104,8 +104,6 @@ def main():
     parser.add_argument("--methods", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--sizes", nargs="+", default=["16:128", "64:32"])
     options(parser, steps=2, repeats=5, warmup=3, threads=1)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         width, count = map(int, arguments.sizes[0].split(":"))

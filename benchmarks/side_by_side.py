@@ -1,5 +1,6 @@
 """Two processes that take turns at the same work, so that what slows the machine slows both."""
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -79,3 +80,6 @@ def options(parser, steps, repeats, warmup, threads):
     parser.add_argument("--warmup", type=int, default=warmup, help="steps before the first turn")
     parser.add_argument("--threads", type=int, default=threads)
     parser.add_argument("--json", metavar="FILE")
+    # What a side's own process is told: what to serve, and which side it is.
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)

@@ -169,8 +169,6 @@ def main():
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8, 32])
     options(parser, steps=2, repeats=5, warmup=3, threads=os.cpu_count())
     parser.add_argument("--fused", action="store_true", help="PyTorch's fused AdamW")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         serve_one(arguments)

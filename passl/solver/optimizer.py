@@ -55,12 +55,11 @@ class Optimizer:
             )
         parameters = dict(self._named)
         # Rates of their own cannot be factors of one that may be zero: then each has its rate.
-        self._rates = {
-            name: (group.lr, group.lr_scale)
-            for group in self.groups
-            for name in group.names
-            if any(one.lr is not None for one in self.groups)
-        }
+        self._rates: Dict[str, Tuple[Optional[float], float]] = {}
+        if any(group.lr is not None for group in self.groups):
+            self._rates = {
+                n: (group.lr, group.lr_scale) for group in self.groups for n in group.names
+            }
         self._optimizer = self.make(
             [
                 {

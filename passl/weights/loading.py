@@ -71,8 +71,7 @@ def load_weights(
     Args:
         model: an architecture, a network as ``create_model`` returns, or a backbone alone, for
             which the file's head is left out, as parts are for any that has not got them. An
-            architecture without a ``backbone`` of that name
-            takes files of its own.
+            architecture without a ``backbone`` of that name takes files of its own.
         path: the file, see ``WeightFile`` for the formats; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.
@@ -215,9 +214,7 @@ def _of_other_parts(
 
     A classifier needs no projector, and no twin, of what was pre-trained without labels.
     """
-    if not any(name.startswith(_BACKBONE) for name in own):
-        return []
-    if not any(name.startswith(_BACKBONE) for name in tensors):
+    if not all(any(name.startswith(_BACKBONE) for name in names) for names in (own, tensors)):
         return []
     parts = {_part(name) for name in own}
     others = [name for name in tensors if _part(name) not in parts]

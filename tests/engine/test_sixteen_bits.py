@@ -428,10 +428,6 @@ def test_attention_weights_are_shared_out_in_float32(rounding, level, dtype, bac
 # ------------------------------------------------ twins and queues
 
 
-@pytest.mark.skipif(
-    paddle.__version__.startswith("2."),
-    reason="on a processor PaddlePaddle 2 has no 16-bit kernels for these networks",
-)
 @pytest.mark.parametrize("name", ["MoCo", "BYOL"])
 def test_twins_and_queues_keep_float32(rounding, level, dtype, name):
     """The twin follows the float32 weights by less than 16 bits can tell apart: 1e-6 a step."""

@@ -70,12 +70,12 @@ def answers(model, size, rng):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", choices=["torchvision", "timm"])
+    parser.add_argument("package", choices=["torchvision", "timm"])
     parser.add_argument("model")
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", nargs="+", required=True)
     arguments = parser.parse_args()
-    network = randomize(build(arguments.library, arguments.model))
+    network = randomize(build(arguments.package, arguments.model))
     torch.save(network.state_dict(), arguments.out / "weights.pth")
     network.double()
     rng = np.random.default_rng(1)

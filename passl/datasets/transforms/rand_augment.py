@@ -16,7 +16,7 @@ from PIL import Image
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
-from passl.datasets.transforms.base import Transform
+from passl.datasets.transforms.base import Transform, check_probability
 from passl.datasets.transforms.operations import OPERATIONS, Filling, signed
 from passl.utils.errors import PasslError
 
@@ -141,8 +141,7 @@ class RandAugment(Transform):
         if not magnitude_std >= 0:
             raise PasslError(f"magnitude_std is at least 0, not {magnitude_std}")
         self.probability = default_probability if probability is None else probability
-        if not 0 <= self.probability <= 1:
-            raise PasslError(f"probability lies in [0, 1], not {probability}")
+        check_probability(self.probability)
         self.layers, self.magnitude, self.magnitude_std = layers, magnitude, magnitude_std
         self.entries, self._most = list(entries.values()), most
         self._filling = Filling(interpolation or default_interpolation, fill)

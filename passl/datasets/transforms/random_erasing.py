@@ -9,7 +9,7 @@ import numpy as np
 
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
-from passl.datasets.transforms.base import Transform
+from passl.datasets.transforms.base import Transform, check_probability
 from passl.utils.errors import PasslError
 
 
@@ -36,8 +36,7 @@ class RandomErasing(Transform):
         ratio: Sequence[float] = (0.3, 1 / 0.3),
         fill: Union[str, Sequence[int]] = "random",
     ):
-        if not 0 <= probability <= 1:
-            raise PasslError(f"probability lies in [0, 1], not {probability}")
+        check_probability(probability)
         for name, bounds, most in (("scale", scale, 1.0), ("ratio", ratio, math.inf)):
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1] <= most:
                 limit = f" ≤ {most:g}" if most < math.inf else ""

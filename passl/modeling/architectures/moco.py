@@ -87,13 +87,15 @@ class MoCo(SelfSupervised):
         self.twin.follow(self)
 
     def learn(self, batch):
-        order = self._order(batch["image_1"].shape[0])  # before anything else has drawn
+        count = batch["image_1"].shape[0]
+        mine = slice(process_rank() * count, (process_rank() + 1) * count)
+        order = self._order(count)  # before anything else has drawn
         features = self.backbone(batch["image"])
         queries = unit(self.projector(features))
         with paddle.no_grad():
-            keys, everybodys = self._keys(batch["image_1"], order)
+            everybodys = self._keys(batch["image_1"], order, mine)
         with paddle.amp.auto_cast(enable=False):
-            loss, right = info_nce(queries, keys, self.queue.keys, self.T)
+            loss, right = info_nce(queries, everybodys[mine], self.queue.keys, self.T)
             spreading = spread(queries.detach())
         self._fresh["keys"] = everybodys
         scalars = {"contrast_top1": 100.0 * right, "spread": spreading}
@@ -107,8 +109,8 @@ class MoCo(SelfSupervised):
     def _order(self, count: int) -> Optional[paddle.Tensor]:
         """Returns the order in which keys are made, ``[N]``, the same in all processes.
 
-        The seed of a step is the first thing that is drawn from it, so that it is a function of
-        (seed, step), whatever the number of processes. None where it would make no difference.
+        It is the first thing that is drawn after a step is seeded, and so a function of (seed,
+        step), whatever the number of processes. None where it would make no difference.
         """
         apart = process_count() > 1 and not has_sync_batch_norms(self.twin)
         if not (apart or self.split_batch_norm > 1) or not has_batch_norms(self.twin):
@@ -118,18 +120,14 @@ class MoCo(SelfSupervised):
         return order
 
     def _keys(
-        self, images: paddle.Tensor, order: Optional[paddle.Tensor]
-    ) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        """Returns the keys of this process's images ``[n, d]`` and of everybody's ``[N, d]``."""
-        n = images.shape[0]
-        mine = slice(process_rank() * n, (process_rank() + 1) * n)
+        self, images: paddle.Tensor, order: Optional[paddle.Tensor], mine: slice
+    ) -> paddle.Tensor:
+        """Returns the keys of everybody's images, ``[N, d]``; ``mine`` are this process's."""
         if order is None:
-            keys = unit(self.twin(images))
-            return keys, all_gather(keys)
+            return all_gather(unit(self.twin(images)))
         shuffled = paddle.gather(all_gather(images), order[mine])
         everybodys = all_gather(unit(self.twin(shuffled)))
-        everybodys = paddle.gather(everybodys, paddle.argsort(order))
-        return everybodys[mine], everybodys
+        return paddle.gather(everybodys, paddle.argsort(order))
 
     def check_batches(self, images: int, per_process: int, processes: int) -> None:
         super().check_batches(images, per_process, processes)

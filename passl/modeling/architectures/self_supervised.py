@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from typing import Any, Dict, Mapping, Optional
 
 import paddle
@@ -87,9 +86,9 @@ class SelfSupervised(Architecture):
             self.probe = build_head(probe, default="ClassificationHead", in_channels=width)
             self.num_classes = self.probe.num_classes
 
-    @abc.abstractmethod
     def learn(self, batch: Mapping[str, paddle.Tensor]) -> Dict[str, Any]:
         """Returns ``loss``, ``scalars`` and the backbone's ``features`` of the first view."""
+        raise NotImplementedError
 
     def start_twin(self) -> None:
         """Makes a momentum encoder, if there is one, a copy of the network as it is now."""

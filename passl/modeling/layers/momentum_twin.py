@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Mapping
+from typing import Any, Dict, Mapping
 
 import paddle
 from paddle import nn
@@ -52,11 +52,13 @@ class MomentumTwin(nn.Layer):
             m: share that stays, in [0, 1].
             finite: whether the step was made, bool ``[]``; if not, nothing changes.
         """
+        shares: Dict[Any, paddle.Tensor] = {}  # by dtype, so that few small operations are launched
         for name, own in self.named_parameters():
             if name in weights:  # what is frozen there stays as it is here
                 weight = weights[name].astype(own.dtype)
-                share = (1.0 - m) * finite.astype(own.dtype)
-                paddle.assign(own + share * (weight - own), own)
+                if own.dtype not in shares:
+                    shares[own.dtype] = (1.0 - m) * finite.astype(own.dtype)
+                paddle.assign(own + shares[own.dtype] * (weight - own), own)
 
     @paddle.no_grad()
     def follow(self, network: nn.Layer) -> None:
