@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         f"  {command('predict')} -c mlp-mixer_groceries --weights best.safetensors photos/ \\\n"
         "      --output output/predictions\n"
         f"  find photos -name '*.jpg' | {command('predict')} -c … --weights … - --topk 1\n"
-        f"  {command('predict')} -c clip_vit-b32 --weights ViT-B-32.pt --labels 'a cat,a dog' photos/",
+        f"  {command('predict')} -c clip_vit_b32_224 --weights ViT-B-32.pt photos/ \\\n"
+        "      --labels 'a cat,a dog'",
     )
     add_images(parser)
     add_config_arguments(parser)
@@ -81,7 +82,8 @@ def _main(arguments: argparse.Namespace) -> None:
         architecture.use_classifier(classifier)
     elif hasattr(architecture, "use_classifier"):
         raise PasslError(
-            f"{type(architecture).__name__} tells apart what it is told to: --labels 'a cat,a dog', "
+            f"{type(architecture).__name__} tells apart what it is told to: "
+            "--labels 'a cat,a dog', "
             "or --class-names FILE with a name a line"
         )
     if not hasattr(architecture, "num_classes"):
