@@ -192,10 +192,12 @@ def zero_shot_classifier(
             found = np.load(kept)
             if found.shape == (len(names), network.embed_dim):
                 return paddle.to_tensor(found)
-    mine = range(processes.rank, len(names), processes.size)
-    rows = _embedded([names[i] for i in mine], templates, network, processes)
+    different = list(dict.fromkeys(names))  # equal names are one class to the text tower
+    mine = range(processes.rank, len(different), processes.size)
+    rows = _embedded([different[i] for i in mine], templates, network, processes)
     order = np.argsort(gather_rows(np.array(mine, np.int64)), kind="stable")
-    classifier = gather_rows(rows)[order]
+    place = {name: i for i, name in enumerate(different)}
+    classifier = gather_rows(rows)[order][[place[name] for name in names]]
     if kept is not None:
         _keep(kept, classifier)
     return paddle.to_tensor(classifier)

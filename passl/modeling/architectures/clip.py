@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -108,7 +109,9 @@ class CLIP(Contrastive):
         scale = _SOFTMAX_SCALE if loss == "softmax" else _SIGMOID_SCALE
         self.logit_scale = _scalar(self, scale)
         self.logit_bias = _scalar(self, _SIGMOID_BIAS) if loss == "sigmoid" else None
+        # Embeddings of different classes, and which of them each class has.
         self._classifier: Optional[paddle.Tensor] = None
+        self._classes: Optional[paddle.Tensor] = None
         self.freeze(freeze)
 
     @property
@@ -119,7 +122,7 @@ class CLIP(Contrastive):
     @property
     def num_classes(self) -> Optional[int]:
         """Number of classes that the logits speak of; None without ``use_classifier``."""
-        return None if self._classifier is None else self._classifier.shape[0]
+        return None if self._classes is None else self._classes.shape[0]
 
     def embed_images(self, images: paddle.Tensor) -> paddle.Tensor:
         """Returns the embeddings of images ``[n, C, H, W]``, ``[n, d]``, not normalised."""
@@ -132,10 +135,18 @@ class CLIP(Contrastive):
     def use_classifier(self, classifier: Optional[paddle.Tensor]) -> None:
         """Lets evaluation give ``logits``: the scaled similarities of an image and each class.
 
+        Classes with equal embeddings have equal logits, to the last bit.
+
         Args:
             classifier: an embedding of each class, ``[K, d]``; None gives no more logits.
         """
-        self._classifier = None if classifier is None else unit(classifier)
+        if classifier is None:
+            self._classifier = self._classes = None
+            return
+        # A product does not give equal columns equal sums: each is computed once.
+        rows, places = np.unique(classifier.numpy(), axis=0, return_inverse=True)
+        self._classifier = unit(paddle.to_tensor(rows))
+        self._classes = paddle.to_tensor(places.reshape(-1))
 
     def embed(self, batch: Mapping[str, paddle.Tensor]) -> Tuple[paddle.Tensor, ...]:
         return unit(self.embed_images(batch["image"])), unit(self.embed_texts(batch["text"]))
@@ -170,7 +181,8 @@ class CLIP(Contrastive):
             if self._classifier is not None:
                 classes = self._classifier.astype(unit(outputs["image_embedding"]).dtype)
                 similarity = unit(outputs["image_embedding"]) @ classes.T
-                outputs["logits"] = self.logit_scale.exp() * similarity
+                logits = self.logit_scale.exp() * similarity
+                outputs["logits"] = paddle.gather(logits, self._classes, axis=1)
         if "text" in batch:
             outputs["text_embedding"] = self.embed_texts(batch["text"])
         return outputs
