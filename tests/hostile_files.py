@@ -116,6 +116,27 @@ def torch_script(tree, *members, root="archive/"):
     return torch_zip(tree, code, constants, *members, root=root)
 
 
+def torch_script_of(arrays):
+    """A file of ``torch.jit.save`` whose modules have these arrays, by their dotted names."""
+    kinds = {"f2": "HalfStorage", "f4": "FloatStorage", "i8": "LongStorage"}
+    tree, members = {}, []
+    for number, (path, array) in enumerate(arrays.items()):
+        *outer, last = path.split(".")
+        node = tree
+        for part in outer:
+            node = node.setdefault(part, {})
+        source = storage(str(number), array.size, kinds[array.dtype.str[1:]])
+        steps = [step // array.itemsize for step in np.zeros(array.shape, array.dtype).strides]
+        node[last] = tensor(source, 0, array.shape, steps)
+        members.append(stored(f"archive/data/{number}", array.tobytes()))
+
+    def written(node):
+        pairs = [(text(key), written(v) if isinstance(v, dict) else v) for key, v in node.items()]
+        return module((text("training"), b"\x89"), *pairs)
+
+    return torch_script(written(tree), *members)
+
+
 def torch_legacy(tree, keys=None, count=4, data=FOUR, system=None):
     begin = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
     system = pickle.dumps({"little_endian": True}, 2) if system is None else system
