@@ -55,6 +55,33 @@ _OPENAI = {
     "backbone.pool.proj": "visual.attnpool.c_proj",
 }
 
+# timm/models/byobnet.py
+_TIMM_BLOCK = "stages.{i}.{j}"
+_TIMM = {
+    "backbone.stem.{i}.conv": "stem.conv{i+1}.conv",
+    "backbone.stem.{i}.norm": "stem.conv{i+1}.bn",
+    **{
+        f"{_BLOCK}.layers.{k}.{here}": f"{_TIMM_BLOCK}.conv{k + 1}_{size}.{there}"
+        for k, size in enumerate(("1x1", "kxk", "1x1"))
+        for here, there in (("conv", "conv"), ("norm", "bn"))
+    },
+    f"{_BLOCK}.shortcut.conv": f"{_TIMM_BLOCK}.shortcut.conv.conv",
+    f"{_BLOCK}.shortcut.norm": f"{_TIMM_BLOCK}.shortcut.conv.bn",
+    "backbone.pool.pos_embed[1, :, :]": "head.pos_embed[:, :]",
+    "backbone.pool.q": "head.q",
+    "backbone.pool.k": "head.k",
+    "backbone.pool.v": "head.v",
+    "backbone.pool.proj": "head.proj",
+}
+# paddlenlp/transformers/clip/modeling.py: OpenAI's names under another one, positions as an
+# embedding
+_PADDLENLP = {
+    here: there.replace("visual.", "vision_model.").replace(
+        "positional_embedding[", "positional_embedding.weight["
+    )
+    for here, there in _OPENAI.items()
+}
+
 _EXPANSION = 4
 _STRIDE = 32  # pixels that a step on the last map is
 _HEAD_WIDTH = 64
@@ -164,6 +191,8 @@ class CLIPResNet(nn.Layer):
         # openai/CLIP, clip/model.py; open_clip's are the same
         "openai": ("torch", {**_OPENAI, **text_names("openai")}, NO_WEIGHTS),
         "open_clip_custom": ("torch", {**_OPENAI, **text_names("open_clip_custom")}, NO_WEIGHTS),
+        "timm": ("torch", _TIMM),
+        "paddlenlp": ("paddle", {**_PADDLENLP, **text_names("paddlenlp")}),
     }
 
     def __init__(

@@ -62,6 +62,12 @@ _OPENAI = {
     f"{_QKV}.bias[:]": "visual.transformer.resblocks.{i}.attn.in_proj_bias[:]",
 }
 _TIMM_PARTS = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
+_TIMM = {
+    **_names("", "patch_embed.proj", ("norm_pre", "norm"), "blocks.{i}", _TIMM_PARTS),
+    _QKV: "blocks.{i}.attn.qkv",
+    "backbone.cls_token[1, 1, :]": "cls_token[1, 1, :]",
+    "backbone.pos_embed[1, :, :]": "pos_embed[1, :, :]",
+}
 
 _RELEASED_NAMES: Mapping[str, tuple] = {
     # openai/CLIP, clip/model.py; open_clip's are the same
@@ -96,18 +102,14 @@ _RELEASED_NAMES: Mapping[str, tuple] = {
             )
         },
     ),
-    # timm/models/vision_transformer.py, vit_*_clip_*: the image tower alone
+    # timm/models/vision_transformer.py, vit_*_clip_*: the image tower alone, whose projection is
+    # called a head with a bias of zeros; and what was fine-tuned, where it is one of classes
     "timm": (
         "torch",
-        {
-            **_names("", "patch_embed.proj", ("norm_pre", "norm"), "blocks.{i}", _TIMM_PARTS),
-            _QKV: "blocks.{i}.attn.qkv",
-            "backbone.cls_token[1, 1, :]": "cls_token[1, 1, :]",
-            "backbone.pos_embed[1, :, :]": "pos_embed[1, :, :]",
-            "image_projection.weight[:, :]": "head.weight[:, :]|transposed",
-        },
-        {"no_weights": ("head.bias",)},  # zeros
+        {**_TIMM, "image_projection.weight[:, :]": "head.weight[:, :]|transposed"},
+        {"no_weights": ("head.bias",), "zeros": ("head.bias",)},
     ),
+    "timm_classifier": ("torch", {**_TIMM, "head.fc": "head"}),
     # PASSL 1.0 and 1.1, passl/modeling/backbones/clip.py, without the "model." before all names
     "passl_v1": (
         "paddle",

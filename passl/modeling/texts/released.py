@@ -11,18 +11,22 @@ _BLOCK = "text.blocks.{i}"
 _LAYERS = ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
 _OPENAI_PARTS = ("ln_1", "ln_2", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
 _BIAS = "logit_bias[]"
-# Arrays in the files of OpenAI and open_clip that are settings.
+_MASKS = ("attn_mask", "transformer.resblocks.{i}.attn_mask")
+# Arrays in the files of OpenAI and open_clip that are settings, or made of them; programs of
+# TorchScript keep masks that a state_dict has not.
 NO_WEIGHTS = {
     "no_weights": (
         *("input_resolution", "context_length", "vocab_size"),
-        *("attn_mask", "text.attn_mask", "visual.attn_mask"),
+        *(f"{tower}{mask}" for tower in ("", "text.", "visual.") for mask in _MASKS),
     )
 }
 
 
 def text_names(publisher: str) -> Dict[str, Any]:
     """Returns layer or parameter here -> there, of everything but the image tower."""
-    return {**_TABLES[publisher], _BIAS: "logit_bias[1]"}
+    table = _TABLES[publisher]
+    # As its scale; OpenAI has no bias, open_clip has one of SigLIP's loss.
+    return {**table, _BIAS: table["logit_scale[]"].replace("scale", "bias")}
 
 
 def _blocks(block: str, parts: Sequence[str]) -> Dict[str, str]:
