@@ -7,7 +7,19 @@ import contextlib
 import dataclasses
 import math
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 import paddle
 from tqdm import tqdm
@@ -22,6 +34,7 @@ from passl.utils.logging import interactive
 from passl.utils.records import Record
 
 ALONE = Processes()
+T = TypeVar("T")
 Look = Callable[[Dict[str, Any], Dict[str, Any]], None]
 
 
@@ -189,6 +202,9 @@ class Evaluation:
     Args:
         architecture: the network, in evaluation mode.
         name, stop, processes, look: see ``Evaluator.evaluate``.
+
+    Attributes:
+        architecture, processes: as given.
     """
 
     def __init__(
@@ -199,13 +215,13 @@ class Evaluation:
         processes: Processes,
         look: Look,
     ):
-        self.processes, self.architecture = processes, architecture
-        self._name = name
+        self.processes = processes
+        self.architecture, self._name = architecture, name
         self._stop, self._look = stop, look
         self._stopped = False
 
     def outputs(
-        self, loader: Loader, what: str = ""
+        self, loader: Loader, what: str = "", fields: Optional[Sequence[str]] = None
     ) -> Iterator[Tuple[Dict[str, Any], Dict[str, Any]]]:
         """Yields the outputs and the batch, of each batch of this process.
 
@@ -214,21 +230,44 @@ class Evaluation:
         Args:
             loader: see ``evaluation_loader``.
             what: of what set it is, for the progress bar; without it, it is the evaluated one.
+            fields: of a batch, those that the network gets; None for all.
+        """
+
+        def count(batch: Dict[str, Any]) -> int:
+            return next(iter(batch.values())).shape[0]
+
+        for batch in self.each(loader, count, len(loader.dataset), what, "image"):
+            outputs = self.architecture(
+                batch if fields is None else {name: batch[name] for name in fields}
+            )
+            if not what:
+                self._look(outputs, batch)
+            yield outputs, batch
+
+    def each(
+        self, parts: Iterable[T], count: Callable[[T], int], total: int, what: str, unit: str
+    ) -> Iterator[T]:
+        """Yields this process's parts of a work, and shows how far all processes are with it.
+
+        It ends early where the evaluation is to be abandoned, which the next ``sum`` finds.
+
+        Args:
+            parts: those of this process; all processes have about as many.
+            count: how much a part is.
+            total: how much all parts of all processes are.
+            what: the work, for the progress bar.
+            unit: of what it counts.
         """
         with tqdm(
-            total=len(loader.dataset), desc=f"{self._name} {what}".rstrip(), unit="image",
+            total=total, desc=f"{self._name} {what}".rstrip(), unit=unit,
             leave=False, disable=not interactive() or not self.processes.is_first,
         ) as bar:  # fmt: skip
-            for batch in loader:
+            for part in parts:
                 if self._stop():
                     self._stopped = True
                     return
-                outputs = self.architecture(batch)
-                if not what:
-                    self._look(outputs, batch)
-                yield outputs, batch
-                count = next(iter(batch.values())).shape[0]
-                bar.update(min(count * self.processes.size, bar.total - bar.n))
+                yield part
+                bar.update(min(count(part) * self.processes.size, bar.total - bar.n))
 
     @contextlib.contextmanager
     def also_looking(self, look: Look) -> Iterator[None]:

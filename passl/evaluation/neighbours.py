@@ -16,6 +16,7 @@ from paddle.nn import functional as F
 from passl.datasets import Loader
 from passl.distributed.collectives import gather_rows
 from passl.evaluation.base import Evaluation, Evaluator, Figure
+from passl.evaluation.gathering import in_order, indices
 from passl.evaluation.metrics import label_ranks
 from passl.evaluation.registry import EVALUATORS
 from passl.modeling.layers.embeddings import effective_rank, spread
@@ -69,7 +70,7 @@ class Neighbours(Evaluator):
         same = bank.dataset.digest() == loader.dataset.digest()
         keys = self._nearest(evaluation, queries, bank, same)
         found = keys.numpy()
-        indices = np.where(found == _NONE, 0, _index(found))
+        chosen = np.where(found == _NONE, 0, _index(found))
         similarity = _similarity(found)
         # Less the largest, so that no vote overflows; all scores of an image shrink alike.
         votes = np.exp((similarity - similarity[:, :1]) / self.temperature)
@@ -77,7 +78,7 @@ class Neighbours(Evaluator):
         classes = int(max(labels.max(), bank.dataset.labels.max())) + 1
         scores = np.zeros((len(labels), classes))
         rows = np.repeat(np.arange(len(labels)), found.shape[1])
-        np.add.at(scores, (rows, bank.dataset.labels[indices].ravel()), votes.ravel())
+        np.add.at(scores, (rows, bank.dataset.labels[chosen].ravel()), votes.ravel())
         ranks = label_ranks(paddle.to_tensor(scores), paddle.to_tensor(labels)).numpy()
         return {
             "knn_top1": 100.0 * float((ranks < 1).mean()),
@@ -94,14 +95,10 @@ class Neighbours(Evaluator):
         features, labels = [], []
         for outputs, batch in evaluation.outputs(loader):
             features.append(_normalised(outputs).numpy())
-            labels.append(batch["label"].numpy())
+            labels.append(batch["label"].numpy()[:, None])
         evaluation.sum([])
-        own = _indices(loader)
-        width = gather_rows(np.array([part.shape[1] for part in features[:1]], np.int64))[0]
-        features = np.concatenate([np.zeros((0, width), np.float32), *features])
-        labels = np.concatenate([np.zeros(0, np.int64), *labels])
-        order = np.argsort(gather_rows(own))
-        return paddle.to_tensor(gather_rows(features)[order]), gather_rows(labels)[order]
+        own = indices(loader)
+        return paddle.to_tensor(in_order(features, own)), in_order(labels, own)[:, 0]
 
     def _nearest(
         self, evaluation: Evaluation, queries: paddle.Tensor, bank: Loader, same: bool
@@ -111,7 +108,7 @@ class Neighbours(Evaluator):
         A process goes through its part of the bank, batch by batch, and keeps the nearest so far.
         """
         nearest = paddle.full([queries.shape[0], self.k], _NONE, "int64")
-        place, own = 0, _indices(bank)
+        place, own = 0, indices(bank)
         for outputs, _ in evaluation.outputs(bank, "bank"):
             features = _normalised(outputs)
             index = paddle.to_tensor(own[place : place + features.shape[0]])
@@ -148,11 +145,6 @@ def _normalised(outputs: Dict[str, Any]) -> paddle.Tensor:
     if not bool(paddle.isfinite(features).all()):
         raise PasslError("the features of the network are not finite (NaN or infinity)")
     return features
-
-
-def _indices(loader: Loader) -> np.ndarray:
-    """Returns the places in the set of the images that this process reads, in their order."""
-    return np.array([key.index for keys in loader.batches for key in keys], np.int64)
 
 
 # A neighbour is one integer, so that no two are equal: the similarity in the upper bits, the place

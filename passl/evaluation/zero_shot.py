@@ -24,10 +24,10 @@ from passl.datasets.sources.class_names import (
     read_class_names,
     readable_names,
 )
-from passl.distributed.collectives import gather_rows
 from passl.distributed.processes import Processes
 from passl.evaluation.base import ALONE, Evaluation
 from passl.evaluation.classification import Classification
+from passl.evaluation.gathering import in_order
 from passl.evaluation.registry import EVALUATORS
 from passl.modeling.architectures import Architecture
 from passl.modeling.layers.embeddings import unit
@@ -194,10 +194,10 @@ def zero_shot_classifier(
                 return paddle.to_tensor(found)
     different = list(dict.fromkeys(names))  # equal names are one class to the text tower
     mine = range(processes.rank, len(different), processes.size)
-    rows = _embedded([different[i] for i in mine], templates, network, processes)
-    order = np.argsort(gather_rows(np.array(mine, np.int64)), kind="stable")
+    parts = [_embedded([different[i] for i in mine], templates, network, processes)] if mine else []
+    rows = in_order(parts, np.array(mine, np.int64))
     place = {name: i for i, name in enumerate(different)}
-    classifier = gather_rows(rows)[order][[place[name] for name in names]]
+    classifier = rows[[place[name] for name in names]]
     if kept is not None:
         _keep(kept, classifier)
     return paddle.to_tensor(classifier)
@@ -216,7 +216,7 @@ def _embedded(
     ids, cut = network.tokenizer(prompts, network.context)
     if cut:
         logger.warning("%d of %d prompts were too long and were cut", cut, len(prompts))
-    lengths = (ids == network.tokenizer.end).argmax(axis=1) + 1 if prompts else np.zeros(0, int)
+    lengths = (ids == network.tokenizer.end).argmax(axis=1) + 1
     order = np.argsort(lengths, kind="stable")
     found = np.zeros((len(prompts), network.embed_dim), np.float32)
     was_training = network.training
@@ -233,7 +233,7 @@ def _embedded(
     if was_training:
         network.train()
     means = found.reshape(len(names), len(templates), -1).mean(axis=1)
-    return unit(paddle.to_tensor(means)).numpy() if len(names) else means
+    return unit(paddle.to_tensor(means)).numpy()
 
 
 def _kept(network: Architecture, names: Sequence[str], templates: Sequence[str]) -> Optional[Path]:

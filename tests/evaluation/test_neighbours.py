@@ -1,19 +1,18 @@
 """k nearest neighbours against float64 NumPy, alone and over processes."""
 
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import paddle
 import pytest
 import yaml
 from helpers import records, run_here, small_config, start_processes
+from thread_processes import Thread, gather_rows, in_two
 
 from passl.datasets import build_dataset
 from passl.distributed.processes import Processes
 from passl.engine import train
-from passl.evaluation import evaluation_loader, neighbours
+from passl.evaluation import evaluation_loader, gathering, neighbours
 from passl.evaluation.neighbours import Neighbours
 from passl.modeling.architectures import Architecture
 from passl.modeling.layers.embeddings import effective_rank
@@ -191,42 +190,22 @@ def test_it_can_be_abandoned_in_either_pass():
         assert len(calls) == most + 1 and network.training
 
 
-class Thread(Processes):
-    """A process that is a thread: what it exchanges meets at a barrier."""
-
-    def sum(self, values):
-        return np.sum(exchange(self.rank, list(map(float, values))), axis=0).tolist()
-
-    def wait(self):
-        exchange(self.rank, None)
+@pytest.fixture
+def threads(monkeypatch):
+    for module in (neighbours, gathering):
+        monkeypatch.setattr(module, "gather_rows", gather_rows)
 
 
-BARRIER, DESK, OWN = threading.Barrier(2), {}, threading.local()
-
-
-def exchange(rank, value):
-    DESK[rank] = value
-    BARRIER.wait(60)
-    values = [DESK[0], DESK[1]]
-    BARRIER.wait(60)
-    return values
-
-
-def test_one_that_is_asked_to_stop_stops_all(monkeypatch):
-    monkeypatch.setattr(
-        neighbours, "gather_rows", lambda rows: np.concatenate(exchange(OWN.rank, rows))
-    )
+def test_one_that_is_asked_to_stop_stops_all(threads):
     queries, labels = cloud(0, 32)
 
     def measure(rank):
-        OWN.rank = rank
         loaders = numbered(0, labels, 8, rank, 2), {"bank": numbered(1, labels, 8, rank, 2)}
         network = Features({0: queries, 1: queries})
         stop = [lambda: True, lambda: False][rank]
         return Neighbours(9).evaluate(network, *loaders, stop=stop, processes=Thread(rank, 2))
 
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(measure, (0, 1))) == [{}, {}]
+    assert in_two(measure) == [{}, {}]
 
 
 def test_who_looks_on_sees_the_evaluated_set_alone():
@@ -242,15 +221,11 @@ def test_who_looks_on_sees_the_evaluated_set_alone():
 
 
 @pytest.mark.parametrize("count", [61, 5])
-def test_two_processes_give_what_one_does(monkeypatch, count):
+def test_two_processes_give_what_one_does(threads, monkeypatch, count):
     """To the last digit; of five images in one batch, one process has none."""
-    monkeypatch.setattr(
-        neighbours, "gather_rows", lambda rows: np.concatenate(exchange(OWN.rank, rows))
-    )
     (queries, labels), (bank, bank_labels) = cloud(0, count), cloud(1, 90)
 
     def measure(rank):
-        OWN.rank = rank
         loaders = [
             numbered(which, of, 8, rank, 2) for which, of in enumerate((labels, bank_labels))
         ]
@@ -259,8 +234,7 @@ def test_two_processes_give_what_one_does(monkeypatch, count):
             network, loaders[0], {"bank": loaders[1]}, processes=Thread(rank, 2)
         )
 
-    with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(measure, (0, 1)))
+    both = in_two(measure)
     monkeypatch.undo()
     alone = Neighbours(9).evaluate(
         Features({0: queries, 1: bank}),
