@@ -44,7 +44,10 @@ setup(
     python_requires=">=3.9,<3.14",
     packages=find_packages(include=["passl", "passl.*"]),
     package_dir={"": "."},
-    package_data={"passl.datasets.sources": ["*.txt"]},
+    package_data={
+        "passl.datasets.sources": ["*.txt"],
+        "passl.tokenization": ["*.txt.gz", "*.md"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=REQUIREMENTS,
     extras_require={
@@ -62,6 +65,7 @@ setup(
             "flax",
             "einops",
             "lightly==1.6.0",
+            "open_clip_torch==3.3.0",
             "opencv-python-headless",
         ],
         # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "passl"
 # Bottom to top: a room may import from those below it; those in one line do not know one another.
 STOREYS = (
     ("utils",),
-    ("distributed",),
+    ("distributed", "tokenization"),
     ("modeling", "datasets", "solver", "weights"),
     ("evaluation",),
     ("hooks",),

@@ -1,0 +1,5 @@
+"""The registry of tokenizers."""
+
+from passl.utils.registry import Registry
+
+TOKENIZERS = Registry("tokenizer")
