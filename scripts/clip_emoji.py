@@ -90,9 +90,7 @@ def recalls(similarity):
     for way, rows in zip(WAYS, (similarity, similarity.T)):
         right = np.diag(rows)[:, None]
         before, equal = (rows > right).sum(1), (rows == right).sum(1)
-        found[way] = [
-            100 * float(np.clip((k - before) / equal, 0.0, 1.0).mean()) for k in FIRST
-        ]
+        found[way] = [100 * float(np.clip((k - before) / equal, 0.0, 1.0).mean()) for k in FIRST]
     return found
 
 
