@@ -79,7 +79,10 @@ def views(count, seed=0, dtype="float32"):
 def stepping(network, images, rate=0.0, total=100, processes=None, **optimizer):
     """Returns what makes the steps of a run, ``step(number, batch)``, and the optimizer."""
     processes = processes or Processes()
-    solver = build_optimizer({"name": "SGD", "momentum": 0.875, **optimizer}, network)
+    optimizer = (
+        optimizer if "name" in optimizer else {"name": "SGD", "momentum": 0.875, **optimizer}
+    )
+    solver = build_optimizer(optimizer, network)
     execution = Execution(SECTIONS, network, solver, Precision(None, "cpu"), processes)
     network.train()
     step = TrainingStep(

@@ -155,7 +155,7 @@ def _load(
                 "never run; save plain tensors"
             )
     try:
-        tensors, mismatched, resized = _fit(backbone, own, tensors, found.publisher)
+        tensors, mismatched, resized = _fit(model, own, tensors, found.publisher)
     except PasslError as error:
         raise PasslError(f"{file.path}: {error}") from None
     missing = [name for name in own if name not in tensors and name not in mismatched]
@@ -179,7 +179,7 @@ def _load(
     loaded = [name for name in tensors if name in own]
     for name in loaded:
         with file.reading(name):
-            array = np.ascontiguousarray(tensors[name].read())
+            array = np.asarray(tensors[name].read(), order="C")  # keeps scalars such
         _check_finite(file.path, name, array)
         own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
     origin = describe_origin(file.metadata.get("origin", {}))
@@ -365,7 +365,7 @@ def count_classes(file: WeightFile, released_names: ReleasedNames) -> int:
 
 
 def _fit(
-    backbone: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray], publisher: str
+    model: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray], publisher: str
 ) -> Tuple[Dict[str, StoredArray], Dict[str, str], str]:
     """Returns what fits, what does not and why, and what was done to make something fit."""
     fitting, mismatched, resized = {}, {}, ""
@@ -379,10 +379,12 @@ def _fit(
         elif array.shape == shape:
             fitting[name] = array
         else:
-            adapt = getattr(backbone, "adapt_weight", None)
-            adapted = adapt and adapt(name[len(_BACKBONE) :], array.shape, publisher)
+            part, _, rest = name.partition(".")
+            adapt = getattr(getattr(model, part, model), "adapt_weight", None)
+            adapted = adapt and adapt(rest, array.shape, publisher)
             if adapted:
-                change, resized = adapted
+                change, done = adapted
+                resized = f"{resized}; {done}" if resized else done
                 fitting[name] = StoredArray(
                     shape, array.dtype, lambda array=array, change=change: change(array.read())
                 )
