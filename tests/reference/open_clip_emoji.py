@@ -3,8 +3,10 @@
 For scripts/clip_emoji.py. FOLDER holds ``images.npy``, uint8 ``[steps, N, H, W, 3]``,
 ``texts.npy``, int32 ``[steps, N, L]``, ``weights.npz`` by open_clip's names, ``test.npz``
 (``images``, ``texts``) and ``recipe.json``. OUT.npz gets ``losses`` and ``scales`` of every step,
-``image_embedding`` and ``text_embedding`` of the test pairs, not normalised,
-``images_per_second``, and ``parameters``, how many numbers are learned.
+``image_embedding`` and ``text_embedding`` of the test pairs, not normalised, and ``parameters``,
+how many numbers are learned. Of the first steps (``compared`` of them) it also gets losses
+``in_float64``, and ``reversed``: with the pairs of each batch the other way round, which changes
+no loss but for the order of sums.
 
 Network, loss, groups of weight decay and the bounds of the scale are those of open_clip and of its
 trainer (open_clip_train/main.py, train.py).
@@ -77,37 +79,67 @@ def embedded(model, images, texts):
         return model.encode_image(images).numpy(), model.encode_text(texts).numpy()
 
 
+class Training:
+    """A network, its weights and its optimizer.
+
+    Args:
+        recipe: see above.
+        state: weights by open_clip's names.
+        dtype: of all that is computed.
+    """
+
+    def __init__(self, recipe, state, dtype=torch.float32):
+        self.dtype, self.model = dtype, network(recipe, state).to(dtype)
+        for module in self.model.modules():  # Paddle takes what float32 makes of it
+            if hasattr(module, "eps"):
+                module.eps = float(np.float32(module.eps))
+        self.optimizer, self.loss_of = descent(self.model, recipe), ClipLoss()
+        self.mean, self.std = (
+            torch.tensor(recipe[key], dtype=dtype).reshape(3, 1, 1) for key in ("mean", "std")
+        )
+
+    def tensors(self, images, texts):
+        """Returns pixels uint8 ``[N, H, W, 3]`` and ids as the network takes them."""
+        pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(self.dtype) / 255
+        return (pixels - self.mean) / self.std, torch.from_numpy(texts.astype(np.int64))
+
+    def step(self, images, texts, rate):
+        """Makes a step on a batch; returns its loss."""
+        batch = self.tensors(images, texts)
+        return step(self.model, self.optimizer, self.loss_of, *batch, rate).item()
+
+
 def main():
     folder, out = Path(sys.argv[1]), sys.argv[2]
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     torch.set_num_threads(recipe["threads"])
     torch.manual_seed(0)
-    with np.load(folder / "weights.npz") as state:
-        model = network(recipe, dict(state))
-    optimizer = descent(model, recipe)
-    mean, std = (torch.tensor(recipe[key]).reshape(3, 1, 1) for key in ("mean", "std"))
-
-    def tensors(images, texts):
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2) / 255
-        return (pixels - mean) / std, torch.from_numpy(texts.astype(np.int64))
-
+    with np.load(folder / "weights.npz") as arrays:
+        state = dict(arrays)
     # One batch after the other, from the disk: all of them are hundreds of megabytes.
     images, texts = (np.load(folder / f"{key}.npy", mmap_mode="r") for key in ("images", "texts"))
-    losses, scales, speeds = [], [], []
-    loss_of = ClipLoss()
-    for i, rate in enumerate(recipe["rates"]):
-        batch = tensors(images[i], texts[i])
-        begun = time.perf_counter()
-        losses.append(step(model, optimizer, loss_of, *batch, rate).item())
-        speeds.append(len(images[i]) / (time.perf_counter() - begun))
-        scales.append(model.logit_scale.exp().item())
-        if i % 50 == 49 or i + 1 == len(recipe["rates"]):
-            print(f"step {i + 1}: loss {losses[-1]:.3f}, {np.median(speeds):.0f} images/s")
+    rates, found = recipe["rates"], {}
+    for name, dtype, order in (("in_float64", torch.float64, 1), ("reversed", torch.float32, -1)):
+        training = Training(recipe, state, dtype)
+        found[name] = [
+            training.step(images[i][::order], texts[i][::order], rate)
+            for i, rate in enumerate(rates[: recipe["compared"]])
+        ]
+    training = Training(recipe, state)
+    losses, scales = [], []
+    begun = time.perf_counter()
+    for i, rate in enumerate(rates):
+        losses.append(training.step(images[i], texts[i], rate))
+        scales.append(training.model.logit_scale.exp().item())
+        if i % 50 == 49 or i + 1 == len(rates):
+            speed = (i + 1) * len(images[i]) / (time.perf_counter() - begun)
+            print(f"step {i + 1}: loss {losses[-1]:.3f}, {speed:.0f} images/s", flush=True)
     with np.load(folder / "test.npz") as test:
-        image, text = embedded(model, *tensors(test["images"], test["texts"]))
+        image, text = embedded(training.model, *training.tensors(test["images"], test["texts"]))
+    count = sum(p.numel() for p in training.model.parameters())
     np.savez(
         out, losses=losses, scales=scales, image_embedding=image, text_embedding=text,
-        images_per_second=np.median(speeds), parameters=sum(p.numel() for p in model.parameters()),
+        parameters=count, **found,
     )  # fmt: skip
 
 
