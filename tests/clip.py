@@ -2,7 +2,6 @@
 
 import numpy as np
 import paddle
-from self_supervised import stepping
 
 from passl.modeling.architectures import build_architecture
 from passl.tokenization import TOKENIZERS, CLIPTokenizer
@@ -27,7 +26,7 @@ TOWERS = {
         "embed_dim": 48,
     },
 }
-# Quicker ones, for steps; texts of ten ids out of a hundred.
+# A quicker one, for steps: texts of ten ids out of a hundred.
 SMALL_TEXT = {"embed_dim": 16, "num_blocks": 2, "num_heads": 2, "context": 10, "vocabulary": 100}
 
 
@@ -95,4 +94,12 @@ def pairs(count, size, seed=0, context=77, vocabulary=49_408, dtype="float32"):
     return {"image": paddle.to_tensor(images), "text": paddle.to_tensor(ids)}
 
 
-__all__ = ["clip", "open_clip_state", "pairs", "stepping", "take_open_clip_state"]
+def small_clip(tower, dtype="float32", **changes):
+    """Returns a network of ``SMALL_TEXT``, in training mode."""
+    tokenizer = {"name": "HundredIds"}
+    return clip(tower, True, dtype, text=SMALL_TEXT, tokenizer=tokenizer, **changes)
+
+
+def small_pairs(tower, count, seed=0, dtype="float32"):
+    """Returns a batch for it."""
+    return pairs(count, {"ViT": 32, "ResNet": 64}[tower], seed, 10, 100, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
 import time
@@ -56,6 +57,7 @@ class Evaluator(abc.ABC):
         needs_labels: whether every image that it reads must have a label.
         classifies: whether the architecture's outputs are ``logits`` over the classes of the set,
             so that a report can show each answer.
+        names: what the classes are called that the evaluator has given the network, if it has.
     """
 
     figures: Mapping[str, Figure] = {}
@@ -63,6 +65,7 @@ class Evaluator(abc.ABC):
     also_reads: Sequence[str] = ()
     needs_labels = True
     classifies = False
+    names: Sequence[str] = ()
 
     @abc.abstractmethod
     def measure(
@@ -196,8 +199,8 @@ class Evaluation:
         processes: Processes,
         look: Look,
     ):
-        self.processes = processes
-        self._architecture, self._name = architecture, name
+        self.processes, self.architecture = processes, architecture
+        self._name = name
         self._stop, self._look = stop, look
         self._stopped = False
 
@@ -220,12 +223,27 @@ class Evaluation:
                 if self._stop():
                     self._stopped = True
                     return
-                outputs = self._architecture(batch)
+                outputs = self.architecture(batch)
                 if not what:
                     self._look(outputs, batch)
                 yield outputs, batch
                 count = next(iter(batch.values())).shape[0]
                 bar.update(min(count * self.processes.size, bar.total - bar.n))
+
+    @contextlib.contextmanager
+    def also_looking(self, look: Look) -> Iterator[None]:
+        """Gives the outputs and batches of the evaluated set to ``look`` as well for a while."""
+        before = self._look
+
+        def both(outputs: Dict[str, Any], batch: Dict[str, Any]) -> None:
+            before(outputs, batch)
+            look(outputs, batch)
+
+        self._look = both
+        try:
+            yield
+        finally:
+            self._look = before
 
     def sum(self, values: Sequence[float]) -> List[float]:
         """Returns the sums of numbers over all processes, in float64; all must call this.

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import paddle
 import pytest
-from clip import SMALL_TEXT, clip, open_clip_state, pairs, stepping
+from clip import open_clip_state, pairs, small_clip, small_pairs
 from odd_texts import odd_texts
+from stepping import stepping
 
 from passl.modeling.architectures import build_architecture
 from passl.tokenization import CLIPTokenizer
@@ -90,21 +91,11 @@ MODELS = {
 }  # fmt: skip
 
 
-def small(tower, dtype, **changes):
-    tokenizer = {"name": "HundredIds"}
-    return clip(tower, True, dtype, text=SMALL_TEXT, tokenizer=tokenizer, **changes)
-
-
-def small_batches(tower, dtype, steps=10):
-    size = {"ViT": 32, "ResNet": 64}[tower]
-    return [pairs(6, size, seed, 10, 100, dtype) for seed in range(steps)]
-
-
 @pytest.mark.reference
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("tower", ["ViT", "ResNet"])
 def test_ten_steps_of_training(tower, loss, reference, tmp_path):
-    network = small(tower, "float64", loss=loss)
+    network = small_clip(tower, "float64", loss=loss)
     for layer in network.sublayers():  # of 1e-5, Paddle takes what float32 makes of it
         if hasattr(layer, "_epsilon"):
             layer._epsilon = NORM_EPSILON
@@ -113,8 +104,9 @@ def test_ten_steps_of_training(tower, loss, reference, tmp_path):
     model = {**MODELS[tower], "init_logit_scale": network.logit_scale.item()}
     if loss == "sigmoid":
         model["init_logit_bias"] = -10.0
+    batches = [small_pairs(tower, 6, seed, "float64") for seed in range(10)]
     ours, theirs = compare(
-        reference, tmp_path, network, model, small_batches(tower, "float64"), "float64",
+        reference, tmp_path, network, model, batches, "float64",
         sigmoid=loss == "sigmoid", norm_epsilon=NORM_EPSILON,
     )  # fmt: skip
     compared = 0

@@ -16,8 +16,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from passl.utils.errors import PasslError
-from passl.utils.home import expanded
+from passl.utils.cache import cache_folder
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -133,17 +132,13 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
 
 def _index_path(root: str, kind: str) -> Optional[Path]:
     """Returns where the index of a folder stands; None where there is no home to keep it in."""
-    base = os.environ.get("PASSL_CACHE")
-    try:
-        base = expanded(
-            base or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "passl")
-        )
-    except PasslError:
+    folder = cache_folder("index")
+    if folder is None:
         return None
     key = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)}\0{kind}")).hexdigest()[:16]
     # The name is there for people, and may be as long as names can be.
     name = os.fsencode(os.path.basename(os.path.normpath(root)))[:200]
-    return Path(base, "index", f"{os.fsdecode(name)}-{key}.npz")
+    return folder / f"{os.fsdecode(name)}-{key}.npz"
 
 
 def _states(root: str, watched: Sequence[str]) -> np.ndarray:

@@ -116,6 +116,11 @@ class CLIP(Contrastive):
         """The most ids of a text."""
         return self.text.context
 
+    @property
+    def num_classes(self) -> Optional[int]:
+        """Number of classes that the logits speak of; None without ``use_classifier``."""
+        return None if self._classifier is None else self._classifier.shape[0]
+
     def embed_images(self, images: paddle.Tensor) -> paddle.Tensor:
         """Returns the embeddings of images ``[n, C, H, W]``, ``[n, d]``, not normalised."""
         return self._projected(self.backbone(images))
