@@ -46,6 +46,7 @@ setup(
     package_dir={"": "."},
     package_data={
         "passl.datasets.sources": ["*.txt"],
+        "passl.evaluation": ["*.txt", "*.md"],
         "passl.tokenization": ["*.txt.gz", "*.md"],
     },
     cmdclass={"build_py": BuildWithConfigs},

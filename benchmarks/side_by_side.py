@@ -2,26 +2,37 @@
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
 import time
 
 
-def serve(doing, versions):
+def serve(doing, versions, told=None):
     """Answers lines of what to do and how often with seconds for each time.
 
     Args:
         doing: what can be asked for, functions by name.
         versions: of the libraries, told first.
+        told: functions by name that give a number, which is the answer.
     """
     print(json.dumps(versions), flush=True)
     for line in sys.stdin:
         what, times = line.split()
+        if told and what in told:
+            print(told[what](), flush=True)
+            continue
         started = time.perf_counter()
         for _ in range(int(times)):
             doing[what]()
         print((time.perf_counter() - started) / int(times), flush=True)
+
+
+def memory(field):
+    """Returns bytes of this process: ``VmRSS`` now, or ``VmHWM``, the most so far."""
+    with open("/proc/self/status", encoding="utf-8") as file:
+        return 1024 * int(re.search(field + r":\s+(\d+)", file.read())[1])
 
 
 class Side:
@@ -34,6 +45,7 @@ class Side:
         self.versions = json.loads(self._process.stdout.readline())
 
     def seconds(self, what, times):
+        """Returns the answer: seconds for each time, or the number that was asked for."""
         self._process.stdin.write(f"{what} {times}\n")
         return float(self._process.stdout.readline())
 
@@ -42,7 +54,7 @@ class Side:
         self._process.wait()
 
 
-def compare(ours, theirs, whats, arguments):
+def compare(ours, theirs, whats, arguments, told=()):
     """Returns the versions, and of each work milliseconds of both sides and their ratio.
 
     A ratio is the median over the turns of their seconds to ours in that turn.
@@ -51,6 +63,7 @@ def compare(ours, theirs, whats, arguments):
         ours, theirs: (name, command) of the sides.
         whats: names of what they can be asked for.
         arguments: with ``steps`` of a turn, ``repeats`` turns, and ``warmup`` steps before them.
+        told: names of numbers that are asked for after the first work, and stand in the row too.
     """
     sides = {name: Side(command) for name, command in (ours, theirs)}
     row = {"versions": {k: v for side in sides.values() for k, v in side.versions.items()}}
@@ -68,6 +81,8 @@ def compare(ours, theirs, whats, arguments):
             "least": min(ratios),
             "most": max(ratios),
         }
+        for number in told if what == whats[0] else ():
+            row[number] = {name: side.seconds(number, 1) for name, side in sides.items()}
     for side in sides.values():
         side.end()
     return row

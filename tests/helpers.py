@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -136,6 +137,29 @@ def start_processes(count, logs, tool, *arguments, **options):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         **options,
     )  # fmt: skip
+
+
+def running(program, folders):
+    """Returns what runs a program in N processes, which each say that all of it holds.
+
+    ``run(2)`` gives the arrays that the first of two processes wrote; each number is run once.
+
+    Args:
+        program: takes the path of its results.
+        folders: pytest's ``tmp_path_factory``.
+    """
+
+    @functools.lru_cache(None)
+    def run(count):
+        folder = folders.mktemp(f"together{count}")
+        process = start_processes(count, folder / "logs", program, folder / "results.npz")
+        process.communicate(timeout=300)
+        logs = [path.read_text() for path in sorted((folder / "logs").glob("workerlog.*"))]
+        assert process.returncode == 0, "\n".join(logs)
+        assert len(logs) == count and all("all of it holds" in log for log in logs)
+        return dict(np.load(folder / "results.npz"))
+
+    return run
 
 
 def run_tool(tool, *arguments, **options):

@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import numpy as np
-from hostile_pickles import PROTOCOL_2, integer, name, text
+from hostile_pickles import PROTOCOL_2, integer, items, name, text
 
 # ---------------------------------------------------------------- zip files, field by field
 
@@ -99,6 +99,42 @@ def torch_zip(tree, *members, root="archive/"):
     program = PROTOCOL_2 + tree + b"."
     members = members or (stored(root + "data/0", FOUR),)
     return zipped(stored(root + "data.pkl", program), *members)
+
+
+def module(*pairs, kind="Net"):
+    """An object of a TorchScript program, with these attributes."""
+    return name(f"__torch__.nets.___torch_mangle_7.{kind}", "M") + b")\x81" + items(*pairs) + b"b"
+
+
+def torch_script(tree, *members, root="archive/"):
+    """A file of ``torch.jit.save``; its code and its constants would do harm if they were run."""
+    harm = name("os", "system") + text("touch harm-was-done") + b"\x85R"
+    program = b"import os\nos.system('touch harm-was-done')\n"
+    members = members or (stored(root + "data/0", FOUR),)
+    code = stored(root + "code/__torch__/nets.py", program)
+    constants = stored(root + "constants.pkl", PROTOCOL_2 + harm + b".")
+    return torch_zip(tree, code, constants, *members, root=root)
+
+
+def torch_script_of(arrays):
+    """A file of ``torch.jit.save`` whose modules have these arrays, by their dotted names."""
+    kinds = {"f2": "HalfStorage", "f4": "FloatStorage", "i8": "LongStorage"}
+    tree, members = {}, []
+    for number, (path, array) in enumerate(arrays.items()):
+        *outer, last = path.split(".")
+        node = tree
+        for part in outer:
+            node = node.setdefault(part, {})
+        source = storage(str(number), array.size, kinds[array.dtype.str[1:]])
+        steps = [step // array.itemsize for step in np.zeros(array.shape, array.dtype).strides]
+        node[last] = tensor(source, 0, array.shape, steps)
+        members.append(stored(f"archive/data/{number}", array.tobytes()))
+
+    def written(node):
+        pairs = [(text(key), written(v) if isinstance(v, dict) else v) for key, v in node.items()]
+        return module((text("training"), b"\x89"), *pairs)
+
+    return torch_script(written(tree), *members)
 
 
 def torch_legacy(tree, keys=None, count=4, data=FOUR, system=None):

@@ -1,16 +1,9 @@
 """Small networks of the self-supervised methods, and batches of two views for them."""
 
-import types
-
 import numpy as np
 import paddle
 
-from passl.distributed.processes import Processes
-from passl.engine.execution import Execution
-from passl.engine.precision import Precision
-from passl.engine.step import TrainingStep
 from passl.modeling.architectures import build_architecture
-from passl.solver import build_optimizer
 
 METHODS = {
     # Not with the authors' weights of 0.01: batch norms after those make steps so large that
@@ -45,9 +38,6 @@ BACKBONES = {
         "window_size": 4,
     },
 }
-SECTIONS = types.SimpleNamespace(
-    recompute=False, to_static=False, parallel=types.SimpleNamespace(sharding=0, fusion_mb=25.0)
-)
 SIZE = 16
 
 
@@ -74,15 +64,3 @@ def views(count, seed=0, dtype="float32"):
     noise = rng.normal(size=(2, *images.shape)) * 0.3
     names = ("image", "image_1")
     return {name: paddle.to_tensor((images + n).astype(dtype)) for name, n in zip(names, noise)}
-
-
-def stepping(network, images, rate=0.0, total=100, processes=None, **optimizer):
-    """Returns what makes the steps of a run, ``step(number, batch)``, and the optimizer."""
-    processes = processes or Processes()
-    solver = build_optimizer({"name": "SGD", "momentum": 0.875, **optimizer}, network)
-    execution = Execution(SECTIONS, network, solver, Precision(None, "cpu"), processes)
-    network.train()
-    step = TrainingStep(
-        network, solver, execution, None, images, 1, total, seed=0, rank=processes.rank
-    )
-    return (lambda number, batch: step(number, iter([batch]), rate)), solver

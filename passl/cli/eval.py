@@ -123,7 +123,9 @@ def _evaluate(
         raise PasslError(f"{report.path}: {problem}")
     if arguments.report is not None:
         classes = architecture.num_classes
-        names = names_of_classes(classes, report, arguments, section, dataset.class_names)
+        names = list(evaluator.names) or names_of_classes(
+            classes, report, arguments, section, dataset.class_names
+        )
         facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
         path = write_report(
             Path(arguments.report), answers, dataset, names, evaluator, result, facts

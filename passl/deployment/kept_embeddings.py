@@ -6,17 +6,19 @@ import contextlib
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any, Dict, Sequence
 
 import numpy as np
 
 from passl.datasets.sources.catalog import Names
-from passl.utils.kept_files import kept_file
+from passl.utils.cache import cache_file
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing, sha256_of
 
 DIGEST = 32  # bytes of a SHA-256
 _VERSION = 1
+_MOST = 32  # files, of all folders and networks
 _STAMP = 4
 _NO_FILE = (-1,) * _STAMP
 # What changed this shortly before it was looked at may have changed again unnoticed.
@@ -45,7 +47,7 @@ class KeptEmbeddings:
 
     def __init__(self, folder: str, names: Sequence[str], key: str):
         self.folder, self.names, self._key = folder, list(names), key
-        self.path = kept_file("search", folder, key)
+        self.path = cache_file("search", folder, key)
         self._looked_at = time.time_ns()
         # Before anything is read: a change meanwhile shows the next time.
         found = [_stamp(self.place(i)) for i in range(len(names))]
@@ -61,6 +63,8 @@ class KeptEmbeddings:
                 logger.info("%s: is damaged, so that it is made anew", self.path)
             else:
                 self._take(**kept)
+                with contextlib.suppress(OSError):  # it is in use, see ``_forget_the_oldest``
+                    os.utime(self.path)
 
     def place(self, index: int) -> str:
         """Returns the path of an image."""
@@ -96,6 +100,7 @@ class KeptEmbeddings:
             self.path = None
             return
         self._changed = False
+        _forget_the_oldest(self.path.parent)
 
     def _take(
         self, names: Names, stamps: np.ndarray, digests: np.ndarray, rows: np.ndarray
@@ -117,6 +122,14 @@ class KeptEmbeddings:
                 self.put(index, digests[old], rows[old])
                 self._changed = changed
         self._changed |= int(self.known.sum()) != len(names)  # some are gone
+
+
+def _forget_the_oldest(folder: Path) -> None:
+    """Removes those files that have not been used for longest: of other weights, as a rule."""
+    with contextlib.suppress(OSError):
+        kept = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
+        for file in kept[:-_MOST]:
+            file.unlink()
 
 
 def _stamp(path: str) -> Sequence[int]:

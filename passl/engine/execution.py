@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, ContextManager, Dict, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Optional, Sequence, Tuple
 
 import paddle
 from paddle.distributed.fleet.utils import recompute
@@ -13,6 +13,7 @@ from passl.engine.main_gradients import MainGradients
 from passl.engine.precision import Precision
 from passl.engine.sharding import shard
 from passl.modeling.architectures import Architecture
+from passl.modeling.architectures.contrastive import PULL
 from passl.modeling.layers.functional import single_backward
 from passl.solver import Optimizer
 from passl.utils.config import Config, origin_of
@@ -92,6 +93,58 @@ class Execution:
             The loss, unscaled, and the architecture's ``scalars``; all on the device.
         """
         kept = [] if weight else [(b, b.clone()) for b in self._architecture.buffers()]
+        outputs = self._backward(batch, weight, exchange)
+        for buffer, value in kept:
+            buffer.set_value(value)
+        return _told(outputs)
+
+    def backward_together(
+        self, batches: Sequence[Dict[str, Any]]
+    ) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
+        """Adds the gradients of batches as of one, whose samples are compared with one another.
+
+        In two passes over them, see ``Contrastive``; both draw the same random numbers. What the
+        first one does to buffers is undone.
+
+        Args:
+            batches: as the architecture takes them, all of a step.
+
+        Returns:
+            As ``backward``, of all together.
+        """
+        architecture: Any = self._architecture
+        kept = [(buffer, buffer.clone()) for buffer in architecture.buffers()]
+        states, parts = [], []
+        with paddle.no_grad(), self._precision.autocast():
+            for batch in batches:
+                states.append(paddle.get_rng_state())
+                parts.append(architecture.embed(batch))
+        for buffer, value in kept:
+            buffer.set_value(value)
+        embeddings = [paddle.concat(column) for column in zip(*parts)]
+        for tensor in embeddings:
+            tensor.stop_gradient = False
+        used = architecture.compared_by()
+        with self._local(), single_backward():
+            outputs = architecture.compare(embeddings)
+            outputs["loss"].backward()
+        own = [parameter.grad.clone() for parameter in used]
+        for parameter in used:
+            parameter.clear_grad()
+        begin = 0
+        for position, (batch, state) in enumerate(zip(batches, states), start=1):
+            end = begin + parts[position - 1][0].shape[0]
+            # A part of frozen towers has none.
+            pull = [
+                paddle.zeros_like(e[begin:end]) if e.grad is None else e.grad[begin:end]
+                for e in embeddings
+            ]
+            begin, last = end, position == len(batches)
+            paddle.set_rng_state(state)
+            self._backward({**batch, PULL: [*pull, *own] if last else pull}, 1.0, last)
+        return _told(outputs)
+
+    def _backward(self, batch: Dict[str, Any], weight: float, exchange: bool) -> Dict[str, Any]:
         exchanged_by_paddle = exchange and self._main is None
         local = contextlib.nullcontext() if exchanged_by_paddle else self._local()
         with local, single_backward():
@@ -106,10 +159,7 @@ class Execution:
             self._main.take()
             if exchange:
                 self._main.give()
-        for buffer, value in kept:
-            buffer.set_value(value)
-        scalars = {name: value.detach() for name, value in outputs.get("scalars", {}).items()}
-        return loss.detach(), scalars
+        return outputs
 
     def evaluating(self) -> ContextManager[Any]:
         """Returns the context of an evaluation, which is computed in float32 with float32 weights.
@@ -117,6 +167,11 @@ class Execution:
         So it finds what ``tools/eval.py`` finds in the checkpoint.
         """
         return self._optimizer.masters.in_place()
+
+
+def _told(outputs: Dict[str, Any]) -> Tuple[paddle.Tensor, Dict[str, paddle.Tensor]]:
+    scalars = {name: value.detach() for name, value in outputs.get("scalars", {}).items()}
+    return outputs["loss"].detach(), scalars
 
 
 def recompute_blocks(architecture: Architecture) -> None:

@@ -12,10 +12,11 @@ from passl.distributed.processes import Processes
 from passl.engine.checks import check_classes, check_views
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
-from passl.modeling.layers import has_sync_batch_norms, sync_batch_norms
+from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, sync_batch_norms
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
 
 
 @dataclasses.dataclass
@@ -169,6 +170,13 @@ def _check_accumulation(
 ) -> None:
     """Raises PasslError where gradients of parts of a batch do not add up to that of the whole."""
     if accumulation == 1 or architecture.additive:
+        return
+    if architecture.two_pass:
+        if has_batch_norms(architecture):
+            logger.warning(
+                "batch norms take their statistics over batch_size %d, a part of a batch at a time",
+                cfg.dataloader.train.sampler.batch_size,
+            )
         return
     batch_size, total = cfg.dataloader.train.sampler.batch_size, cfg.global_batch_size
     raise PasslError(

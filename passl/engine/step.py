@@ -88,6 +88,13 @@ class TrainingStep:
         statistics_before = [tensor.clone() for tensor in self._statistics]
         losses, scalars, counts = [], [], []
         micro_batches = itertools.islice(batches, self.accumulation)
+        if self.accumulation > 1 and self._architecture.two_pass:
+            together = list(micro_batches)
+            loss, more = self._execution.backward_together(together)
+            losses.append(loss)
+            scalars.append(more)
+            counts.append(sum(next(iter(batch.values())).shape[0] for batch in together))
+            micro_batches = iter(())
         for position, batch in enumerate(micro_batches, start=1):
             count = 0 if isinstance(batch, StandIn) else next(iter(batch.values())).shape[0]
             # Gradients are exchanged once, with the last micro-batch.

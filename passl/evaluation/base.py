@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
 import time
@@ -69,6 +70,7 @@ class Evaluator(abc.ABC):
         needs_labels: whether every image that it reads must have a label.
         classifies: whether the architecture's outputs are ``logits`` over the classes of the set,
             so that a report can show each answer.
+        names: what the classes are called that the evaluator has given the network, if it has.
     """
 
     figures: Mapping[str, Figure] = {}
@@ -76,6 +78,7 @@ class Evaluator(abc.ABC):
     also_reads: Sequence[str] = ()
     needs_labels = True
     classifies = False
+    names: Sequence[str] = ()
 
     @abc.abstractmethod
     def measure(
@@ -265,6 +268,21 @@ class Evaluation:
                     return
                 yield part
                 bar.update(min(count(part) * self.processes.size, bar.total - bar.n))
+
+    @contextlib.contextmanager
+    def also_looking(self, look: Look) -> Iterator[None]:
+        """Gives the outputs and batches of the evaluated set to ``look`` as well for a while."""
+        before = self._look
+
+        def both(outputs: Dict[str, Any], batch: Dict[str, Any]) -> None:
+            before(outputs, batch)
+            look(outputs, batch)
+
+        self._look = both
+        try:
+            yield
+        finally:
+            self._look = before
 
     def sum(self, values: Sequence[float]) -> List[float]:
         """Returns the sums of numbers over all processes, in float64; all must call this.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import types
 from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 import numpy as np
@@ -50,6 +51,18 @@ class Known(Placeholder):
     def __init__(self, name: str, rebuild: Callable[..., Any]):
         super().__init__(name)
         self.rebuild = rebuild
+
+
+class Instance(Placeholder):
+    """Stands for an object of a class that is not there, and keeps what it was given.
+
+    Attributes:
+        name: of its class, ``module.name``.
+        attributes: what the pickle would set on it: name to value, which is the pickle's own
+            mapping; empty where it gives none, or something else than a mapping.
+    """
+
+    attributes: Mapping[Any, Any] = types.MappingProxyType({})
 
 
 class LongString:
@@ -224,6 +237,8 @@ class Unpickler(pickle._Unpickler):
         window: where to read; afterwards it stands behind the object.
         known: what the format adds to the names that are rebuilt: ``"module.name"`` to function.
         persistent: what the format makes of persistent ids; None refuses them.
+        instances_of: objects of classes whose full name begins so become an ``Instance`` each,
+            which keeps its attributes; by default every object is a bare ``Placeholder``.
 
     Example:
         >>> Unpickler(Window(file, 0, size)).load()
@@ -236,12 +251,14 @@ class Unpickler(pickle._Unpickler):
         window: Window,
         known: Optional[Mapping[str, Callable[..., Any]]] = None,
         persistent: Optional[Callable[[Any], Any]] = None,
+        instances_of: Optional[str] = None,
     ):
         self._budget = _Budget(window)
         super().__init__(self._budget, encoding="latin-1")
         self._window = window
         self._known = {**_KNOWN, **(known or {})}
         self._persistent = persistent
+        self._instances_of = instances_of
 
     def load(self) -> Any:
         """Returns the object.
@@ -281,6 +298,8 @@ class Unpickler(pickle._Unpickler):
                 elif isinstance(part, (list, tuple, dict, set, frozenset)):
                     self._budget.spend(_STEP * len(part))
             return what.rebuild(*arguments)
+        if self._instances_of is not None and what.name.startswith(self._instances_of):
+            return Instance(what.name)
         return Placeholder(what.name)
 
     def _instantiate(self, klass: Any, args: Any) -> None:  # INST and OBJ
@@ -303,7 +322,9 @@ class Unpickler(pickle._Unpickler):
         target = self.stack[-1]
         if isinstance(target, (PickledArray, _Dtype)):
             target.set_state(state)
-        # A state is attributes to set, and nothing that is rebuilt has any that matter.
+        elif isinstance(target, Instance) and isinstance(state, dict):
+            target.attributes = state  # kept, and never set: it may hold ``__class__``
+        # Any other state is attributes to set, and nothing that is rebuilt has any that matter.
 
     def load_put(self) -> None:
         place = int(self.readline()[:-1])

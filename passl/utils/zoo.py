@@ -87,7 +87,7 @@ class Release:
         name: network, size and origin: ``mlp_mixer_b16_224.goog_in1k``.
         config: the shipped config that evaluates it, with ``overrides``.
         parameters: their number, the head's included.
-        num_classes: of the head.
+        num_classes: of the head; 0 where there is none, as for CLIP.
         provenance: what it was trained on, and how.
         preprocessing: of the images.
         reported: by others.
@@ -172,7 +172,8 @@ def as_text(names: Optional[Sequence[str]] = None) -> str:
         measured = [f"{a} by {a.by} ({a.source})" for a in release.measured] or ["not yet"]
         lines = [
             release.name,
-            f"  network     {release.parameters:,} parameters, {release.num_classes} classes",
+            f"  network     {release.parameters:,} parameters, "
+            f"{release.num_classes or 'no'} classes",
             f"  trained on  {release.provenance}",
             f"  images      {release.preprocessing}",
             *(f"  reported    {line}" for line in reported),

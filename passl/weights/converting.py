@@ -115,7 +115,7 @@ def convert_weights(
         arrays = {}
         for name, array in named.items():
             with file.reading(name):
-                arrays[name] = np.ascontiguousarray(array.read())
+                arrays[name] = np.asarray(array.read(), order="C")  # keeps scalars such
         names = file.metadata.get("class_names") if part is None else None
         facts = {"kind": "weights", "class_names": names}
         data = data_of(file.metadata, found.publisher)

@@ -100,7 +100,9 @@ def _load(
 ) -> LoadReport:
     state = model.state_dict()
     backbone = getattr(model, "backbone", model)
-    found = translate(file, getattr(backbone, "released_names", {}))
+    # An architecture of several networks may have a table of its own.
+    names = getattr(model, "released_names", None) or getattr(backbone, "released_names", {})
+    found = translate(file, names)
     # A backbone alone leaves the front of its names out; a network of other parts has its own.
     whole = hasattr(model, "backbone") or (
         found.publisher == OWN and any(name in found.tensors for name in state)
@@ -121,7 +123,7 @@ def _load(
             )  # fmt: skip
     tensors = dict(found.tensors)
     left_out = _of_other_parts(file.path, own, tensors)
-    kept = _parts_that_stay(file.path, model, own, tensors, new_head)
+    kept = _parts_that_stay(file.path, model, own, tensors, new_head, found.publisher)
     left_out += [name for name in tensors if _part(name) in kept]
     own = {name: tensor for name, tensor in own.items() if _part(name) not in kept}
     with_head = new_head and any(name.startswith(_HEAD) for name in own)
@@ -155,7 +157,7 @@ def _load(
                 "never run; save plain tensors"
             )
     try:
-        tensors, mismatched, resized = _fit(backbone, own, tensors, found.publisher)
+        tensors, mismatched, resized = _fit(model, own, tensors, found.publisher)
     except PasslError as error:
         raise PasslError(f"{file.path}: {error}") from None
     missing = [name for name in own if name not in tensors and name not in mismatched]
@@ -179,7 +181,7 @@ def _load(
     loaded = [name for name in tensors if name in own]
     for name in loaded:
         with file.reading(name):
-            array = np.ascontiguousarray(tensors[name].read())
+            array = np.asarray(tensors[name].read(), order="C")  # keeps scalars such
         _check_finite(file.path, name, array)
         own[name].set_value(paddle.to_tensor(_plain(array), dtype=own[name].dtype))
     origin = describe_origin(file.metadata.get("origin", {}))
@@ -230,6 +232,7 @@ def _parts_that_stay(
     own: Mapping[str, Any],
     tensors: Mapping[str, StoredArray],
     new_head: bool,
+    publisher: str,
 ) -> List[str]:
     """Returns the parts of the network, but backbone and head, that keep their initial values.
 
@@ -244,6 +247,9 @@ def _parts_that_stay(
             {name: tuple(t.shape) for name, t in given.items() if _part(name) == part}
             for given in (own, tensors)
         )
+        for name, shape in there.items():
+            if here.get(name, shape) != shape and _adapted(model, name, shape, publisher):
+                there[name] = here[name]
         for_training = part in getattr(model, "training_parts", ())
         if there != here if new_head else (for_training and not there):
             stay.append(part)
@@ -365,7 +371,7 @@ def count_classes(file: WeightFile, released_names: ReleasedNames) -> int:
 
 
 def _fit(
-    backbone: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray], publisher: str
+    model: nn.Layer, own: Dict[str, Any], tensors: Dict[str, StoredArray], publisher: str
 ) -> Tuple[Dict[str, StoredArray], Dict[str, str], str]:
     """Returns what fits, what does not and why, and what was done to make something fit."""
     fitting, mismatched, resized = {}, {}, ""
@@ -379,16 +385,23 @@ def _fit(
         elif array.shape == shape:
             fitting[name] = array
         else:
-            adapt = getattr(backbone, "adapt_weight", None)
-            adapted = adapt and adapt(name[len(_BACKBONE) :], array.shape, publisher)
+            adapted = _adapted(model, name, array.shape, publisher)
             if adapted:
-                change, resized = adapted
+                change, done = adapted
+                resized = f"{resized}; {done}" if resized else done
                 fitting[name] = StoredArray(
                     shape, array.dtype, lambda array=array, change=change: change(array.read())
                 )
             else:
                 mismatched[name] = f"(file {list(array.shape)}, model {list(shape)})"
     return fitting, mismatched, resized
+
+
+def _adapted(model: nn.Layer, name: str, shape: Sequence[int], publisher: str) -> Any:
+    """Returns what the part that a tensor belongs to makes of one of another shape, if anything."""
+    part, _, rest = name.partition(".")
+    adapt = getattr(getattr(model, part, model), "adapt_weight", None)
+    return adapt and adapt(rest, shape, publisher)
 
 
 def _same_kind(dtype: np.dtype, own: paddle.dtype) -> bool:

@@ -73,6 +73,8 @@ class Naming:
         layers: layer here to layer there, or a parameter in brackets.
         no_weights: names of arrays there that are left out; one that ends in ``.*`` stands for all
             that begin so.
+        zeros: those of ``no_weights`` that are zeros in the publisher's files; where they are not,
+            the file is another's with the same names.
         key: under which key, or one of which, the publisher's files keep the weights; it tells
             apart publishers who have the same names. Empty: at the top level, or under any.
         average: the accuracy that was published is that of the moving average which the files
@@ -88,6 +90,7 @@ class Naming:
         convention: str,
         layers: Layers,
         no_weights: Sequence[str] = (),
+        zeros: Sequence[str] = (),
         key: Union[str, Tuple[str, ...]] = (),
         average: bool = False,
         may_lack: Sequence[str] = (),
@@ -96,6 +99,7 @@ class Naming:
         self.name, self.convention = name, convention
         self.keys, self.average = (key,) if isinstance(key, str) else key, average
         self._head_widths = head_widths or {}
+        self.zeros = frozenset(zeros)
         self._dot = "/" if convention == "flax" else "."
         self._from_there: List[Tuple[Pattern, _Entry, int]] = []
         self._from_here: List[Tuple[Pattern, _Entry]] = []
@@ -268,12 +272,13 @@ def _translate(file: WeightFile, key: str, released_names: ReleasedNames) -> Tra
         for wrapper in _WRAPPERS:
             if all(inner.startswith(wrapper) for inner in names.values()):
                 names = {name: inner[len(wrapper) :] for name, inner in names.items()}
-    # The publisher who knows most of the names, whose files store layers so, and keep them in this
-    # place; the order of the table settles a tie.
+    # The publisher who knows most of the names, whose zeros are zeros, whose files store layers so,
+    # and keep them in this place; the order of the table settles a tie.
     best = max(
         namings(released_names).values(),
         key=lambda naming: (
             _known(naming, names.values()),
+            _has_its_zeros(naming, file, names, tensors),
             naming.name == OWN or naming.convention == file.convention,
             naming.fits_key(key),
         ),
@@ -326,6 +331,17 @@ def _of_each(tensors: Dict[str, StoredArray]) -> Dict[str, StoredArray]:
             numbers = {n[len(before) :].partition(".")[0] for n in whole if n.startswith(before)}
             whole.update({f"{before}{number}{after}": array for number in sorted(numbers)})
     return whole
+
+
+def _has_its_zeros(
+    naming: Naming, file: WeightFile, names: Mapping[str, str], tensors: Mapping[str, StoredArray]
+) -> bool:
+    for name, array in tensors.items():
+        if names[name] in naming.zeros:
+            with file.reading(name):
+                if array.read().any():
+                    return False
+    return True
 
 
 def _known(naming: Naming, names: Iterable[str]) -> int:

@@ -224,6 +224,8 @@ class WeightFile:
             if MODEL not in groups:
                 raise PasslError(f"{self.path}: is a checkpoint without a model")
             return AVERAGE if AVERAGE in groups else MODEL  # what was evaluated
+        if not groups and contents.without:
+            raise PasslError(f"{self.path}: {contents.without}")
         if not groups and contents.objects:
             raise PasslError(
                 f"{self.path}: holds no tensors outside of objects of other programs "

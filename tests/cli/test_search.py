@@ -139,10 +139,10 @@ def test_what_is_kept_is_never_stale(run, pictures, what, embedded, answers):
     names = [Path(line[11:]).name for line in again[1].splitlines()[1:]]
     assert names[: len(answers)] == answers
     (kept,) = (pictures.parent / "cache" / "search").iterdir()
-    written = kept.stat().st_mtime_ns
+    written = kept.stat().st_ino
     once_more = run("red")
     assert once_more[3] == 0 and once_more[1] == again[1]
-    assert kept.stat().st_mtime_ns == written
+    assert kept.stat().st_ino == written, "files are written beside, and take the place"
 
 
 def test_contents_are_read_of_files_of_a_known_size_alone(run, pictures, monkeypatch):
@@ -217,6 +217,23 @@ def test_a_damaged_file_is_made_anew(run, pictures, tmp_path):
         assert run("red")[3] == 4, name
 
 
+def test_what_has_not_been_used_for_longest_is_forgotten(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_embeddings, "_MOST", 2)
+    for number in (1, 2):
+        write_weights(tmp_path, number * np.eye(3))
+        run("red")
+    kept = sorted((tmp_path / "cache" / "search").iterdir(), key=lambda p: p.stat().st_mtime)
+    for age, path in zip((200, 100), kept):
+        os.utime(path, (time.time() - age,) * 2)
+    write_weights(tmp_path, np.eye(3))
+    assert run("red")[3] == 0, "the older one, which is the one in use now"
+    write_weights(tmp_path, 3 * np.eye(3))
+    run("red")
+    write_weights(tmp_path, np.eye(3))
+    assert run("red")[3] == 0 and kept[0].exists() and not kept[1].exists()
+    assert len(list(kept[0].parent.iterdir())) == 2
+
+
 def test_without_a_place_to_keep_it(run, pictures, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PASSL_CACHE", str(tmp_path / "file"))
@@ -224,7 +241,7 @@ def test_without_a_place_to_keep_it(run, pictures, tmp_path, monkeypatch):
         code, out, err, embedded = run("red")
         assert code == 0 and embedded == 4 and "cannot be written (Not a directory)" in err
         assert err.count("cannot be written") == 1 and "kept in" not in err
-    monkeypatch.setattr(kept_embeddings, "kept_file", lambda *_: None)
+    monkeypatch.setattr(kept_embeddings, "cache_file", lambda *_: None)
     code, out, err, embedded = run("red")
     assert code == 0 and embedded == 4 and "kept in" not in err and "cannot" not in err
 

@@ -114,6 +114,7 @@ def test_shrinking_is_antialiased():
     "transform",
     [
         RandomCrop(64, padding=8),
+        RandomCrop(64, padding=8, fill=255),
         RandomHorizontalFlip(1.0),
         RandomHorizontalFlip(0.0),
         RandomVerticalFlip(1.0),

@@ -181,6 +181,16 @@ def test_random_crop_cuts_from_the_padded_image_evenly():
     assert ((counts - 60) ** 2 / 60).sum() < 51.2
 
 
+def test_random_crop_fills_what_it_pads_with_a_grey():
+    image = picture(6, 5)
+    padded = np.full((5 + 4, 6 + 4, 3), 250, np.uint8)
+    padded[2:7, 2:8] = np.asarray(image)
+    windows = [padded[y : y + 5, x : x + 6].tobytes() for x in range(5) for y in range(5)]
+    cfg = {"name": "RandomCrop", "size": [5, 6], "padding": 2}
+    drawn = [apply({**cfg, "fill": 250}, image, seed).tobytes() for seed in range(300)]
+    assert set(drawn) == set(windows)
+
+
 def test_random_crop_of_the_whole_image_is_the_image():
     image = picture(6, 5)
     np.testing.assert_array_equal(
@@ -218,6 +228,8 @@ def test_flips(name, axis):
         ({"name": "RandomResizedCrop", "size": 8, "scale": [0.5]}, "scale"),
         ({"name": "RandomResizedCrop", "size": 8, "ratio": [0.0, 1.0]}, "ratio"),
         ({"name": "RandomCrop", "size": 8, "padding": -1}, "padding"),
+        ({"name": "RandomCrop", "size": 8, "fill": 256}, "fill"),
+        ({"name": "RandomCrop", "size": 8, "fill": -1}, "fill"),
         ({"name": "RandomHorizontalFlip", "p": 1.5}, "probability"),
         ({"name": "RandomHorizontalFlip", "p": float("nan")}, "probability"),
     ],

@@ -17,12 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import passl  # noqa: F401  before paddle
 
 # isort: split
-import paddle
-from self_supervised import METHODS, method, stepping, views
+from self_supervised import METHODS, method, views
+from stepping import assert_same_in_all_processes, trained
 
-from passl.distributed import collectives
 from passl.distributed.processes import Processes, join_processes
-from passl.engine.running_statistics import share_running_statistics
 from passl.modeling.layers import split_batch_norms
 
 IMAGES = 16
@@ -31,9 +29,7 @@ STEPS = {"float32": 1, "float64": 10}
 
 
 def train(name, dtype, processes, splits=1):
-    """Returns, by name, state and gradients at the end, and the mean loss of each step.
-
-    The gradients are those of the first step.
+    """Returns what ``trained`` does.
 
     Args:
         splits: as how many processes MoCo's batch norms treat those of one.
@@ -42,32 +38,10 @@ def train(name, dtype, processes, splits=1):
     for layer in network.sublayers():
         if hasattr(layer, "_momentum"):  # the share of old running statistics
             layer._momentum = 0.875
-    share = IMAGES // processes.size
-    step, optimizer = stepping(network, share, rate=RATE, total=STEPS[dtype], processes=processes)
-    found, losses = {}, []
-    make = optimizer.step
-
-    def recording(rate):
-        if not losses:
-            for key, parameter in network.named_parameters():
-                if parameter.grad is not None:
-                    found[f"gradient/{key}"] = parameter.grad.numpy()
-        return make(rate)
-
-    optimizer.step = recording
-    for number in range(STEPS[dtype]):
-        mine = slice(processes.rank * share, (processes.rank + 1) * share)
-        batch = {key: x[mine] for key, x in views(IMAGES, seed=number, dtype=dtype).items()}
-        result = step(number, batch)
-        assert bool(result.finite)
-        losses.append(processes.mean(result.losses[0].reshape([1])).item())
-    share_running_statistics(network, processes)
+    batches = [views(IMAGES, seed=number, dtype=dtype) for number in range(STEPS[dtype])]
+    found = trained(network, IMAGES, batches, processes, rate=RATE)
     split_batch_norms(network, 1)
-    return {
-        **{key: tensor.numpy() for key, tensor in network.state_dict().items()},
-        **found,
-        "loss": np.array(losses),
-    }
+    return found
 
 
 def main(results):
@@ -77,10 +51,7 @@ def main(results):
         for dtype in STEPS:
             for key, array in train(name, dtype, processes).items():
                 flat[f"{name}/{dtype}/{key}"] = array
-    for name, array in flat.items():  # the same to the last bit, statistics, queue and twin too
-        theirs = collectives.all_gather(paddle.to_tensor(array.reshape(1, -1))).numpy()
-        for other in theirs[1:]:
-            np.testing.assert_array_equal(theirs[0], other, name)
+    assert_same_in_all_processes(flat)  # statistics, queue and twin too
     if processes.is_first:
         np.savez(results, **flat)
     print("all of it holds")

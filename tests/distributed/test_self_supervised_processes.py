@@ -5,9 +5,10 @@ import functools
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT, start_processes
+from helpers import ROOT, running
 from self_supervised import METHODS, method
 from self_supervised_processes import STEPS, train
+from stepping import assert_close
 
 from passl.distributed import collectives
 from passl.distributed.processes import Processes
@@ -18,19 +19,7 @@ PROGRAM = ROOT / "tests" / "distributed" / "self_supervised_processes.py"
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Returns what N processes that asserted what they share came to: ``together(2)``."""
-
-    @functools.lru_cache(None)
-    def run(count):
-        folder = tmp_path_factory.mktemp(f"together{count}")
-        process = start_processes(count, folder / "logs", PROGRAM, folder / "results.npz")
-        process.communicate(timeout=300)
-        logs = [path.read_text() for path in sorted((folder / "logs").glob("workerlog.*"))]
-        assert process.returncode == 0, "\n".join(logs)
-        assert len(logs) == count and all("all of it holds" in log for log in logs)
-        return np.load(folder / "results.npz")
-
-    return run
+    return running(PROGRAM, tmp_path_factory)
 
 
 @functools.lru_cache(None)
@@ -51,15 +40,8 @@ def test_processes_train_what_one_does(together, count, name, dtype):
     found = together(count)
     expected = alone(name, dtype, count if name == "MoCo" else 1)
     prefix = f"{name}/{dtype}/"
-    assert {key[len(prefix) :] for key in found if key.startswith(prefix)} == set(expected)
-    for key, array in expected.items():
-        other = found[prefix + key]
-        tolerance = 1e-9
-        if dtype == "float32":
-            tolerance = 1e-6 if key == "loss" else 1e-5
-        scale = max(1.0, np.abs(array).max())
-        error = np.abs(other.astype("float64") - array).max() / scale
-        assert error < tolerance, (key, error)
+    found = {k[len(prefix) :]: array for k, array in found.items() if k.startswith(prefix)}
+    assert_close(found, expected, dtype)
 
 
 @pytest.mark.parametrize("name", METHODS)

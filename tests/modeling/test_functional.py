@@ -14,6 +14,8 @@ from paddle.distributed.fleet.utils import recompute
 
 from passl.modeling.layers import GELU, Conv2D, LayerNorm, Linear, functional, kernels
 
+WORTH_IT = functional._WORTH_IT
+
 
 @pytest.fixture(autouse=True)
 def as_in_a_step(monkeypatch):
@@ -438,6 +440,25 @@ def test_the_end_of_a_step_is_the_end_of_it():
                 if raised:
                     raise raised
             assert not functional.runs_kernels(paddle.ones([2]))
+
+
+@pytest.mark.parametrize(
+    "images, weight, stride, own",
+    [
+        ([1, 128, 56, 56], [128, 128, 3, 3], 1, True),  # ConvMLP's
+        ([1, 64, 112, 112], [64, 64, 3, 3], 1, True),
+        ([1, 64, 112, 112], [64, 64, 3, 3], 4, False),
+        ([128, 64, 8, 8], [64, 64, 3, 3], 1, False),  # one call for each image is what it costs
+        ([128, 3, 32, 32], [8, 3, 3, 3], 2, False),
+        ([1, 256, 56, 56], [64, 256, 1, 1], 1, False),
+    ],
+)
+def test_convolutions_of_small_images_are_paddles(monkeypatch, images, weight, stride, own):
+    monkeypatch.setattr(functional, "_WORTH_IT", WORTH_IT)
+    ours = []
+    monkeypatch.setattr(functional._Conv2D, "apply", lambda *_: ours.append(True))
+    functional.conv2d(paddle.zeros(images), paddle.zeros(weight), None, [stride, stride], [1, 1])
+    assert bool(ours) == own
 
 
 def test_nothing_at_all_is_as_paddle_has_it():

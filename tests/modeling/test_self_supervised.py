@@ -7,7 +7,8 @@ import numpy as np
 import paddle
 import pytest
 from rounding_autocast import RoundingAutocast
-from self_supervised import BACKBONES, METHODS, method, stepping, views
+from self_supervised import BACKBONES, METHODS, method, views
+from stepping import stepping
 
 from passl.engine.execution import recompute_blocks
 from passl.modeling.architectures.byol import BYOL

@@ -8,7 +8,8 @@ import os
 
 import numpy as np
 import pytest
-from self_supervised import method, stepping, views
+from self_supervised import method, views
+from stepping import stepping
 
 STEPS, IMAGES, EPSILON = 5, 8, 2**-20
 MLP = {"hidden": 8, "out": 6}  # MoCo's authors make the hidden layer as wide as the features

@@ -24,9 +24,9 @@ from passl.engine.trainer import _prepare_folder
 from passl.inspection.pictures import draw_schedule
 from passl.inspection.visualization import visualize
 from passl.solver.schedules import Constant
+from passl.utils.cache import cache_file
 from passl.utils.config import Config
 from passl.utils.errors import PasslError
-from passl.utils.kept_files import kept_file
 from passl.utils.logging import stop_logging_to_files
 from passl.utils.whole_files import filling, replacing
 
@@ -116,7 +116,7 @@ def test_names_as_long_as_they_can_be(tmp_path):
         write_json(str(tmp_path / name), ["苹果"])
         assert "苹果" in (tmp_path / name).read_text(encoding="utf-8")
     (tmp_path / ("苹" * 85)).mkdir()
-    with replacing(kept_file("index", str(tmp_path / ("苹" * 85)), "folders")) as aside:
+    with replacing(cache_file("index", str(tmp_path / ("苹" * 85)), "folders")) as aside:
         aside.write_bytes(b"")
 
 

@@ -18,6 +18,7 @@ from hostile_files import (
     WEIGHT,
     deflated,
     entry,
+    module,
     npy,
     npz,
     numbers,
@@ -27,6 +28,7 @@ from hostile_files import (
     tensor,
     tensors,
     torch_legacy,
+    torch_script,
     torch_zip,
     zeros,
     zipped,
@@ -58,6 +60,7 @@ MEMORY = 300
 CONTAINERS = {
     "zip": lambda value: torch_zip(items(WEIGHT, (text("bias"), value))),
     "legacy": lambda value: torch_legacy(items(WEIGHT, (text("bias"), value))),
+    "script": lambda value: torch_script(module(WEIGHT, (text("bias"), value))),
     "pdparams": lambda value: pdparams(items((text("weight"), ARRAY), (text("bias"), value))),
 }
 RUNNING = {
@@ -436,8 +439,6 @@ ZIPS = {
         lambda: zipped(stored("a\r\n\x1b[2Jb.txt", b"")), "neither torch's nor NumPy's"),
     "names without end": (
         lambda: zipped(stored("a" * 60000, b"")), "neither torch's nor NumPy's"),
-    "TorchScript": (
-        lambda: torch_zip(items(WEIGHT), stored("archive/constants.pkl", b"")), "TorchScript"),
     "no program": (lambda: zipped(stored("archive/data.pkl", b"")), "damaged"),
     "packed": (lambda: zipped(deflated("weight.npy", npy())), None),
     "packed, of torch": (
@@ -455,6 +456,64 @@ ZIPS = {
     "a program elsewhere": (
         lambda: torch_zip(items(WEIGHT), stored("../../archive/data/0", FOUR),
                           root="../../archive/"), None),
+}  # fmt: skip
+
+
+def modules_in_modules(count, times=1):
+    """Each stands in the next one under that many names; the innermost has a weight."""
+    tree = module(WEIGHT)
+    for _ in range(count):
+        names = [text(f"{n}") + b"h\x05" for n in range(1, times)]
+        tree = (
+            name("__torch__.M", "M") + b")\x81}(" + text("0") + tree + b"q\x05"
+            + b"".join(names) + b"ub"
+        )  # fmt: skip
+    return tree
+
+
+SCRIPTS = {
+    "plain": (lambda: torch_script(module(WEIGHT)), None),
+    "no module": (lambda: torch_script(items(WEIGHT)), "without a module"),
+    "a class of another program": (
+        lambda: torch_script(name("nets", "Net") + b")\x81" + items(WEIGHT) + b"b"),
+        "without a module"),
+    "no constants": (
+        lambda: torch_zip(module(WEIGHT)), "objects of other programs.*__torch__"),
+    "no tensors": (lambda: torch_script(module((text("a"), b"K\1"))), "as numbered constants"),
+    "no state": (
+        lambda: torch_script(name("__torch__.M", "M") + b")\x81"), "as numbered constants"),
+    "a state that is a list": (
+        lambda: torch_script(name("__torch__.M", "M") + b")\x81](" + tensor() + b"eb"),
+        "as numbered constants"),
+    "a module in itself": (
+        lambda: torch_script(
+            name("__torch__.M", "M") + b")\x81q\x05}(" + text("a") + b"h\x05" + WEIGHT[0]
+            + WEIGHT[1] + b"ub"), "stands in itself"),
+    "modules as deep as no network": (
+        lambda: torch_script(modules_in_modules(64)), "stands in itself"),
+    "modules not as deep": (lambda: torch_script(modules_in_modules(63)), None),
+    "modules without end": (
+        lambda: torch_script(modules_in_modules(60, times=2)), "too large"),
+    "modules, often": (
+        lambda: torch_script(module(
+            (text("a"), kept(name("__torch__.M", "M")) + kept(b"}", 1)
+             + many(b"h\x00)\x81h\x01b", MANY)))), "too large"),
+    "one module under long names": (
+        lambda: torch_script(module(
+            (text("a"), module(WEIGHT) + b"q\x05"),
+            *((text("x" * 4000 + f"{n}"), b"h\x05") for n in range(9000)))), "too large"),
+    "a long name": (
+        lambda: torch_script(module((text("x" * 3000), module(WEIGHT)))), "name of a tensor"),
+    "a tensor beyond its storage": (
+        lambda: torch_script(module((text("weight"), tensor(shape=(5,))))), "reaches beyond"),
+    "a storage that is not there": (
+        lambda: torch_script(module(WEIGHT), stored("archive/data/1", FOUR)), "lacks the numbers"),
+    "a checksum": (
+        lambda: torch_script(module(WEIGHT), stored("archive/data/0", FOUR, crc=1)), "CRC"),
+    "a file that it carries": (
+        lambda: zipped(stored("archive/extra/other/data.pkl", b"nonsense"),
+                       stored("archive/data.pkl", PROTOCOL_2 + module(WEIGHT) + b"."),
+                       stored("archive/constants.pkl", b""), stored("archive/data/0", FOUR)), None),
 }  # fmt: skip
 
 BAD_NAMES = {"line break": "a\nb", "terminal": "a\x1b[2Jb", "half a character": "a\ud800",
@@ -486,7 +545,7 @@ def reader(tmp_path_factory):
     np.savez(warm / "weights.npz", weight=np.zeros(3))
     (warm / "weights.safetensors").write_bytes(tensors({"weight": entry()}))
     (warm / "weights.pdparams").write_bytes(pdparams(items((text("weight"), ARRAY))))
-    process = WatchedReader(empty, [*warm.iterdir(), *sorted(FILES.glob("*.pth"))])
+    process = WatchedReader(empty, [*warm.iterdir(), *sorted(FILES.glob("*.pt*"))])
     yield process
     process.close()
 
@@ -548,6 +607,27 @@ def test_nonsense_programs(program, said, outcome):
     outcome(torch_zip(items(WEIGHT, (text("extra"), program))), said)
 
 
+@cases(SCRIPTS)
+def test_torch_script(make, said, outcome):
+    outcome(make(), said)
+
+
+def test_what_a_module_is_given_is_never_set_on_anything(outcome):
+    """Not its class, nor functions that Python would call of themselves."""
+    system = name("os", "system")
+    given = [(text(f"__{what}__"), system) for what in ("class", "reduce__", "setstate", "del")]
+    given += [(text("attributes"), system), (text("name"), system)]
+    again = items((text("__class__"), system)) + b"b"
+    inner = module(WEIGHT, *given)
+    result = outcome(torch_script(module((text("a"), inner), *given)))
+    assert result["shapes"] == {":a.weight": [4]}
+    assert set(result["refused"].values()) == {"os.system"}
+    # A second state takes the place of the first, and is no more than that.
+    result = outcome(torch_script(module((text("a"), inner + again), WEIGHT)))
+    assert result["shapes"] == {":weight": [4]}
+    assert result["refused"] == {"a.__class__": "os.system"}
+
+
 @pytest.mark.parametrize("value, said", TENSORS.values(), ids=TENSORS)
 def test_tensors_of_torch(value, said, outcome):
     outcome(torch_zip(items((text("weight"), value))), said)
@@ -589,7 +669,7 @@ def test_names(make, said, outcome):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("path", sorted(FILES.glob("*.pth")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FILES.glob("*.pt*")), ids=lambda path: path.stem)
 def test_files_cut_short(path, outcome):
     content = path.read_bytes()
     assert outcome(content)["shapes"]

@@ -66,3 +66,30 @@ def test_a_training_checkpoint(form):
         assert sorted(moments) == ["exp_avg", "exp_avg_sq", "step"]
         np.testing.assert_allclose(moments["exp_avg"], np.full((3, 4), 0.1))
         assert moments["step"].shape == () and moments["step"] == 1
+
+
+@pytest.mark.smoke
+def test_a_program_of_torch_script():
+    """The tensors of its modules, as they are stored; nothing of the program is looked at."""
+    whole = numbers(4, 6)
+    expected = {
+        "inner.0.weight": numbers(3, 2, 1, 1),
+        "inner.0.bias": numbers(3),
+        **{f"inner.1.{n}": numbers(3) for n in ("weight", "bias", "running_mean", "running_var")},
+        "inner.1.num_batches_tracked": np.array(-1),
+        "inner.2.weight": numbers(3, 3).astype("f2"),
+        "inner.2.bias": numbers(3).astype("f2"),
+        "view": whole[1:3, ::2],
+        "turned": numbers(2, 3).T,
+        "resolution": np.array(224),
+        "logit_scale": np.array(2.5, "f4"),
+        "mask": numbers(2, 2),
+    }
+    with WeightFile(FILES / "scripted.pt") as file:
+        assert (file.format, file.convention, file.key) == ("torch", "torch", "")
+        assert set(file.tensors) == set(expected) and not file.refused_under("")
+        for name, array in expected.items():
+            read = file.read(name)
+            assert file.tensors[name].shape == read.shape == array.shape, name
+            assert file.tensors[name].dtype == read.dtype == array.dtype, name
+            np.testing.assert_array_equal(read, array, err_msg=name)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from passl.utils.kept_files import kept_file
+from passl.utils.cache import cache_file
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -110,7 +110,7 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
             beside what it watches.
         build: makes the catalog.
     """
-    path = kept_file("index", root, kind)
+    path = cache_file("index", root, kind)
     if path is None:
         return build()
     with contextlib.suppress(Exception):  # a damaged index is made anew

@@ -8,6 +8,7 @@ from typing import Any, Dict, Sequence, Tuple, Union
 import numpy as np
 from PIL import Image
 
+from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import TRANSFORMS
 from passl.datasets.transforms.base import Transform
 from passl.utils.errors import PasslError
@@ -101,15 +102,18 @@ class RandomCrop(Transform):
 
     Args:
         size: height and width of the result.
-        padding: black pixels added on every side first (4 for CIFAR-10: He et al.,
-            arXiv 1512.03385, section 4.2).
+        padding: pixels added on every side first (4 for CIFAR-10: He et al., arXiv 1512.03385,
+            section 4.2).
+        fill: their grey: 0 is black, 255 white, as the ground of drawings often is.
     """
 
-    def __init__(self, size: Union[int, Sequence[int]], padding: int = 0):
+    def __init__(self, size: Union[int, Sequence[int]], padding: int = 0, fill: int = 0):
         self.size = _height_width(size)
         if padding < 0:
             raise PasslError(f"padding is at least 0, not {padding}")
-        self.padding = padding
+        if not 0 <= fill <= 255:
+            raise PasslError(f"fill is a grey from 0 to 255, not {fill}")
+        self.padding, self.fill = padding, fill
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image, (height, width), pad = sample["image"], self.size, self.padding
@@ -121,6 +125,10 @@ class RandomCrop(Transform):
             )
         left = int(rng.integers(0, spare_x + 1)) - pad
         top = int(rng.integers(0, spare_y + 1)) - pad
+        if self.fill and pad:  # what a crop finds outside of an image is black
+            sides = ((pad, pad), (pad, pad), (0, 0))
+            image = RgbImage(np.pad(np.asarray(image), sides, constant_values=self.fill))
+            left, top = left + pad, top + pad
         return {**sample, "image": image.crop((left, top, left + width, top + height))}
 
 

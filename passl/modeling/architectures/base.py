@@ -27,6 +27,8 @@ class Architecture(nn.Layer):
         additive: whether the loss of a batch is the mean of losses that belong to one sample each.
             Where it is not, as in contrastive learning, gradients cannot be accumulated over
             micro-batches: the result would be another one than that of the whole batch.
+        two_pass: whether its gradient of a batch can be computed in two passes over parts of it all
+            the same, see ``Contrastive``.
         equal_batches: whether all processes must have equally many samples in every step, because
             they gather each other's. An image that cannot be read is then replaced by another one,
             where it would otherwise be left out.
@@ -40,6 +42,7 @@ class Architecture(nn.Layer):
 
     evaluator = "Classification"
     additive = True
+    two_pass = False
     equal_batches = False
     views = 1
     least_batch = 1

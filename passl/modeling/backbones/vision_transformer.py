@@ -23,6 +23,7 @@ from passl.modeling.layers import (
     LayerNorm,
     Linear,
     PatchEmbed,
+    QuickGELU,
     TransformerBlock,
     check_drop_rate,
     check_heads,
@@ -173,11 +174,14 @@ _RELEASED_NAMES: Dict[str, tuple] = {
         _huggingface("deit", ("cls_classifier", "distillation_classifier")),
     ),
 }
+_INITS = ("xavier", "normal")
 # Who resizes learned positions how; see layers/position_grids.py. Our own: as DeiT's authors.
 _WAYS = {
     "google": "bilinear_aligned",
     "big_vision": "bilinear_aligned",
     "timm": "bicubic_antialias",
+    "openai": "bicubic_antialias",  # open_clip; OpenAI has none
+    "open_clip_custom": "bicubic_antialias",
 }
 
 
@@ -208,6 +212,10 @@ class VisionTransformer(nn.Layer):
         drop_path_rate: stochastic depth of the last block, rising from 0 at the first.
         init: how the network starts: ``xavier`` (ViT's authors) or ``normal``, of standard
             deviation 0.02 (DeiT's).
+        stem_bias: whether the map of the patches has a bias.
+        pre_norm: a further norm, of the tokens before the first block (CLIP).
+        epsilon: of the norms.
+        quick_gelu: x σ(1.702 x) in GELU's place (CLIP).
         stage_blocks: after which blocks ``forward_stages`` takes its maps, counted from 1; by
             default after a quarter, half, three quarters and all of them.
 
@@ -252,6 +260,10 @@ class VisionTransformer(nn.Layer):
         drop_path_rate: float = 0.0,
         init: str = "xavier",
         stage_blocks: Optional[Sequence[int]] = None,
+        stem_bias: bool = True,
+        pre_norm: bool = False,
+        epsilon: float = 1e-6,
+        quick_gelu: bool = False,
     ):
         super().__init__()
         hidden = int(embed_dim * mlp_ratio)
@@ -263,11 +275,11 @@ class VisionTransformer(nn.Layer):
         for name, given, known in (
             ("pool", pool, ("token", "mean")),
             ("positions", positions, ("learned", "sincos")),
-            ("init", init, ("xavier", "normal")),
+            ("init", init, _INITS),
         ):
             if given not in known:
-                raise PasslError(f"{name} is '{known[0]}' or '{known[1]}', not '{given}'")
-        self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim)
+                raise PasslError(f"{name} is {' or '.join(map(repr, known))}, not '{given}'")
+        self.stem = PatchEmbed(img_size, patch_size, in_channels, embed_dim, stem_bias)
         self._before = self._tokens if pool == "token" else ()
         for token in self._before:
             setattr(self, token, self.create_parameter([1, 1, embed_dim]))
@@ -280,6 +292,7 @@ class VisionTransformer(nn.Layer):
             self.register_buffer(
                 "pos_embed", paddle.to_tensor(fixed.astype(np.float32)), persistable=False
             )
+        self.norm_pre = LayerNorm(embed_dim, epsilon) if pre_norm else None
         self.pos_drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
         self.blocks = nn.LayerList(
             [
@@ -289,14 +302,16 @@ class VisionTransformer(nn.Layer):
                     hidden,
                     DropPath(rate),
                     qkv_bias=qkv_bias,
+                    epsilon=epsilon,
                     gelu_approximate=gelu_approximate,
                     dropout=drop_rate,
                     attention_dropout=attention_drop_rate,
+                    act=QuickGELU() if quick_gelu else None,
                 )
                 for rate in drop_path_rates(drop_path_rate, num_blocks)
             ]
         )
-        self.norm = LayerNorm(embed_dim, epsilon=1e-6)
+        self.norm = LayerNorm(embed_dim, epsilon)
         self.pre_logits = Linear(embed_dim, representation_size) if representation_size else None
         self.num_features = representation_size or embed_dim
         self._ends = stage_ends(stage_blocks, num_blocks)
@@ -323,7 +338,8 @@ class VisionTransformer(nn.Layer):
         # vit_jax/models_vit.py: Xavier's uniform distribution for each of queries, keys and values
         # by itself; biases of the MLPs hardly differ from 0.
         lecun_normal_(self.stem.proj.weight, fan_in=math.prod(self.stem.proj.weight.shape[1:]))
-        zeros_(self.stem.proj.bias)
+        if self.stem.proj.bias is not None:
+            zeros_(self.stem.proj.bias)
         for block in self.blocks:
             qkv = block.attn.qkv
             for layer, outputs in (
@@ -388,7 +404,7 @@ class VisionTransformer(nn.Layer):
     @property
     def parameter_depths(self) -> Dict[str, int]:
         """How deep each parameter lies, see ``column_depths``; tokens and positions: the first."""
-        return column_depths(self, ("stem", "pos_embed", *self._tokens))
+        return column_depths(self, ("stem", "pos_embed", "norm_pre", *self._tokens))
 
     @property
     def no_weight_decay(self) -> FrozenSet[str]:
@@ -421,7 +437,8 @@ class VisionTransformer(nn.Layer):
         if self._before:
             tokens = [getattr(self, token).expand([x.shape[0], -1, -1]) for token in self._before]
             x = paddle.concat([*(token.astype(x.dtype) for token in tokens), x], axis=1)
-        return self.pos_drop(x + self.pos_embed.astype(x.dtype))
+        x = self.pos_drop(x + self.pos_embed.astype(x.dtype))
+        return x if self.norm_pre is None else self.norm_pre(x)
 
     def forward_features(self, x):
         """Returns the normalised tokens before pooling, ``[N, S, C]``."""

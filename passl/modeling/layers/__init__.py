@@ -17,6 +17,7 @@ from passl.modeling.layers.batch_norm import (
 )
 from passl.modeling.layers.checks import check_drop_rate, check_image_size, check_input, check_sizes
 from passl.modeling.layers.columns import column_depths
+from passl.modeling.layers.conv_norm import ConvNorm
 from passl.modeling.layers.dense import (
     GELU,
     Conv2D,
@@ -50,6 +51,7 @@ __all__ = [
     "BatchNorm1D",
     "BatchNorm2D",
     "Conv2D",
+    "ConvNorm",
     "DepthwiseConv2D",
     "DropPath",
     "GELU",

@@ -45,12 +45,13 @@ def normal_(parameter, std: float) -> None:
 
 
 def torch_default_(layer: nn.Layer) -> None:
-    """Fills a convolution as torch does where nothing is said.
+    """Fills a convolution or a linear map as torch does where nothing is said.
 
     Weight and bias are uniform within ±1 / √fan_in (He et al.'s uniform initialisation with a
     leak of √5, which cancels its factor).
     """
-    bound = 1.0 / math.sqrt(math.prod(layer.weight.shape[1:]))
+    shape = layer.weight.shape  # of a linear map, the inputs come first here
+    bound = 1.0 / math.sqrt(shape[0] if len(shape) == 2 else math.prod(shape[1:]))
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:
             nn.initializer.Uniform(-bound, bound)(parameter)

@@ -46,6 +46,7 @@ class PatchEmbed(nn.Layer):
         patch_size: height and width of a patch; must divide ``img_size``.
         in_channels: channels of the images.
         embed_dim: size C of a token.
+        bias: whether the map has one.
 
     Shape:
         input: ``[N, in_channels, H, W]``; output: ``[N, S, C]`` with S patches in raster order.
@@ -61,6 +62,7 @@ class PatchEmbed(nn.Layer):
         patch_size: Size = 16,
         in_channels: int = 3,
         embed_dim: int = 768,
+        bias: bool = True,
     ):
         super().__init__()
         self.img_size = to_pair(img_size, "img_size")
@@ -74,7 +76,11 @@ class PatchEmbed(nn.Layer):
         self.num_patches = self.grid[0] * self.grid[1]
         self.in_channels = in_channels
         self.proj = PatchProjection(
-            in_channels, embed_dim, kernel_size=self.patch_size, stride=self.patch_size
+            in_channels,
+            embed_dim,
+            kernel_size=self.patch_size,
+            stride=self.patch_size,
+            bias_attr=None if bias else False,
         )
 
     def forward(self, x):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 from paddle import nn
 
 from passl.modeling.layers.attention import Attention
@@ -25,9 +27,10 @@ class TransformerBlock(nn.Layer):
         gelu_approximate: the tanh form of GELU.
         dropout: probability after the attention's projection and after each map of the MLP.
         attention_dropout: probability of zeroing an attention weight.
+        act: a layer that stands in the MLP in GELU's place.
 
     Shape:
-        input and output: ``[N, S, C]``.
+        input and output: ``[N, S, C]``; ``bias``, where one is given: as of ``attend``.
     """
 
     recompute = True  # as one piece, where activations are to be computed twice
@@ -43,14 +46,15 @@ class TransformerBlock(nn.Layer):
         gelu_approximate: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        act: Optional[nn.Layer] = None,
     ):
         super().__init__()
         self.norm1 = LayerNorm(channels, epsilon)
         self.attn = Attention(channels, heads, qkv_bias, dropout, attention_dropout)
         self.norm2 = LayerNorm(channels, epsilon)
-        self.mlp = Mlp(channels, hidden, gelu_approximate, dropout)
+        self.mlp = Mlp(channels, hidden, gelu_approximate, dropout, act=act)
         self.drop_path = drop_path
 
-    def forward(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x, bias=None):
+        x = x + self.drop_path(self.attn(self.norm1(x), bias))
         return x + self.drop_path(self.mlp(self.norm2(x)))

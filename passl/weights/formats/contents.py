@@ -26,6 +26,8 @@ class Contents:
         convention: how the framework that wrote the file stores a linear layer: ``torch``
             (out, in), ``paddle`` or ``flax`` (in, out; convolutions as height, width, in, out).
         metadata: what PASSL wrote beside the tensors; empty for others' files.
+        without: where there are no tensors, what the file is instead, and what helps; empty where
+            nothing more is known.
     """
 
     groups: Dict[str, Dict[str, StoredArray]]
@@ -33,6 +35,7 @@ class Contents:
     refused: Dict[str, Dict[str, str]] = dataclasses.field(default_factory=dict)
     objects: Set[str] = dataclasses.field(default_factory=set)
     metadata: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    without: str = ""
 
 
 def sort_out(tree: Any, convention: str) -> Contents:

@@ -45,7 +45,7 @@ def _bfloat16(array: StoredArray) -> StoredArray:
 def write(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a state_dict for ``paddle.load(path)``."""
     state: Dict[str, Any] = {
-        name: array.view(np.uint16) if array.dtype == BFLOAT16 else np.ascontiguousarray(array)
+        name: array.view(np.uint16) if array.dtype == BFLOAT16 else np.asarray(array, order="C")
         for name, array in tensors.items()
     }
     with open(path, "wb") as file:

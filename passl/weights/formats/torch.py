@@ -1,6 +1,9 @@
-"""Files of ``torch.save``, the zip format and the one before it, without torch.
+"""Files of ``torch.save``, the zip format and the one before it, and TorchScript, without torch.
 
-Both are a pickle whose tensors refer to storages: runs of numbers that stand beside it.
+All are a pickle whose tensors refer to storages: runs of numbers that stand beside it. A program of
+``torch.jit.save``, as OpenAI released CLIP, is of the zip format too. Its pickle is a tree of
+objects, modules in modules, whose attributes are the tensors; of the program itself (``code/``,
+``constants.pkl``) nothing is read, let alone run.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from passl.utils.pickles import Known, Placeholder, Unpickler
+from passl.utils.pickles import Instance, Known, Placeholder, Unpickler
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray, Window, checked_shape
 from passl.weights.formats.contents import Contents, sort_out
 
@@ -44,6 +47,13 @@ _DTYPES = {
     "uint8": np.dtype("u1"),
     "bool": np.dtype("?"),
 }
+# Whose objects are a TorchScript program's modules; torch mangles what comes behind.
+_MODULES = "__torch__."
+_LISTS = "torch.jit._pickle."  # how it writes settings that are lists of numbers
+_MOST_MODULES_DEEP = 64  # one in another; networks have ten
+# What all their attributes' paths take together, in characters, each with what else it needs: one
+# module can stand under many names.
+_LONGEST_PATHS, _PATH = 1 << 24, 64
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -133,17 +143,20 @@ def is_torch_zip(names: List[str]) -> bool:
 
 
 def read_zip(archive: zipfile.ZipFile) -> Contents:
-    """Reads the zip format (torch 1.6 and later).
+    """Reads the zip format (torch 1.6 and later), a TorchScript program's too.
 
     Args:
         archive: the open file; the tensors are read from it later.
+
+    Returns:
+        What is in the file; of a TorchScript program the tensors of its modules, parameters and
+        buffers and whatever other attributes are tensors, under the names of torch's state_dict.
     """
     members = {info.filename: info for info in archive.infolist()}
-    root = next(name for name in members if name.endswith("/data.pkl"))[: -len("data.pkl")]
-    if root + "constants.pkl" in members:
-        raise DamagedFile(
-            "it is a TorchScript program; save the state_dict of the model it came from"
-        )
+    programs = [name for name in members if name.endswith("/data.pkl")]
+    # The outermost: a TorchScript program may carry files of others below ``extra/``.
+    root = min(programs, key=lambda name: name.count("/"))[: -len("data.pkl")]
+    scripted = root + "constants.pkl" in members
     order = b"little"
     if root + "byteorder" in members:
         with archive.open(members[root + "byteorder"]) as file:
@@ -188,8 +201,46 @@ def read_zip(archive: zipfile.ZipFile) -> Contents:
         raise DamagedFile("its pickle is too large to be a description of weights")
     with archive.open(program) as file:
         data = file.read(program.file_size)
-    tree = Unpickler(Window(io.BytesIO(data), 0, len(data)), _KNOWN, persistent).load()
-    return sort_out(tree, "torch")
+    window = Window(io.BytesIO(data), 0, len(data))
+    tree = Unpickler(window, _KNOWN, persistent, _MODULES if scripted else None).load()
+    return _of_modules(tree) if scripted else sort_out(tree, "torch")
+
+
+def _of_modules(tree: Any) -> Contents:
+    """Returns the tensors of a TorchScript program, under the names of torch's state_dict."""
+    if not isinstance(tree, Instance):
+        raise DamagedFile("it is a TorchScript program without a module")
+    tensors: Dict[str, StoredArray] = {}
+    refused: Dict[str, str] = {}
+    objects = {tree.name}
+    todo = [("", tree, 1)]
+    length = 0
+    while todo:
+        path, module, depth = todo.pop()
+        if depth > _MOST_MODULES_DEEP:
+            raise DamagedFile("a module of its TorchScript program stands in itself")
+        for key, value in module.attributes.items():
+            if not isinstance(key, str) or not isinstance(value, (StoredArray, Placeholder)):
+                continue  # a setting
+            if getattr(value, "name", "").startswith(_LISTS):
+                continue
+            name = f"{path}.{key}" if path else key
+            length += len(name) + _PATH
+            if length > _LONGEST_PATHS:
+                raise DamagedFile("its pickle is too large to be a description of weights")
+            if isinstance(value, StoredArray):
+                tensors[name] = value
+            elif isinstance(value, Instance):
+                todo.append((name, value, depth + 1))
+            else:
+                objects.add(value.name)
+                refused[name] = value.name
+    found = Contents({"": tensors} if tensors else {}, "torch", {"": refused}, objects)
+    found.without = (
+        "is a TorchScript program whose modules hold no tensors: what was frozen keeps its weights "
+        "as numbered constants without names; save the state_dict of the model that it came from"
+    )
+    return found
 
 
 # ---------------------------------------------------------------- the format before

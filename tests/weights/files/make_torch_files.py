@@ -70,8 +70,36 @@ def kinds():
     }
 
 
+class Scripted(torch.nn.Module):
+    """What TorchScript stores in ways of its own: modules in modules, settings, counters."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 4
+        self.sizes = [1, 2]
+        self.inner = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 3)
+        )
+        whole = numbers((4, 6))
+        self.view = torch.nn.Parameter(whole[1:3, ::2])
+        self.turned = torch.nn.Parameter(numbers((2, 3)).t())
+        self.register_buffer("resolution", torch.tensor(224))
+        self.logit_scale = torch.nn.Parameter(torch.tensor(2.5))
+        self.mask: torch.Tensor = numbers((2, 2))
+        with torch.no_grad():
+            for tensor in [*self.inner.parameters(), *self.inner.buffers()]:
+                tensor.copy_(numbers(tensor.shape))
+            self.inner[2].half()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner[1](self.inner[0](x)) * self.logit_scale + self.size + self.sizes[0]
+
+
 if __name__ == "__main__":
     model = network()
     save(model.state_dict(), "state_dict")
     save(training(model), "training")
     save(kinds(), "kinds")
+    torch.jit.save(
+        torch.jit.script(Scripted().eval()), HERE / "scripted.pt", _extra_files={"x/data.pkl": "no"}
+    )

@@ -1,0 +1,5 @@
+"""The registry of text towers."""
+
+from passl.utils.registry import Registry
+
+TEXTS = Registry("text tower")
