@@ -8,14 +8,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 import yaml
+from clip import TEXT, TOWERS, clip
 from colours import Colours, colour_run, paint, write_weights
-from helpers import run_here
+from helpers import run_here, small_config
 from PIL import Image
 
-from passl.deployment import kept_embeddings
+from passl.datasets.sources.paths import ImagePaths
+from passl.deployment import kept_embeddings, search
 from passl.deployment.features import most_similar
+from passl.weights import write_tensor_file
 
 
 @pytest.fixture
@@ -261,8 +265,6 @@ def test_what_was_embedded_before_an_interruption_is_kept(run, pictures, monkeyp
 
 
 def test_long_work_is_kept_meanwhile(run, pictures, monkeypatch):
-    from passl.deployment import search
-
     saved, save = [], kept_embeddings.KeptEmbeddings.save
     monkeypatch.setattr(
         kept_embeddings.KeptEmbeddings, "save", lambda self: saved.append(1) or save(self)
@@ -391,6 +393,46 @@ def test_a_network_that_embeds_no_words(trained, pictures, tmp_path):
     given = ["-c", config, "--weights", weights, "--in", pictures, "red"]
     code, out, err = run_here("search", *given, "--output", tmp_path / "out")
     assert code == 2 and "Classifier embeds no texts (it has no embed_images)" in err
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("tower", TOWERS)
+def test_with_clip(tower, photos, tmp_path, monkeypatch):
+    """The cosines of its own embeddings, by NumPy; a second time it embeds nothing."""
+    monkeypatch.setenv("PASSL_CACHE", str(tmp_path / "cache"))
+    network = clip(tower)
+    cfg = small_config(photos)
+    cfg["model"] = {
+        "name": "CLIP", "architecture": TOWERS[tower], "text": TEXT, "embed_dim": 48,
+        "project_images": tower == "ViT",
+    }  # fmt: skip
+    size = 32 if tower == "ViT" else 64
+    cfg["dataloader"]["val"]["dataset"]["transforms"][0]["size"] = size
+    (tmp_path / "clip.yaml").write_text(yaml.safe_dump(cfg))
+    state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    write_tensor_file(tmp_path / "clip.safetensors", state, {"kind": "weights"})
+    given = ["-c", tmp_path / "clip.yaml", "--weights", tmp_path / "clip.safetensors"]
+    queries, found = ["A photo of an apple!", "两只猫"], tmp_path / "found.json"
+    given += ["--in", photos / "val", *queries, "--json", found, "--output", tmp_path, "--top", 13]
+    code, out, err = run_here("search", *given)
+    assert code == 0 and "13 embedded" in err, err
+    network.eval()
+    transforms = cfg["dataloader"]["val"]["dataset"]["transforms"]
+    with paddle.no_grad():
+        texts = network.embed_texts(paddle.to_tensor(network.tokenizer(queries)[0])).numpy()
+        for row, answers in zip(texts, json.loads(found.read_text())):
+            paths = [answer["path"] for answer in answers["answers"]]
+            assert sorted(paths) == sorted(map(str, (photos / "val").rglob("*.jpg")))
+            dataset = ImagePaths(paths, transforms)
+            pixels = np.stack([dataset[i]["image"] for i in range(13)]).transpose(0, 3, 1, 2)
+            images = paddle.to_tensor((pixels / 127.5 - 1).astype("float32"))
+            rows = network.embed_images(images).numpy()
+            cosines = rows @ row / np.linalg.norm(rows, axis=1) / np.linalg.norm(row)
+            similarities = [answer["similarity"] for answer in answers["answers"]]
+            np.testing.assert_allclose(similarities, cosines, atol=1e-5)
+            assert similarities == sorted(similarities, reverse=True)
+    again = run_here("search", *given)
+    assert again[1] == out and "13 known from before, 0 embedded" in again[2]
 
 
 @pytest.mark.smoke
