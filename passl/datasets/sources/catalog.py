@@ -7,7 +7,6 @@ that reading one does not copy a page.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import time
@@ -16,7 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from passl.utils.cache import cache_folder
+from passl.utils.cache import cache_file
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing
 
@@ -150,7 +149,7 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
             beside what it watches.
         build: makes the catalog.
     """
-    path = _index_path(root, kind)
+    path = cache_file("index", root, kind)
     if path is None:
         return build()
     with contextlib.suppress(Exception):  # a damaged index is made anew
@@ -167,17 +166,6 @@ def cached(root: str, kind: str, build: Callable[[], Catalog]) -> Catalog:
             logger.info("%s: %d images listed in %.1f s; index: %s", root, len(catalog), seconds,
                         path)  # fmt: skip
     return catalog
-
-
-def _index_path(root: str, kind: str) -> Optional[Path]:
-    """Returns where the index of a folder stands; None where there is no home to keep it in."""
-    folder = cache_folder("index")
-    if folder is None:
-        return None
-    key = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)}\0{kind}")).hexdigest()[:16]
-    # The name is there for people, and may be as long as names can be.
-    name = os.fsencode(os.path.basename(os.path.normpath(root)))[:200]
-    return folder / f"{os.fsdecode(name)}-{key}.npz"
 
 
 def _states(root: str, watched: Sequence[str]) -> np.ndarray:
