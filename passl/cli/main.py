@@ -17,6 +17,7 @@ COMMANDS: Dict[str, str] = {
     "eval": "how good weights are (Top-1, Top-5, …), and a report page (--report)",
     "predict": "what is in these images: names, probabilities, contact sheets",
     "features": "what a network makes of images, and a page of those that are alike",
+    "search": "images of a folder that fit words, or are like another one, and a page of them",
     "visualize": "pictures of what a network has learned",
     "export": "files for Paddle Inference and ONNX, checked as they are made",
     "convert": "weights between the formats of Google, timm, mmpretrain, PASSL 1 and others",

@@ -26,9 +26,25 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         help="image files, folders with all images below them, or - for a list of such on the "
         "standard input, one a line",
     )  # fmt: skip
+    add_batch_size(parser)
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Adds how many images are taken at a time."""
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="images at a time; default: the config's"
     )
+
+
+def batch_size_of(arguments: argparse.Namespace, section: Config) -> int:
+    """Returns how many images are taken at a time.
+
+    Raises:
+        PasslError: none are.
+    """
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise PasslError("--batch-size is at least 1")
+    return arguments.batch_size or section.sampler.batch_size
 
 
 def open_images(
@@ -46,10 +62,29 @@ def open_images(
     Raises:
         PasslError: no images, or anything wrong with config, weights or device.
     """
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise PasslError("--batch-size is at least 1")
     section = evaluation_view(cfg)
+    batch_size = batch_size_of(arguments, section)
     paths = find_images(_given(arguments.images))
+    architecture, report = open_network(arguments, cfg, section, part)
+    dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
+    dataset.max_pixels = section.loader.max_pixels
+    return section, architecture, report, prediction_loader(dataset, section, batch_size)
+
+
+def open_network(
+    arguments: argparse.Namespace, cfg: Config, section: Config, part: Optional[str] = None
+) -> Tuple[Architecture, LoadReport]:
+    """Returns the network with its weights, and their report.
+
+    Args:
+        arguments: of the command line.
+        cfg: the config that they name.
+        section: that says how images are looked at.
+        part: see ``open_images``.
+
+    Raises:
+        PasslError: anything wrong with model, weights or device.
+    """
     select_device(cfg.device, cfg.tf32)
     architecture = build_architecture(cfg.model)
     used = architecture if part is None else getattr(architecture, part, None)
@@ -57,10 +92,7 @@ def open_images(
         raise PasslError(f"{type(architecture).__name__} has no part called '{part}'")
     report = load_named_weights(used, arguments, cfg)
     compare_with_zoo(Path(report.path), section)
-    dataset = ImagePaths(paths, section.dataset.get("transforms") or ())
-    dataset.max_pixels = section.loader.max_pixels
-    batch_size = arguments.batch_size or section.sampler.batch_size
-    return section, architecture, report, prediction_loader(dataset, section, batch_size)
+    return architecture, report
 
 
 def _given(images: List[str]) -> List[str]:

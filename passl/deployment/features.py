@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
+import paddle
 from tqdm import tqdm
 
 from passl.datasets import Loader
@@ -32,18 +33,44 @@ def features(architecture: Architecture, loader: Loader) -> Tuple[List[int], np.
     """
     found: List[int] = []
     rows = np.empty((0, 0), np.float32)
+    for places, ours, _ in embedded(architecture, loader, architecture.backbone, "features"):
+        if not found:  # once and for all, as they take most of the memory
+            rows = np.empty((len(loader.dataset), ours.shape[1]), np.float32)
+        rows[len(found) : len(found) + len(places)] = ours
+        found += places
+    return found, rows[: len(found)]
+
+
+def embedded(
+    architecture: Architecture,
+    loader: Loader,
+    embed: Callable[[paddle.Tensor], paddle.Tensor],
+    what: str,
+    none_will_do: bool = False,
+) -> Iterator[Tuple[List[int], np.ndarray, Dict[str, Any]]]:
+    """Yields what a network makes of the images that can be read, batch by batch.
+
+    Args:
+        architecture: the network.
+        loader: see ``prediction_loader``.
+        embed: what of it takes images ``[N, C, H, W]`` and gives ``[N, d]``.
+        what: these numbers are called in a message.
+        none_will_do: whether it is no mistake that not one image can be read.
+
+    Yields:
+        the places in the loader's set, rising; float32 ``[N, d]``; the batch.
+
+    Raises:
+        PasslError: at an image for which they are not finite.
+    """
     with tqdm(
         total=len(loader.dataset), unit="image", leave=False, disable=not interactive()
     ) as bar:
-        for places, batch in prediction_batches(architecture, loader):
-            ours = architecture.backbone(batch["image"]).astype("float32")
-            check_answers(loader, places, ours, "features")
-            if not found:  # once and for all, as they take most of the memory
-                rows = np.empty((len(loader.dataset), ours.shape[1]), np.float32)
-            rows[len(found) : len(found) + len(places)] = ours.numpy()
-            found += places
+        for places, batch in prediction_batches(architecture, loader, none_will_do):
+            rows = embed(batch["image"]).astype("float32")
+            check_answers(loader, places, rows, what)
+            yield places, rows.numpy(), batch
             bar.update(len(places))
-    return found, rows[: len(found)]
 
 
 def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> Tuple[np.ndarray, np.ndarray]:
@@ -59,19 +86,40 @@ def nearest(features: np.ndarray, queries: np.ndarray, count: int) -> Tuple[np.n
         ``[q, k]``. Features that are all zero have the similarity 0 with everything.
     """
     count = min(count, len(features) - 1)
+    return most_similar(features, features[queries], count, queries)
+
+
+def most_similar(
+    features: np.ndarray, queries: np.ndarray, count: int, without: Optional[np.ndarray] = None
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Returns the features that are most similar to queries, by their cosine.
+
+    Args:
+        features: of all images, ``[n, C]``.
+        queries: ``[q, C]``.
+        count: k, how many of each; at most n, or one less where one is left out.
+        without: of each query the place that is no answer to it, int64 ``[q]``; -1 for none.
+
+    Returns:
+        places ``[q, k]``, the most similar first, of equals the first; and similarities, float64
+        ``[q, k]``.
+    """
     places = np.empty((len(queries), count), np.int64)
     similarity = np.empty((len(queries), count))
     for begin in range(0, len(queries), _QUERIES):
-        asked = queries[begin : begin + _QUERIES]
-        units, cosines = _units(features[asked]), np.empty((len(asked), len(features)))
+        asked = slice(begin, min(begin + _QUERIES, len(queries)))
+        units = _units(queries[asked])
+        cosines = np.empty((len(units), len(features)))
         for start in range(0, len(features), _IMAGES):
             images = slice(start, start + _IMAGES)
             cosines[:, images] = units @ _units(features[images]).T
         np.round(cosines, _DECIMALS, out=cosines)
-        cosines[np.arange(len(asked)), asked] = -np.inf
+        if without is not None:
+            rows = np.flatnonzero(without[asked] >= 0)
+            cosines[rows, without[asked][rows]] = -np.inf
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        places[begin : begin + len(asked)] = order
-        similarity[begin : begin + len(asked)] = np.take_along_axis(cosines, order, axis=1)
+        places[asked] = order
+        similarity[asked] = np.take_along_axis(cosines, order, axis=1)
     return places, similarity
 
 

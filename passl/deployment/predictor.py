@@ -83,9 +83,14 @@ def check_answers(loader: Loader, places: List[int], found: paddle.Tensor, what:
 
 
 def prediction_batches(
-    architecture: Architecture, loader: Loader
+    architecture: Architecture, loader: Loader, none_will_do: bool = False
 ) -> Iterator[Tuple[List[int], Dict[str, Any]]]:
     """Yields the places of the images in the list, and a batch without labels.
+
+    Args:
+        architecture: the network; it is put into evaluation mode.
+        loader: see ``prediction_loader``.
+        none_will_do: whether it is no mistake that not one image can be read.
 
     Raises:
         PasslError: none of the images can be read.
@@ -96,7 +101,7 @@ def prediction_batches(
         for batch in loader:
             found = True
             yield batch.pop("label").tolist(), batch
-    if not found:
+    if not found and not none_will_do:
         raise PasslError(
             f"none of the {len(loader.dataset)} images can be read; the last: "
             f"{[*loader.unreadable][-1]}"

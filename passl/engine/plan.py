@@ -9,7 +9,7 @@ import paddle
 
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
-from passl.engine.checks import check_classes, check_views
+from passl.engine.checks import check_classes, check_views, tell_of_captions
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, sync_batch_norms
@@ -120,6 +120,8 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
         )
     _check_batches(cfg, architecture, samples, processes.size)
+    if processes.is_first:
+        tell_of_captions(datasets["train"], global_batch)
     steps_per_epoch = samples // global_batch
     total_steps = cfg.epochs * steps_per_epoch
     schedule_epochs = cfg.epochs if schedule_epochs is None else schedule_epochs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Optional
@@ -24,3 +25,23 @@ def cache_folder(name: str) -> Optional[Path]:
     except PasslError:
         return None
     return Path(base, name)
+
+
+def cache_file(name: str, root: str, kind: str) -> Optional[Path]:
+    """Returns where something is kept that was made from a folder; None without a home for it.
+
+    Args:
+        name: of what it is, see ``cache_folder``.
+        root: the folder that it was made from, by whatever path.
+        kind: what tells it apart from others that were made from the same folder.
+
+    Returns:
+        the path of an ``.npz`` file.
+    """
+    folder = cache_folder(name)
+    if folder is None:
+        return None
+    key = hashlib.sha256(os.fsencode(f"{os.path.realpath(root)}\0{kind}")).hexdigest()[:16]
+    # The name is there for people, and may be as long as names can be.
+    own = os.fsencode(os.path.basename(os.path.normpath(root)))[:200]
+    return folder / f"{os.fsdecode(own)}-{key}.npz"

@@ -14,6 +14,7 @@ from passl.datasets import build_dataset
 from passl.datasets.sources import catalog, files, image_files
 from passl.datasets.sources.catalog import Names
 from passl.datasets.sources.layouts import read_folders
+from passl.utils.cache import cache_file
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -545,11 +546,11 @@ def test_a_damaged_index_and_a_cache_that_cannot_be_written(indexed, tmp_path, m
 def test_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PASSL_CACHE", "~/mine")
-    assert catalog._index_path("data", "folders").parent == tmp_path / "mine" / "index"
+    assert cache_file("index", "data", "folders").parent == tmp_path / "mine" / "index"
     monkeypatch.delenv("PASSL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "~/c")
-    assert catalog._index_path("data", "folders").parent == tmp_path / "c" / "passl" / "index"
-    odd = catalog._index_path(os.fsdecode(b"d\xca"), "folders")
+    assert cache_file("index", "data", "folders").parent == tmp_path / "c" / "passl" / "index"
+    odd = cache_file("index", os.fsdecode(b"d\xca"), "folders")
     assert os.fsencode(odd.name).startswith(b"d\xca-")
 
 

@@ -5,8 +5,10 @@ import json
 import math
 
 import numpy as np
+import paddle
 import pytest
 import yaml
+from clip import clip
 from helpers import ROOT, run_here, small_config, start_processes
 from thread_processes import Thread, gather_rows, in_two
 from told_pairs import CLOCK, Told, formula, made_up_pairs, pairs_loader, with_ties
@@ -153,6 +155,36 @@ def test_equal_texts_tie_whatever_stands_around_them(monkeypatch):
     record = Retrieval().evaluate(network, pairs_loader(captions, 1))
     assert len(network.seen) == 3
     assert record["image_to_text_ties"] == 2 and record["image_to_text_r1"] == 75.0
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("tower", ["ViT", "ResNet"])
+def test_a_clip_is_measured_as_its_embeddings_say(tower):
+    """By its embeddings of whole texts, of 77 ids; an image is one colour here, by its number."""
+    network = clip(tower)
+    _, captions, _ = made_up_pairs(images=24)
+    captions[3] = ["a very long one " * 30]
+    loader = pairs_loader(captions, 7)
+    side = {"ViT": 32, "ResNet": 64}[tower]
+    pixels = formula(24, 3 * side * side, 5).reshape(24, 3, side, side).astype("float32")
+    place = iter(range(0, 24, 7))
+
+    def images(batch, rng):
+        begin = next(place)
+        return {**batch, "image": paddle.to_tensor(pixels[begin : begin + 7])}
+
+    loader.batch_transforms = [images]
+    record = Retrieval().evaluate(network, loader)
+    assert network.training
+    network.eval()
+    flat = sum(captions, [])
+    with paddle.no_grad():
+        ids, cut = network.tokenizer(flat)
+        texts = dict(zip(flat, network.embed_texts(paddle.to_tensor(ids)).numpy()))
+        embeddings = network.embed_images(paddle.to_tensor(pixels)).numpy()
+    for key, value in by_hand(embeddings, captions, texts).items():
+        assert record[key] == pytest.approx(value, abs=1e-9), key
+    assert record["captions_cut"] == cut == 1
 
 
 def test_captions_per_image_takes_the_first():

@@ -17,7 +17,6 @@ from helpers import ROOT
 from passl.cli.common import write_json
 from passl.cli.features import _write_features
 from passl.cli.predict import _write_answers
-from passl.datasets.sources.catalog import _index_path
 from passl.datasets.sources.paths import ImagePaths
 from passl.deployment.neighbours_page import write_neighbours
 from passl.deployment.predictor import Prediction
@@ -25,6 +24,7 @@ from passl.engine.trainer import _prepare_folder
 from passl.inspection.pictures import draw_schedule
 from passl.inspection.visualization import visualize
 from passl.solver.schedules import Constant
+from passl.utils.cache import cache_file
 from passl.utils.config import Config
 from passl.utils.errors import PasslError
 from passl.utils.logging import stop_logging_to_files
@@ -116,7 +116,7 @@ def test_names_as_long_as_they_can_be(tmp_path):
         write_json(str(tmp_path / name), ["苹果"])
         assert "苹果" in (tmp_path / name).read_text(encoding="utf-8")
     (tmp_path / ("苹" * 85)).mkdir()
-    with replacing(_index_path(str(tmp_path / ("苹" * 85)), "folders")) as aside:
+    with replacing(cache_file("index", str(tmp_path / ("苹" * 85)), "folders")) as aside:
         aside.write_bytes(b"")
 
 

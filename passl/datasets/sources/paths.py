@@ -76,13 +76,20 @@ class ImagePaths(ImageDataset):
         super().__init__(np.arange(len(paths)), None, transforms)
         self.paths = list(paths)
 
-    def read(self, index: int) -> RgbImage:
-        path = self.paths[index]
+    def read_bytes(self, index: int) -> bytes:
+        """Returns the content of the file at ``index``.
+
+        Raises:
+            UnreadableImage: with its path.
+            PasslError: the machine refuses to read it.
+        """
         try:
-            data = Path(path).read_bytes()
+            return Path(self.paths[index]).read_bytes()
         except OSError as error:
-            raise reading_failed(error, path) from None
-        return decode_image(data, path, self.max_pixels)
+            raise reading_failed(error, self.paths[index]) from None
+
+    def read(self, index: int) -> RgbImage:
+        return decode_image(self.read_bytes(index), self.paths[index], self.max_pixels)
 
     def where(self, index: int) -> str:
         return self.paths[index]
