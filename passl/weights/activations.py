@@ -1,7 +1,8 @@
 """Which GELU a network of CLIP was trained with, where its file tells.
 
 x σ(1.702 x), "QuickGELU", is what OpenAI trained with; who trained after them took the one or the
-other. No array says which. Networks answer with the wrong one too, by points worse.
+other. No array says which. Networks answer with the wrong one too: open_clip's B/32 of LAION-400M
+tells 62.94 % of ImageNet by words with it, and 60.24 % without (docs/openclip_results.csv).
 """
 
 from __future__ import annotations

@@ -607,7 +607,9 @@ def test_nonsense_programs(program, said, outcome):
     outcome(torch_zip(items(WEIGHT, (text("extra"), program))), said)
 
 
-@cases(SCRIPTS)
+@pytest.mark.parametrize(
+    "make, said", SCRIPTS.values(), ids=[name.replace(" ", "-") for name in SCRIPTS]
+)
 def test_torch_script(make, said, outcome):
     outcome(make(), said)
 
@@ -622,6 +624,9 @@ def test_what_a_module_is_given_is_never_set_on_anything(outcome):
     result = outcome(torch_script(module((text("a"), inner), *given)))
     assert result["shapes"] == {":a.weight": [4]}
     assert set(result["refused"].values()) == {"os.system"}
+    # Attributes have names.
+    result = outcome(torch_script(module((b"K\1", tensor()), (b"N", tensor()), WEIGHT)))
+    assert result["shapes"] == {":weight": [4]}
     # A second state takes the place of the first, and is no more than that.
     result = outcome(torch_script(module((text("a"), inner + again), WEIGHT)))
     assert result["shapes"] == {":weight": [4]}

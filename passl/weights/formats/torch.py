@@ -51,9 +51,8 @@ _DTYPES = {
 _MODULES = "__torch__."
 _LISTS = "torch.jit._pickle."  # how it writes settings that are lists of numbers
 _MOST_MODULES_DEEP = 64  # one in another; networks have ten
-# What all their attributes' paths take together, in characters, each with what else it needs: one
-# module can stand under many names.
-_LONGEST_PATHS, _PATH = 1 << 24, 64
+# What all their attributes' paths take together, in characters: one module can stand under many.
+_LONGEST_PATHS = 1 << 24
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -225,7 +224,7 @@ def _of_modules(tree: Any) -> Contents:
             if getattr(value, "name", "").startswith(_LISTS):
                 continue
             name = f"{path}.{key}" if path else key
-            length += len(name) + _PATH
+            length += len(name)
             if length > _LONGEST_PATHS:
                 raise DamagedFile("its pickle is too large to be a description of weights")
             if isinstance(value, StoredArray):
