@@ -15,6 +15,7 @@ from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray
 from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing
+from passl.weights.activations import QUICK_GELU, quick_gelu_of
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.safetensors import own_labels
 from passl.weights.loading import IMAGENET, data_of
@@ -29,7 +30,7 @@ from passl.weights.naming import (
 from passl.weights.origin import origin_of_weights
 from passl.weights.reading import AVERAGE, WeightFile
 
-_BACKBONE, _HEAD = "backbone.", "head."
+_BACKBONE, _HEAD, _TEXT = "backbone.", "head.", "text."
 Writer = Callable[[str, Mapping[str, np.ndarray]], None]
 
 # Suffix -> how such a file is written, whose names it gets where nothing else is asked for, and the
@@ -127,7 +128,11 @@ def convert_weights(
                 arrays[name] = np.asarray(array.read(), order="C")  # keeps scalars such
         names = file.metadata.get("class_names") if part is None else None
         facts = {"kind": "weights", "class_names": names}
-        data = data_of(file.metadata, found.publisher)
+        of_pairs = any(
+            name.startswith(_TEXT) for entry in released_names.values() for name in entry[1]
+        )
+        released = not file.metadata and found.publisher != OWN
+        data = None if of_pairs and released else data_of(file.metadata, found.publisher)
         if data is not None:
             facts["data"] = data
         if part is not None:
@@ -135,6 +140,9 @@ def convert_weights(
         origin = _origin(file, data, part)
         if origin:
             facts["origin"] = origin
+        quick_gelu = quick_gelu_of(file)[0] if of_pairs else {}
+        if quick_gelu:
+            facts[QUICK_GELU] = quick_gelu
         dropped = [group for group in file.groups if group != found.key]
     nameless = False
     if write is safetensors.write:
