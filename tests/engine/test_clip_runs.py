@@ -275,7 +275,7 @@ def test_sets_without_captions_are_refused(config, photos, tmp_path):
     train_root = f"dataroot: {photos / 'train'}"
     plain = f"dataloader.train.dataset={{name: ImageFolder, {train_root}, "
     plain += "transforms: [{name: Resize, size: 16}]}"
-    with pytest.raises(PasslError, match="the network needs the field text"):
+    with pytest.raises(PasslError, match="a batch has no text; put {name: Tokenize}"):
         train(get_config(path, [f"output_dir={tmp_path / 'run'}", plain]))
     val = f"dataloader.val.dataset={{name: ImageFolder, dataroot: {photos / 'val'}}}"
     with pytest.raises(PasslError, match="has no captions, which the evaluator Retrieval needs"):

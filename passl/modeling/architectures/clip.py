@@ -150,6 +150,11 @@ class CLIP(Contrastive):
         self._classes = paddle.to_tensor(places.reshape(-1))
 
     def embed(self, batch: Mapping[str, paddle.Tensor]) -> Tuple[paddle.Tensor, ...]:
+        if "text" not in batch:
+            raise PasslError(
+                "CLIP learns from pairs, and a batch has no text; put {name: Tokenize} at the end "
+                "of the transforms of dataloader.train, whose set must have captions"
+            )
         return unit(self.embed_images(batch["image"])), unit(self.embed_texts(batch["text"]))
 
     def compare(self, embeddings: Sequence[paddle.Tensor]) -> Dict[str, Any]:
