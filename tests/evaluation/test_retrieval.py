@@ -200,7 +200,7 @@ def test_captions_per_image_takes_the_first():
 
 def test_texts_are_cut_to_the_longest_beside_them_and_exclamation_marks_stay():
     """Id 0 is both filling and the exclamation mark; the shortest texts come first."""
-    captions = [["!"], ["a"], ["a! !"], ["one two three four five six seven"]]
+    captions = [["!"], ["z"], ["a! !"], ["one two three four five six seven"]]
     texts = {own[0]: row for own, row in zip(captions, np.eye(4))}
     network = Told(np.eye(4), texts)
     record = Retrieval().evaluate(network, pairs_loader(captions, 2))
