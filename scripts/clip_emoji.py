@@ -237,7 +237,7 @@ def test_pairs(network, cfg, drawn):
     from passl.datasets import BATCH_TRANSFORMS, build_dataset
 
     section = cfg.dataloader.test
-    dataset = build_dataset({**section.dataset, "list": f"test_{drawn}.tsv"})
+    dataset = build_dataset({**section.dataset, "list_file": f"test_{drawn}.tsv"})
     images = np.stack([dataset[i]["image"] for i in range(len(dataset))])
     captions = [dataset.captions(i)[0] for i in range(len(dataset))]
     texts, _ = network.tokenizer(captions, network.context)

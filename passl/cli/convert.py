@@ -31,7 +31,8 @@ def _parser() -> argparse.ArgumentParser:
         f"  {command('convert')} Mixer-B_16.npz mixer_b16.safetensors\n"
         f"  {command('convert')} output/mine/checkpoints/best.safetensors best.pth --to timm\n"
         f"  {command('convert')} output/simclr/checkpoints/latest.safetensors backbone.safetensors "
-        "--part backbone",
+        "--part backbone\n"
+        f"  {command('convert')} ViT-B-32.pt mean.safetensors --mean finetuned.safetensors",
     )
     parser.add_argument("source", metavar="SRC", help="any weight file that eval reads")
     parser.add_argument(
@@ -51,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
         help="write the backbone alone, without head or projector, with a record of the method, "
         "the epochs and the kNN accuracy where the source has them; twin: that of the momentum "
         "encoder, which MoCo's and BYOL's authors do not release; default: everything",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mean", metavar="FILE",
+        help="write the mean of SRC and this other file of the same network (WiSE-FT), which after "
+        "fine-tuning is often better on other images than either",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", type=float, default=0.5, metavar="A",
+        help="of --mean's file in the mean, from 0 to 1 (default: 0.5)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
     add_weights_key(parser)
@@ -82,6 +92,8 @@ def _main(arguments: argparse.Namespace) -> None:
         arguments.to,
         arguments.weights_key,
         arguments.part,
+        arguments.mean,
+        arguments.share,
     )
     aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
     origin = describe_origin(done.origin)

@@ -12,11 +12,16 @@ from passl.datasets import ImageDataset, Loader, UnreadableImage
 from passl.datasets.dataset import image_fields
 from passl.datasets.sources import layouts
 from passl.datasets.sources.files import ImageFolder
+from passl.datasets.sources.pairs import ImageTextDataset
+from passl.datasets.transforms.tokenize import Tokenize
 from passl.datasets.transforms.views import Views
 from passl.modeling.architectures import Architecture
 from passl.utils.config import Config, origin_of
 from passl.utils.errors import PasslError, first_of, listing, shown
 from passl.utils.logging import logger
+
+_CAPTIONS = 2000  # that are looked at
+_WORTH_SAYING = 0.01  # pairs of equal captions in a batch
 
 
 def check_images(
@@ -108,6 +113,32 @@ def check_views(architecture: Architecture, dataset: ImageDataset, section: Conf
             "images of one; leave sampler.repeats out (1)",
             place=origin_of(section.sampler, "repeats"),
         )
+
+
+def tell_of_captions(dataset: ImageDataset, global_batch: int) -> None:
+    """Says what training on pairs meets: captions that are cut, and equal ones in a batch.
+
+    Args:
+        dataset: the training set.
+        global_batch: images an optimizer step.
+    """
+    tokenizing = [t for t in dataset.transforms if isinstance(t, Tokenize)]
+    if not tokenizing or not isinstance(dataset, ImageTextDataset):
+        return
+    tokenize, step = tokenizing[-1], max(1, len(dataset) // _CAPTIONS)
+    looked_at = range(0, len(dataset), step)
+    _, cut = tokenize.tokenizer([dataset.captions(i)[0] for i in looked_at], tokenize.context)
+    if cut:
+        logger.info(
+            "%s: about %.1f %% of the captions have more than %d ids and are cut (%d of %d)",
+            dataset.catalog.root, 100 * cut / len(looked_at), tokenize.context, cut, len(looked_at),
+        )  # fmt: skip
+    equal = dataset.equal_pairs(global_batch)
+    if equal >= _WORTH_SAYING:
+        logger.info(
+            "%s: a batch of %d holds about %.2g pairs of images with the same caption, which count "
+            "as wrong for one another", dataset.catalog.root, global_batch, equal,
+        )  # fmt: skip
 
 
 def check_classes(

@@ -9,7 +9,7 @@ import paddle
 
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
-from passl.engine.checks import check_classes, check_views
+from passl.engine.checks import check_classes, check_views, tell_of_captions
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, sync_batch_norms
@@ -119,7 +119,9 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             f"-o dataloader.train.sampler.batch_size and global_batch_size to at most {samples}",
             place=origin_of(cfg.dataloader.train.sampler, "batch_size"),
         )
-    _check_batches(cfg, architecture, samples, processes.size)
+    _check_batches(cfg, architecture, samples, processes.size, global_batch)
+    if processes.is_first:
+        tell_of_captions(datasets["train"], global_batch)
     steps_per_epoch = samples // global_batch
     total_steps = cfg.epochs * steps_per_epoch
     schedule_epochs = cfg.epochs if schedule_epochs is None else schedule_epochs
@@ -204,10 +206,14 @@ def _check_settings(cfg: Config, architecture: Architecture) -> None:
             )
 
 
-def _check_batches(cfg: Config, architecture: Architecture, samples: int, processes: int) -> None:
+def _check_batches(
+    cfg: Config, architecture: Architecture, samples: int, processes: int, global_batch: int
+) -> None:
     sampler = cfg.dataloader.train.sampler
+    # In two passes it learns from all of a step at once.
+    per_process = global_batch // processes if architecture.two_pass else sampler.batch_size
     try:
-        architecture.check_batches(samples, sampler.batch_size, processes)
+        architecture.check_batches(samples, per_process, processes)
     except PasslError as error:
         error.place = error.place or origin_of(sampler, "batch_size")
         raise

@@ -87,5 +87,10 @@ def conclude(run: TrainingRun) -> None:
         return
     if best is not None:
         logger.info("next: %s -c %s --report %s", command("eval"), config, report)
+    if hasattr(run.architecture, "use_classifier"):  # it is told what to tell apart
+        words = "--labels 'a cat,a dog'"
+        logger.info("next: %s -c %s IMAGE … %s", command("predict"), config, words)
+        logger.info("next: %s 'a cat' -c %s --in FOLDER", command("search"), config)
+        return
     logger.info("next: %s -c %s IMAGE …", command("predict"), config)
     logger.info("next: %s -c %s --output %s", command("export"), config, deploy)

@@ -93,6 +93,7 @@ class Release:
         reported: by others.
         measured: by this project.
         files: the same weights as different publishers give them.
+        quick_gelu: whether a network of CLIP was trained with QuickGELU.
         note: what one should know.
     """
 
@@ -107,6 +108,7 @@ class Release:
     files: List[ReleasedFile]
     overrides: List[str] = dataclasses.field(default_factory=list)
     note: str = ""
+    quick_gelu: Optional[bool] = None
 
     def command(self) -> str:
         """Returns the command that evaluates it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -10,9 +12,10 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 import numpy as np
 
 from passl.utils.errors import PasslError, listing, suggest
-from passl.utils.stored_array import DamagedFile, StoredArray
+from passl.utils.stored_array import BFLOAT16, DamagedFile, StoredArray
 from passl.utils.system_errors import explain_os_error
 from passl.utils.whole_files import replacing
+from passl.weights.activations import QUICK_GELU, quick_gelu_of
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.safetensors import own_labels
 from passl.weights.loading import IMAGENET, data_of
@@ -27,7 +30,7 @@ from passl.weights.naming import (
 from passl.weights.origin import origin_of_weights
 from passl.weights.reading import AVERAGE, WeightFile
 
-_BACKBONE, _HEAD = "backbone.", "head."
+_BACKBONE, _HEAD, _TEXT = "backbone.", "head.", "text."
 Writer = Callable[[str, Mapping[str, np.ndarray]], None]
 
 # Suffix -> how such a file is written, whose names it gets where nothing else is asked for, and the
@@ -71,6 +74,8 @@ def convert_weights(
     publisher: Optional[str] = None,
     key: Optional[str] = None,
     part: Optional[str] = None,
+    other: Optional[os.PathLike] = None,
+    share: float = 0.5,
 ) -> Conversion:
     """Writes the weights of one file in another publisher's names and format.
 
@@ -89,11 +94,17 @@ def convert_weights(
         key: which of the source's mappings to take, where it has several.
         part: ``backbone`` writes that alone; ``twin`` the backbone of the momentum encoder. None
             writes everything, for which the publisher must have names.
+        other: another file of the same network; what is written is then the mean of both, which is
+            often better than either on images unlike those of fine-tuning (WiSE-FT; Wortsman et
+            al., arXiv 2109.01903, equation 1, α).
+        share: that of ``other`` in the mean.
 
     Raises:
         PasslError: an unreadable source, tensors of no known network, a part that it has not got, a
-            combination that nobody uses, or a full disk.
+            combination that nobody uses, two files of different networks, or a full disk.
     """
+    if not 0 <= share <= 1:
+        raise PasslError(f"the share of the other file lies in [0, 1], not {share}")
     target = Path(target)
     if target.suffix not in _FORMATS:
         raise PasslError(
@@ -101,16 +112,15 @@ def convert_weights(
             f"{listing(_FORMATS)}"
         )
     write, usual, convention = _FORMATS[target.suffix]
-    with WeightFile(source, key) as file:
-        released_names, found = _family(file, families)
-        if found.unexpected or found.refused:
-            stray = [*found.unexpected, *found.refused]
-            raise PasslError(
-                f"{file.path}: {len(stray)} tensors are none of this network's: "
-                f"{', '.join(stray[:6])}"
-            )
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(WeightFile(source, key))
+        released_names, found = _read(file, families)
         naming = _naming(publisher or usual, released_names, target)
         tensors = found.tensors if part is None else _of_part(found.tensors, part, file.path)
+        if other is not None:
+            theirs = files.enter_context(WeightFile(other))
+            _, of_theirs = _read(theirs, families)
+            tensors = _mean(tensors, of_theirs.tensors, share, file, theirs)
         named = _rename(tensors, naming, convention, file.path)
         arrays = {}
         for name, array in named.items():
@@ -118,7 +128,11 @@ def convert_weights(
                 arrays[name] = np.asarray(array.read(), order="C")  # keeps scalars such
         names = file.metadata.get("class_names") if part is None else None
         facts = {"kind": "weights", "class_names": names}
-        data = data_of(file.metadata, found.publisher)
+        of_pairs = any(
+            name.startswith(_TEXT) for entry in released_names.values() for name in entry[1]
+        )
+        released = not file.metadata and found.publisher != OWN
+        data = None if of_pairs and released else data_of(file.metadata, found.publisher)
         if data is not None:
             facts["data"] = data
         if part is not None:
@@ -126,6 +140,9 @@ def convert_weights(
         origin = _origin(file, data, part)
         if origin:
             facts["origin"] = origin
+        quick_gelu = quick_gelu_of(file)[0] if of_pairs else {}
+        if quick_gelu:
+            facts[QUICK_GELU] = quick_gelu
         dropped = [group for group in file.groups if group != found.key]
     nameless = False
     if write is safetensors.write:
@@ -135,6 +152,51 @@ def convert_weights(
         _write_whole(target, lambda path: write(path, arrays))
         nameless, origin = bool(facts["class_names"]), {}
     return Conversion(found.publisher, naming.name, len(arrays), dropped, origin, nameless)
+
+
+def _read(
+    file: WeightFile, families: Mapping[str, ReleasedNames]
+) -> Tuple[ReleasedNames, Translation]:
+    released_names, found = _family(file, families)
+    if found.unexpected or found.refused:
+        stray = [*found.unexpected, *found.refused]
+        raise PasslError(
+            f"{file.path}: {len(stray)} tensors are none of this network's: {', '.join(stray[:6])}"
+        )
+    return released_names, found
+
+
+def _mean(
+    ours: Mapping[str, StoredArray],
+    theirs: Mapping[str, StoredArray],
+    share: float,
+    file: WeightFile,
+    other: WeightFile,
+) -> Dict[str, StoredArray]:
+    """Returns ``(1 - share) · ours + share · theirs``, in the types of ours, still unread."""
+    for name, array in ours.items():
+        if name not in theirs or theirs[name].shape != array.shape:
+            there = list(theirs[name].shape) if name in theirs else "nothing"
+            raise PasslError(
+                f"{other.path}: has {there} where {file.path} has '{name}' {list(array.shape)}; a "
+                "mean is one of two files of the same network"
+            )
+    names = [one.metadata.get("class_names") for one in (file, other)]
+    if None not in names and names[0] != names[1]:
+        raise PasslError(f"{other.path}: its head is for other classes than that of {file.path}")
+
+    def mean(name: str) -> np.ndarray:
+        one, two = ours[name].read(), theirs[name].read()
+        if one.dtype != BFLOAT16 and one.dtype.kind != "f":
+            return one  # a counter
+        return ((1 - share) * one.astype(np.float64) + share * two.astype(np.float64)).astype(
+            one.dtype
+        )
+
+    return {
+        name: StoredArray(array.shape, array.dtype, functools.partial(mean, name))
+        for name, array in ours.items()
+    }
 
 
 def _family(

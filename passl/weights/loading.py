@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Container, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -14,6 +14,7 @@ from paddle import nn
 from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.stored_array import BFLOAT16, StoredArray
+from passl.weights.activations import QUICK_GELU, SETTINGS, quick_gelu_of
 from passl.weights.naming import OWN, ReleasedNames, translate
 from passl.weights.origin import describe_origin
 from passl.weights.reading import WeightFile
@@ -82,8 +83,9 @@ def load_weights(
         class_names: of the network's classes, where they have names.
 
     Raises:
-        PasslError: an unreadable file, names and shapes that do not fit, or numbers that are none
-            (NaN, infinity). The network is then unchanged, unless that is found half way.
+        PasslError: an unreadable file, names and shapes that do not fit, another GELU than the
+            weights were trained with where that is known, or numbers that are none (NaN,
+            infinity). The network is then unchanged, unless that is found half way.
     """
     if isinstance(path, WeightFile):
         return _load(model, path, allow_partial, new_head, class_names)
@@ -176,9 +178,10 @@ def _load(
                 "(--allow-partial loads what fits)"
             )
         logger.warning("%s: loaded in part: %s", file.path, account)
+    loaded = [name for name in tensors if name in own]
+    _check_gelu(model, file, {_part(name) for name in loaded})
     if resized:
         logger.info("%s: %s", file.path, resized)
-    loaded = [name for name in tensors if name in own]
     for name in loaded:
         with file.reading(name):
             array = np.asarray(tensors[name].read(), order="C")  # keeps scalars such
@@ -265,6 +268,42 @@ def _told(names: Sequence[str]) -> str:
     """Returns the parts that tensors belong to, and how many of each, as text."""
     parts = [_part(name) for name in names]
     return ", ".join(f"{part} ({parts.count(part)} tensors)" for part in dict.fromkeys(parts))
+
+
+def _check_gelu(model: nn.Layer, file: WeightFile, parts: Container[str]) -> None:
+    """Compares the GELU of towers that take weights with the one that the file's were trained with.
+
+    Raises:
+        PasslError: it is known, and another one.
+    """
+    towers = {"backbone": getattr(model, "backbone", model), "text": getattr(model, "text", None)}
+    here = {
+        part: tower.quick_gelu
+        for part, tower in towers.items()
+        if part in parts and hasattr(tower, QUICK_GELU)
+    }
+    if not here:
+        return
+    there, source = quick_gelu_of(file)
+    words = {True: "QuickGELU", False: "the exact GELU"}
+    wrong = [part for part, quick in here.items() if there.get(part, quick) != quick]
+    if wrong:
+        quick = there[wrong[0]]
+        keys = " ".join(
+            f"-o model.{SETTINGS[part]}.{QUICK_GELU}={str(there[part]).lower()}" for part in wrong
+        )
+        raise PasslError(
+            f"{file.path}: was trained with {words[quick]} ({source}), the model has "
+            f"{words[not quick]}, with which its answers are worse; set  {keys}"
+        )
+    unknown = [part for part in here if part not in there]
+    if unknown:
+        taken = " and ".join(dict.fromkeys(words[here[part]] for part in unknown))
+        logger.info(
+            "%s: does not tell which GELU it was trained with%s; %s is taken (%s)",
+            file.path, f" ({source})" if source else "", taken,
+            ", ".join(f"model.{SETTINGS[part]}.{QUICK_GELU}" for part in unknown),
+        )  # fmt: skip
 
 
 def _check_finite(path: str, name: str, array: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from passl.utils.whole_files import replacing
 _SMALLEST_INDEX = 20_000
 # A file that changed this shortly before it was looked at may have changed again unnoticed.
 _TOO_RECENT_NS = 2_000_000_000
-_VERSION = 2
+_VERSION = 3
 
 
 class Names:
@@ -48,12 +48,48 @@ class Names:
         return len(self.ends)
 
     def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._bytes(index))
+
+    def key(self, index: int) -> int:
+        """Returns a number that equal texts share, in this process, and others hardly ever."""
+        return hash(self._bytes(index))
+
+    def _bytes(self, index: int) -> bytes:
         begin = self.ends[index - 1] if index else 0
-        return os.fsdecode(self.blob[begin : self.ends[index]].tobytes())
+        return self.blob[begin : self.ends[index]].tobytes()
+
+
+class Captions:
+    """The captions of images, each of which has one or several.
+
+    Args:
+        texts: all of them, image by image; of UTF-8.
+        ends: int64 ``[n]``, where those of each image end among them.
+    """
+
+    def __init__(self, texts: Names, ends: np.ndarray):
+        self.texts, self.ends = texts, ends
+
+    @classmethod
+    def of(cls, captions: Sequence[Sequence[str]]) -> Captions:
+        """Packs the captions of each image."""
+        ends = np.cumsum([len(own) for own in captions], dtype=np.int64)
+        # What is no character, half of a pair of surrogates, becomes a question mark.
+        texts = [
+            text.encode("utf-8", "replace").decode("utf-8") for own in captions for text in own
+        ]
+        return cls(Names.of(texts), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> List[str]:
+        begin = self.ends[index - 1] if index else 0
+        return [self.texts[i] for i in range(begin, self.ends[index])]
 
 
 class Catalog:
-    """The images of a set: where each stands, and its class where it has one.
+    """The images of a set: where each stands, and its class or its captions where it has any.
 
     Args:
         root: the folder that paths are relative to.
@@ -65,6 +101,7 @@ class Catalog:
         offsets, sizes: int64 ``[n]``, where in its archive, in bytes.
         watched: paths below ``root`` whose change makes the catalog out of date.
         passed_over: how many files, by kind, stand there and are not in the catalog.
+        captions: of each image; None where the data has none.
     """
 
     def __init__(
@@ -79,12 +116,14 @@ class Catalog:
         sizes: Optional[np.ndarray] = None,
         watched: Sequence[str] = (),
         passed_over: Optional[Mapping[str, int]] = None,
+        captions: Optional[Captions] = None,
     ):
         self.root, self.names, self.labels, self.class_names = root, names, labels, class_names
         self.archives, self.archive = list(archives), archive
         self.offsets, self.sizes = offsets, sizes
         self.watched = list(watched)
         self.passed_over = dict(passed_over or {})
+        self.captions = captions
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,6 +198,11 @@ def _save(path: Path, catalog: Catalog, started: int) -> None:
         arrays["labels"] = catalog.labels
     if catalog.archives:
         arrays.update(archive=catalog.archive, offsets=catalog.offsets, sizes=catalog.sizes)
+    if catalog.captions is not None:
+        texts = catalog.captions.texts
+        arrays.update(
+            caption_blob=texts.blob, caption_ends=texts.ends, captions=catalog.captions.ends
+        )
     with replacing(path) as aside, open(aside, "wb") as file:
         np.savez(file, **arrays)
 
@@ -173,6 +217,10 @@ def _load(path: Path, root: str) -> Optional[Catalog]:
     recent = states[:, 1] >= facts["started"] - _TOO_RECENT_NS
     if facts["version"] != _VERSION or not np.array_equal(states, arrays["states"]) or recent.any():
         return None
+    captions = None
+    if "captions" in arrays:
+        texts = Names(arrays["caption_blob"], arrays["caption_ends"])
+        captions = Captions(texts, arrays["captions"])
     return Catalog(
         root,
         Names(arrays["blob"], arrays["ends"]),
@@ -184,4 +232,5 @@ def _load(path: Path, root: str) -> Optional[Catalog]:
         arrays.get("sizes"),
         facts["watched"],
         facts["passed_over"],
+        captions,
     )

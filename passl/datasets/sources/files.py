@@ -29,7 +29,7 @@ from passl.datasets.sources.image_files import (
     kind_of,
     passed_over_text,
 )
-from passl.utils.errors import PasslError, shown
+from passl.utils.errors import PasslError, first_of, shown
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error
 
@@ -179,7 +179,7 @@ class ImageFolder(CatalogDataset):
         transforms: Sequence[Mapping[str, Any]] = (),
         labels: bool = True,
     ):
-        root = _existing_folder(dataroot)
+        root = existing_folder(dataroot)
         super().__init__(_folders(root) if labels else _images(root), subset, transforms)
 
 
@@ -213,12 +213,12 @@ class ImageList(CatalogDataset):
         labels: bool = True,
     ):
         _check_names(class_names, labels)
-        root = _existing_folder(dataroot)
-        file = _existing_file(root, list_file)
+        root = existing_folder(dataroot)
+        file = existing_file(root, list_file)
         self.list_file = str(file)
         catalog, self.lines = layouts.read_list(root, file, labels)
         if class_names is not None:
-            _name_classes(catalog, _existing_file(root, class_names))
+            _name_classes(catalog, existing_file(root, class_names))
         super().__init__(catalog, subset, transforms)
 
     def where(self, index: int) -> str:
@@ -260,10 +260,10 @@ class ImageShards(CatalogDataset):
         labels: bool = True,
     ):
         _check_names(class_names, labels)
-        root = _existing_folder(dataroot)
-        catalog = _shards(root, pattern, image, labels)
+        root = existing_folder(dataroot)
+        catalog = shards_of(root, pattern, image, labels)
         if class_names is not None:
-            _name_classes(catalog, _existing_file(root, class_names))
+            _name_classes(catalog, existing_file(root, class_names))
         super().__init__(catalog, subset, transforms)
 
 
@@ -306,7 +306,7 @@ class ImageNet(CatalogDataset):
     ):
         if split not in _IMAGES:
             raise PasslError(f"ImageNet has the splits train and val, not '{split}'")
-        root = _existing_folder(dataroot)
+        root = existing_folder(dataroot)
         catalog = _imagenet(root, split)
         super().__init__(catalog, subset, transforms)
         classes = len(np.unique(catalog.labels))
@@ -323,9 +323,9 @@ def _imagenet(root: str, split: str) -> Catalog:
     if os.path.isdir(folder) and layouts.class_folders(folder):
         return _folders(folder)
     if _matches(folder, "*.tar"):
-        return _shards(folder, "*.tar")
+        return shards_of(folder, "*.tar")
     if _matches(root, f"{split}-*.tar"):
-        return _shards(root, f"{split}-*.tar")
+        return shards_of(root, f"{split}-*.tar")
     if lists.is_file():
         return layouts.read_list(root, lists)[0]
     if os.path.isfile(os.path.join(root, archive)):
@@ -367,8 +367,18 @@ def _matches(root: str, pattern: str) -> List[str]:
     return sorted(os.path.basename(path) for path in found)
 
 
-def _shards(root: str, pattern: str, image: Optional[str] = None, labels: bool = True) -> Catalog:
-    shards = _matches(root, pattern)
+_BRACES = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
+
+
+def shards_of(
+    root: str,
+    pattern: str,
+    image: Optional[str] = None,
+    labels: bool = True,
+    caption: Optional[str] = None,
+) -> Catalog:
+    """Returns the catalog of shards; see ``layouts.read_shards`` and ``ImageShards``."""
+    shards = _numbered(root, pattern) or _matches(root, pattern)
     if not shards:
         raise PasslError(f"{root}: has no shards called {pattern}")
     if all(re.fullmatch(r"n[0-9]{8}\.tar", shard) for shard in shards):
@@ -379,10 +389,12 @@ def _shards(root: str, pattern: str, image: Optional[str] = None, labels: bool =
         )
     manifest = _manifest(root, pattern, shards)
     what = "shards" if labels else "images of shards"
+    if caption is not None:
+        what = f"pairs of shards, {caption}"
     catalog = cached(
         root,
         _kind(what, image, *shards),
-        lambda: layouts.read_shards(root, shards, image, labels),
+        lambda: layouts.read_shards(root, shards, image, labels, caption),
     )
     if manifest is not None:
         found = np.bincount(catalog.archive, minlength=len(shards))
@@ -394,6 +406,24 @@ def _shards(root: str, pattern: str, image: Optional[str] = None, labels: bool =
                 )
         catalog.class_names = manifest["class_names"] if labels else None
     return catalog
+
+
+def _numbered(root: str, pattern: str) -> List[str]:
+    """Returns the shards of a pattern such as ``{00000..00041}.tar``; none for any other."""
+    match = _BRACES.fullmatch(pattern)
+    if match is None:
+        return []
+    before, first, last, after = match.groups()
+    names = [
+        f"{before}{number:0{len(first)}d}{after}" for number in range(int(first), int(last) + 1)
+    ]
+    missing = [name for name in names if not os.path.isfile(os.path.join(root, name))]
+    if missing:
+        raise PasslError(
+            f"{root}: {len(missing)} of the {len(names)} shards {pattern} are missing: "
+            f"{first_of(missing, 3)}"
+        )
+    return names
 
 
 def _manifest(root: str, pattern: str, shards: Sequence[str]) -> Optional[Dict[str, Any]]:
@@ -462,14 +492,16 @@ def _name_classes(catalog: Catalog, file: Path) -> None:
     catalog.class_names = names
 
 
-def _existing_file(root: str, name: str) -> Path:
+def existing_file(root: str, name: str) -> Path:
+    """Returns a file by its path, or else by that from ``root`` on."""
     for file in (Path(name), Path(root, name)):
         if file.is_file():
             return file
     raise PasslError(f"{shown(name)}: there is no such file, nor in {shown(root)}")
 
 
-def _existing_folder(dataroot: str) -> str:
+def existing_folder(dataroot: str) -> str:
+    """Returns the folder of a data set."""
     root = Path(dataroot)
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "there is no such data folder"

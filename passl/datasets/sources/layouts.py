@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import tarfile
@@ -24,7 +25,7 @@ from typing import (
 import numpy as np
 from tqdm import tqdm
 
-from passl.datasets.sources.catalog import Catalog, Names
+from passl.datasets.sources.catalog import Captions, Catalog, Names
 from passl.datasets.sources.image_files import (
     BROKEN_LINK,
     count,
@@ -231,14 +232,20 @@ class _Entries:
     def __init__(self) -> None:
         self.names: List[str] = []
         self.labels: List[int] = []
+        self.captions: List[List[str]] = []
         self.archive: List[int] = []
         self.offsets: List[int] = []
         self.sizes: List[int] = []
 
-    def add(self, name: str, label: Optional[int], archive: int, offset: int, size: int) -> None:
+    def add(
+        self, name: str, label: Optional[int], archive: int, offset: int, size: int,
+        captions: Optional[List[str]] = None,
+    ) -> None:  # fmt: skip
         self.names.append(name)
         if label is not None:
             self.labels.append(label)
+        if captions is not None:
+            self.captions.append(captions)
         self.archive.append(archive)
         self.offsets.append(offset)
         self.sizes.append(size)
@@ -258,6 +265,7 @@ class _Entries:
             np.array(self.sizes, np.int64),
             watched,
             passed_over,
+            Captions.of(self.captions) if self.captions else None,
         )
 
 
@@ -474,11 +482,16 @@ class _Shard:
     def __init__(self) -> None:
         self.images: Dict[str, List[_Field]] = {}
         self.labels: Dict[str, int] = {}
+        self.texts: Dict[str, str] = {}
         self.others: Dict[str, Set[str]] = {}  # extensions
 
 
 def read_shards(
-    root: str, shards: Sequence[str], image: Optional[str] = None, labels: bool = True
+    root: str,
+    shards: Sequence[str],
+    image: Optional[str] = None,
+    labels: bool = True,
+    caption: Optional[str] = None,
 ) -> Catalog:
     """Reads tar files of ``key.jpg`` and ``key.cls`` pairs, the naming of WebDataset.
 
@@ -490,10 +503,14 @@ def read_shards(
         shards: their names, in order.
         image: the extension of the files to take (``seg.png``), where that leaves a choice.
         labels: whether samples have labels; otherwise ``.cls`` files are passed over.
+        caption: where samples have their caption: ``txt``, the extension of its file, or
+            ``json:caption``, that of a file in JSON and the key in it; images without one, or with
+            an empty one, are passed over. None: they have none.
 
     Raises:
         PasslError: a damaged shard, an image without a label, or a sample with several images.
     """
+    text = None if caption is None else caption.lower().partition(":")[0].lstrip(".")
     wanted = None if image is None else image.lower().lstrip(".")
     entries = _Entries()
     passed_over: Dict[str, int] = {}
@@ -503,7 +520,7 @@ def read_shards(
     for number, name in enumerate(tqdm(shards, desc=f"indexing {root}", unit="shard",
                                        leave=False, disable=not interactive())):  # fmt: skip
         path = os.path.join(root, name)
-        shard = _read_shard(path, wanted, labels)
+        shard = _read_shard(path, wanted, labels, text)
         for key, fields in shard.images.items():
             field = _image_of(fields, shard.others.get(key, ()), path)
             if labels and key not in shard.labels:
@@ -512,14 +529,23 @@ def read_shards(
                 raise PasslError(
                     f"{path}: '{field.name}' has no label beside it ({key.lstrip('/')}.cls)"
                 )
-            entries.add(field.name, shard.labels.get(key), number, field.offset, field.size)
+            captions = None
+            if caption is not None:
+                captions = _captions_of(shard.texts.get(key), caption, f"{path}: '{field.name}'")
+                if not captions:
+                    empty = "an empty caption" if key in shard.texts else "no caption"
+                    count(passed_over, f"image{{s}} with {empty}")
+                    continue
+            entries.add(
+                field.name, shard.labels.get(key), number, field.offset, field.size, captions
+            )
             examples.setdefault("." in field.extension, f"{path}: '{field.name}'")
         if wanted is None and len(examples) == 2:
             raise PasslError(
                 f"{examples[True]} has no plain extension of an image, other samples have; name "
                 "the extension to take with the set's argument 'image', or repack the set"
             )
-        for key in shard.labels:
+        for key in (*shard.labels, *shard.texts):
             if key not in shard.images:
                 beside = ", ".join(sorted(shard.others.get(key, ()))[:4])
                 beside = f" (but {beside})" if beside else ""
@@ -528,13 +554,15 @@ def read_shards(
             extensions.update(*shard.others.values())
     if not entries.names:
         what = "images" if wanted is None else f"files with the extension {wanted}"
+        if caption is not None:
+            what += f" with a caption in .{text} files"
         found = f", but {', '.join(sorted(extensions)[:8])}" if extensions else ""
         raise PasslError(f"{root}: its shards hold no {what}{found}")
     return entries.catalog(root, shards, None, shards, passed_over)
 
 
-def _read_shard(path: str, wanted: Optional[str], labels: bool) -> _Shard:
-    """Reads the names and places of the images of a shard, and the labels if it has any."""
+def _read_shard(path: str, wanted: Optional[str], labels: bool, text: Optional[str]) -> _Shard:
+    """Reads the names and places of the images of a shard, and labels and texts if it has any."""
     shard = _Shard()
     with _archive(path) as archive:
         for member in archive:
@@ -552,6 +580,12 @@ def _read_shard(path: str, wanted: Optional[str], labels: bool) -> _Shard:
                 if key in shard.labels:
                     raise PasslError(f"{path}: '{member.name}' {_TWICE}")
                 shard.labels[key] = _label(archive, member, path)
+            elif text is not None and extension == text:
+                if key in shard.texts:
+                    raise PasslError(f"{path}: '{member.name}' {_TWICE}")
+                content = archive.extractfile(member)
+                read = b"" if content is None else content.read()
+                shard.texts[key] = read.decode("utf-8", "replace")
             elif (extension == wanted) if wanted else is_image_name(f".{extension}"):
                 fields = shard.images.setdefault(key, [])
                 if any(other.extension == extension for other in fields):
@@ -587,3 +621,27 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
     if not re.fullmatch(rb"[0-9]{1,9}", text):
         raise PasslError(f"{path}: '{member.name}' holds no label from 0, but {text[:20]!r}")
     return int(text)
+
+
+def _captions_of(text: Optional[str], caption: str, place: str) -> List[str]:
+    """Returns the caption of a sample, in a list; none where it has none, or an empty one.
+
+    Raises:
+        PasslError: its file is no JSON, or lacks the key.
+    """
+    if text is None:
+        return []
+    key = caption.partition(":")[2]
+    if key:
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise PasslError(f"{place}: the .json file beside it is damaged ({error})") from None
+        if not isinstance(found, dict) or key not in found:
+            raise PasslError(
+                f"{place}: the .json file beside it has no '{key}', but "
+                f"{first_of(list(found), 6) if isinstance(found, dict) else 'no keys'}; name the "
+                "one of the captions, caption: json:KEY"
+            )
+        text = "" if found[key] is None else str(found[key])
+    return [text.strip()] if text.strip() else []

@@ -31,6 +31,7 @@ from passl.modeling.texts import build_text
 from passl.tokenization import build_tokenizer
 from passl.utils.config import origin_of
 from passl.utils.errors import PasslError
+from passl.utils.logging import logger
 
 _LARGEST = math.log(100.0)  # of the logarithm of the scale; section 2.5 of CLIP's paper
 # Where scale and bias of the logits begin: section 2.5 of CLIP, section 3.2 of SigLIP.
@@ -149,6 +150,11 @@ class CLIP(Contrastive):
         self._classes = paddle.to_tensor(places.reshape(-1))
 
     def embed(self, batch: Mapping[str, paddle.Tensor]) -> Tuple[paddle.Tensor, ...]:
+        if "text" not in batch:
+            raise PasslError(
+                "CLIP learns from pairs, and a batch has no text; put {name: Tokenize} at the end "
+                "of the transforms of dataloader.train, whose set must have captions"
+            )
         return unit(self.embed_images(batch["image"])), unit(self.embed_texts(batch["text"]))
 
     def compare(self, embeddings: Sequence[paddle.Tensor]) -> Dict[str, Any]:
@@ -199,6 +205,10 @@ class CLIP(Contrastive):
                 "CLIP tells the pairs of a batch from one another, and the batch is one pair; set "
                 "dataloader.train.sampler.batch_size to 2 at least"
             )
+        if self.loss == "softmax":
+            total = per_process * processes
+            chance = math.log(total)
+            logger.info("a network that knows nothing has a loss of ln %d = %.4f", total, chance)
 
     def _projected(self, features: paddle.Tensor) -> paddle.Tensor:
         return features if self.image_projection is None else self.image_projection(features)

@@ -209,6 +209,7 @@ class CLIPVisionTransformer(VisionTransformer):
             epsilon=1e-5,
             quick_gelu=quick_gelu,
         )
+        self.quick_gelu = quick_gelu
 
     def _initialize(self, init: str) -> None:
         # clip/model.py draws its own parameters so, and leaves the rest to torch.

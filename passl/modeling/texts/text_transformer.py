@@ -77,6 +77,7 @@ class TextTransformer(nn.Layer):
         check_heads(embed_dim, num_heads)
         self.context, self.vocabulary, self.num_features = context, vocabulary, embed_dim
         self.end = vocabulary - 1 if end is None else end
+        self.quick_gelu = quick_gelu
         self.token_embed = nn.Embedding(vocabulary, embed_dim)
         self.pos_embed = self.create_parameter([context, embed_dim])
         self.blocks = nn.LayerList(
