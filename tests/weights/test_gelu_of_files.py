@@ -12,6 +12,7 @@ import paddle
 import pytest
 from clip import SMALL_TEXT, TOWERS, clip, open_clip_state
 
+from passl.modeling.architectures import build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
@@ -241,6 +242,25 @@ def test_a_classifier_is_told_too(quick_gelu, tmp_path):
     else:
         with pytest.raises(PasslError, match=r"set  -o model\.architecture\.quick_gelu=true$"):
             load_weights(model, path, new_head=True)
+
+
+def test_a_tower_that_takes_nothing_of_the_file_is_not_asked(tmp_path):
+    """An image tower that is trained, and a text tower that is to learn: locked-image tuning."""
+    arrays = {n: array for n, array in state().items() if n.startswith("visual.")}
+    path = written(tmp_path / "clip-vit-base-patch32", arrays)
+    text = {**SMALL_TEXT, "quick_gelu": False}
+    made = build_architecture(
+        {
+            "name": "CLIP",
+            "architecture": {**TOWERS["ViT"], "quick_gelu": True},
+            "text": text,
+            "embed_dim": 48,
+            "tokenizer": {"name": "HundredIds"},
+        }
+    )
+    report = load_weights(made, path, new_head=True)
+    assert any(name.startswith("text.") for name in report.kept)
+    assert not any(name.startswith("backbone.") for name in report.kept)
 
 
 @pytest.mark.parametrize("quick_gelu", [True, False])
