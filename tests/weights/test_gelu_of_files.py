@@ -322,6 +322,19 @@ def test_what_is_converted_keeps_it(tmp_path):
     assert told_of(unknown) == {}
 
 
+def test_a_mean_has_that_of_both(tmp_path):
+    families = {"clip": BACKBONES.attribute("CLIPVisionTransformer", "released_names", {})}
+    quick = written(tmp_path / "clip-vit-base-patch32", state())
+    plain = written(tmp_path / "CLIP-ViT-B-32-laion2B-s34B-b79K", state())
+    unknown = written(tmp_path / "some", state())
+    target = tmp_path / "mean.safetensors"
+    with pytest.raises(PasslError, match=f"{plain}: was trained with another GELU than {quick}"):
+        convert_weights(quick, target, families, other=plain)
+    for one, two in ((quick, unknown), (unknown, quick)):
+        convert_weights(one, target, families, other=two)
+        assert told_of(target) == BOTH[True]
+
+
 def told_of(path):
     with WeightFile(path) as file:
         return quick_gelu_of(file)[0]
