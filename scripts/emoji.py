@@ -46,14 +46,14 @@ twitter/*.png   Twemoji, by Twitter, Inc and other contributors: CC-BY 4.0
 
 Changed here: pictures are composited on white, captions are put together of a name and its tags.
 """
-# What one drawing may be had with; plurals end in s. To leave out a word too many only makes a
-# group larger.
+# What one drawing may be had with, without an s at the end. To leave out a word too many only makes
+# a group larger.
 VARIES = set(
-    """man woman person men women people boy girl adult child old older baby mrs mx mr
-    merman mermaid merperson prince princess
-    facing left right up down upward downward leftward rightward upwards downwards
+    """man woman person men women people boy girl adult child old older baby mx mr
+    merman mermaid merperson prince
+    facing left right up down upward downward leftward rightward
     red orange yellow green blue purple brown black white pink grey light dark medium
-    small large big low high new full first last quarter waxing waning crescent gibbous
+    small large big low high new full first last quarter waxing waning crescent gibbou
     open closed raised lowered with without of the on in and over a an or
     increasing decreasing muted slash""".split()
 )
@@ -82,8 +82,7 @@ def stem(label):
     if one:
         return one[1].replace("pouting", "frowning")
     words = (word.rstrip("s") for word in re.findall(r"[^\W\d_]+", label))
-    kept = [word for word in words if word not in VARIES and word + "s" not in VARIES]
-    return " ".join(kept) or "person"
+    return " ".join(word for word in words if word not in VARIES) or "person"
 
 
 def caption(label, tags, language):
@@ -94,7 +93,7 @@ def caption(label, tags, language):
 
 
 def entries(archive):
-    """Yields (hexcode, stem, captions by language, whether a variant), in emojibase's order.
+    """Yields (hexcode, stem, captions by language), in emojibase's order, variants behind.
 
     Args:
         archive: emojibase-data, open.
@@ -118,7 +117,7 @@ def entries(archive):
         if left_out(row, *where):
             continue
         for one in (row, *row.get("skins", ())):
-            yield one["hexcode"], stem(row["label"]), told[one["hexcode"]], one is not row
+            yield one["hexcode"], stem(row["label"]), told[one["hexcode"]]
 
 
 def pictures(archive):
@@ -168,9 +167,9 @@ def unpack(packages, target):
         with tarfile.open(packages / f"emoji-datasource-{drawn}-16.0.0.tgz") as archive:
             files = pictures(archive)
             chosen, tested = {}, set()
-            for hexcode, drawing, captions, variant in known:
+            for hexcode, drawing, captions in known:
                 name = files.get(bare(hexcode))
-                if name is None or (drawing in out and (variant or drawing in tested)):
+                if name is None or drawing in tested:
                     continue
                 split = "test" if drawing in out else "train"
                 tested.update({drawing} & out)

@@ -71,8 +71,13 @@ def trained(network, images, batches, processes, **settings):
         result = step(number, {key: x[mine] for key, x in batch.items()})
         assert bool(result.finite)
         losses.append(processes.mean(result.losses[0].reshape([1])).item())
+        for key, value in result.scalars[0].items():
+            if key.endswith("_top1"):  # others are those of a process
+                shares = found.setdefault(f"scalars/{key}", [])
+                shares.append(processes.mean(value.reshape([1])).item())
     share_running_statistics(network, processes)
     state = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    found = {key: np.array(value) for key, value in found.items()}
     return {**state, **found, "loss": np.array(losses)}
 
 

@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 import pytest
+from clip import open_clip_state
 from helpers import ROOT, my_project
 from PIL import Image
 
@@ -27,13 +28,16 @@ from passl.datasets.sources.files import ImageNet
 from passl.evaluation import EVALUATORS
 from passl.hooks import HOOKS
 from passl.inspection import pictures
-from passl.modeling.architectures import ARCHITECTURES
+from passl.modeling.architectures import ARCHITECTURES, build_architecture
 from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
+from passl.modeling.texts import TEXTS
+from passl.modeling.texts.text_transformer import TextTransformer
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.utils.records import read_metrics
 from passl.weights import write_tensor_file
+from passl.weights.formats import torch
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from generated_docs import FILES, with_generated
@@ -110,6 +114,11 @@ def narrow(monkeypatch):
             if isinstance(factory, functools.partial) and mark in factory.keywords:
                 small = functools.partial(factory.func, **{**factory.keywords, **sizes})
                 monkeypatch.setitem(BACKBONES._factories, name, small)
+    tower = {"num_blocks": 1, "embed_dim": 32, "num_heads": 2}
+    small = functools.partial(BACKBONES._factories["clip_vit_b32_224"], **tower)
+    monkeypatch.setitem(BACKBONES._factories, "clip_vit_b32_224", small)
+    text = functools.partial(TextTransformer, **tower)
+    monkeypatch.setitem(TEXTS._factories, "TextTransformer", text)
     monkeypatch.setattr(ImageNet, "published_sizes", {"train": 1281167, "val": 16})
     monkeypatch.setattr(synthetic, "_EVALUATION", 16)
     monkeypatch.setattr(pictures, "_IMAGES", 1)
@@ -136,6 +145,12 @@ def place(photos, tmp_path_factory):
         tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
         write_tensor_file(folder / "b16.safetensors", tensors, {})
         assert passl.main(["convert", "b16.safetensors", "Mixer-B_16.npz"]) == 0
+        network = build_architecture(get_config("clip_vit_b32_224").model)
+        torch.write("ViT-B-32.pt", open_clip_state(network))
+        tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+        checkpoints = folder / "output" / "clip_own_pairs" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        write_tensor_file(checkpoints / "best.safetensors", tensors, {})
         (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
         argv = ["train", "-c", "simclr_own_images", "--output-dir", "output/pretrained"]
         argv += ["-o", "epochs=1", "-o", "lr_scheduler.warmup_epochs=0"]
@@ -202,6 +217,7 @@ def command_runs(words, installed, place, monkeypatch):
     if "output/colours" in " ".join(words) or "output/teacher" in " ".join(words):
         return  # test_a_project_with_a_part_of_every_kind makes the files, and runs these
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
     monkeypatch.setattr(sys, "argv", ["passl"])
     narrow(monkeypatch)
     hide_what_is_not(monkeypatch, installed)

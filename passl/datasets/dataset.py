@@ -156,6 +156,26 @@ class ImageDataset(Dataset, abc.ABC):
         return {**sample, **{name: np.asarray(sample[name]) for name in image_fields(sample)}}
 
 
+class Captioned:
+    """What sets have whose images have captions, beside what all sets of images have.
+
+    ``dataset[key]`` has what ``Tokenize`` makes of the captions. Without that transform they are
+    left out of the sample: evaluators read them by ``captions``.
+    """
+
+    def captions(self, index: int) -> List[str]:
+        """Returns the captions of the image at ``index``, at least one."""
+        raise NotImplementedError
+
+    def untransformed(self, index: int, image: RgbImage) -> Dict[str, Any]:
+        return {**super().untransformed(index, image), "captions": self.captions(index)}
+
+    def transform(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
+        sample = super().transform(sample, rng)
+        sample.pop("captions", None)
+        return sample
+
+
 def subset_bounds(subset: str) -> Tuple[float, float]:
     """Returns the bounds that a subset names, in [0, 1].
 

@@ -102,7 +102,7 @@ def change(pictures, what):
         paint(pictures / "crimson.png", (200, 0, 0))
     elif what == "changed":
         paint(red, (0, 0, 250), (24, 21))
-    elif what == "changed, with size and time as they were":
+    elif what == "changed-alike":
         data, state = red.read_bytes(), red.stat()
         paint(red, (0, 250, 0))
         assert red.stat().st_size == state.st_size and red.read_bytes() != data
@@ -125,7 +125,7 @@ def change(pictures, what):
     [
         ("new", 1, ["crimson.png", "red.bmp"]),
         ("changed", 1, ["rose.png"]),
-        ("changed, with size and time as they were", 1, ["rose.png"]),
+        ("changed-alike", 1, ["rose.png"]),
         ("touched", 0, ["red.bmp", "rose.png"]),
         ("renamed", 0, ["scarlet.bmp", "rose.png"]),
         ("copied", 0, ["copy.bmp", "red.bmp"]),
@@ -144,6 +144,9 @@ def test_what_is_kept_is_never_stale(run, pictures, what, embedded, answers):
     assert names[: len(answers)] == answers
     (kept,) = (pictures.parent / "cache" / "search").iterdir()
     written = kept.stat().st_ino
+    with np.load(kept) as file:
+        images = [path for path in pictures.rglob("*.*") if path.is_file()]
+        assert len(file["rows"]) == len(images), "of those that are gone nothing stays"
     once_more = run("red")
     assert once_more[3] == 0 and once_more[1] == again[1]
     assert kept.stat().st_ino == written, "files are written beside, and take the place"
@@ -210,7 +213,10 @@ def test_a_damaged_file_is_made_anew(run, pictures, tmp_path):
     # Of another sort, which its name does not tell.
     with np.load(kept) as file:
         arrays = dict(file)
+    facts = json.loads(arrays["facts"].tobytes())
+    older = json.dumps({**facts, "version": facts["version"] - 1}).encode()
     for name, value in (
+        ("facts", np.frombuffer(older, np.uint8)),
         ("facts", np.frombuffer(b'{"version": 1, "key": "x"}', np.uint8)),
         ("rows", np.full_like(arrays["rows"], np.nan)),
         ("rows", arrays["rows"][:3]),

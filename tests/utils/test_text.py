@@ -169,7 +169,7 @@ def test_the_home_folder(home, monkeypatch):
 
 
 # What takes text that is no path.
-NO_PATHS = {"KEY=VALUE", "KEY", "PUBLISHER", "NAME", "FORMAT", "WORDS", "NAMES"}
+NO_PATHS = {"KEY=VALUE", "KEY", "PUBLISHER", "NAME", "FORMAT", "WORDS", "NAMES", "TEXT"}
 
 
 @pytest.mark.parametrize("command", sorted(passl_main.COMMANDS))

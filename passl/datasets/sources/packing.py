@@ -77,6 +77,11 @@ def pack(
     Raises:
         PasslError: a full disk, or a folder that holds something else.
     """
+    if dataset.catalog.captions is not None:
+        raise PasslError(
+            f"{dataset.catalog.root}: images with captions are not packed; they are read as they "
+            "stand, and img2dataset makes shards of a list of addresses"
+        )
     if short_side is not None and short_side < 1:
         raise PasslError(f"the short side is at least 1 pixel, not {short_side}")
     if not 1 <= quality <= 95:

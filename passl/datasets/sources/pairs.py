@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from passl.datasets.images.rgb_image import RgbImage
+from passl.datasets.dataset import Captioned
 from passl.datasets.registry import DATASETS
 from passl.datasets.sources.catalog import Captions, Catalog, Names
 from passl.datasets.sources.files import (
@@ -31,11 +31,8 @@ _CAPTION_COLUMNS = ("title", "caption", "captions", "text", "sentence", "descrip
 _EMPTY, _NONE = "empty caption{s}", "image{s} without a caption"
 
 
-class ImageTextDataset(CatalogDataset):
-    """Base of the sets of images with captions; a sample has all those of its image.
-
-    ``dataset[key]`` is ``image`` and what ``Tokenize`` makes of the captions. Without that
-    transform captions are left out of the sample: evaluators read them by ``captions``.
+class ImageTextDataset(Captioned, CatalogDataset):
+    """Base of the sets of images with captions that stand in files.
 
     Args:
         catalog: with captions.
@@ -58,7 +55,6 @@ class ImageTextDataset(CatalogDataset):
         )
 
     def captions(self, index: int) -> List[str]:
-        """Returns the captions of the image at ``index``, at least one."""
         return self.catalog.captions[self.indices[index]]
 
     def caption_counts(self) -> Tuple[int, int]:
@@ -97,14 +93,6 @@ class ImageTextDataset(CatalogDataset):
     def _identity(self) -> Sequence[np.ndarray]:
         captions = self.catalog.captions
         return (*super()._identity(), captions.texts.blob, captions.texts.ends, captions.ends)
-
-    def untransformed(self, index: int, image: RgbImage) -> Dict[str, Any]:
-        return {**super().untransformed(index, image), "captions": self.captions(index)}
-
-    def transform(self, sample: Dict[str, Any], rng: np.random.Generator) -> Dict[str, Any]:
-        sample = super().transform(sample, rng)
-        sample.pop("captions", None)
-        return sample
 
 
 @DATASETS.register

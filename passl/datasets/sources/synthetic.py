@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from passl.datasets.dataset import ImageDataset, subset_bounds
+from passl.datasets.dataset import Captioned, ImageDataset, subset_bounds
 from passl.datasets.images.decoding import decode_image
 from passl.datasets.images.rgb_image import RgbImage
 from passl.datasets.registry import DATASETS
@@ -94,6 +94,31 @@ class Synthetic(ImageDataset):
         return simplejpeg.encode_jpeg(pixels, quality=90)
 
 
+@DATASETS.register
+class SyntheticPairs(Captioned, Synthetic):
+    """The same pictures, with the name of their pattern as caption instead of a label.
+
+    Args: as of ``Synthetic``, but for ``labels``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        length: int = _TRAINING,
+        pictures: int = 512,
+        height: int = 375,
+        width: int = 500,
+        split: str = "train",
+        transforms: Sequence[Mapping[str, Any]] = (),
+    ):
+        super().__init__(
+            num_classes, length, pictures, height, width, split, transforms, labels=False
+        )
+
+    def captions(self, index: int) -> List[str]:
+        return [f"a picture of pattern {index % self.pictures % self.num_classes}"]
+
+
 def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
     """Returns a config whose data sets are synthetic, of the same sizes and with its transforms.
 
@@ -126,6 +151,8 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
         }
         if not dataset.get("labels", True):
             section["dataset"]["labels"] = False
+        if DATASETS.attribute(dataset.get("name"), "captions", None) is not None:
+            section["dataset"]["name"] = "SyntheticPairs"
         pixels = DATASETS.attribute(dataset.get("name"), "published_pixels", None)
         if pixels is not None:
             section["dataset"].update(height=pixels[0], width=pixels[1])

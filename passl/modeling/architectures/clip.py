@@ -50,7 +50,7 @@ class CLIP(Contrastive):
 
     Args:
         architecture: config of the image tower: any backbone.
-        text: config of the text tower, see ``passl.modeling.texts``.
+        text: config of the text tower, see ``passl.modeling.texts``; by default CLIP's of B/32.
         embed_dim: d.
         project_images: whether a linear map follows the image tower; CLIP's ResNets end in one.
         loss: ``softmax`` (CLIP) or ``sigmoid`` (SigLIP), which also learns a bias.
@@ -75,7 +75,7 @@ class CLIP(Contrastive):
     def __init__(
         self,
         architecture: Mapping[str, Any],
-        text: Mapping[str, Any],
+        text: Optional[Mapping[str, Any]] = None,
         embed_dim: int = 512,
         project_images: bool = True,
         loss: str = "softmax",
@@ -89,13 +89,13 @@ class CLIP(Contrastive):
         # Paddle's O2 would round what lies here, scale and bias, to 16 bits.
         self._cast_to_low_precision = False
         self.backbone = build_backbone(architecture)
-        self.text = build_text(text)
+        self.text = build_text(text or {})
         self.tokenizer = build_tokenizer(tokenizer)
         if self.tokenizer.size > self.text.vocabulary:
             raise PasslError(
                 f"the tokenizer has {self.tokenizer.size} ids, the text tower's vocabulary "
                 f"{self.text.vocabulary}; set text.vocabulary={self.tokenizer.size}",
-                place=origin_of(text, "vocabulary"),
+                place=origin_of(text or {}, "vocabulary"),
             )
         self.image_projection = None
         if project_images:
