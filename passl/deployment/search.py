@@ -84,12 +84,11 @@ class Searcher:
     def key(self) -> str:
         """Returns a digest of all that an image's embedding depends on, beside the image.
 
-        That is every number of the network, its config and its layers, of which weights may have
-        changed the activations, how images are looked at, and the version of PASSL.
+        That is every number of the network, its config, how images are looked at, and the version
+        of PASSL.
         """
         view = plain(self._transforms), plain(self._section.batch_transforms)
-        layers = [type(layer).__name__ for layer in self.architecture.sublayers()]
-        facts = [__version__, self._model, layers, view]
+        facts = [__version__, self._model, view]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.architecture.state_dict().items()):
             array = np.ascontiguousarray(tensor.numpy())

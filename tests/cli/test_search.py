@@ -68,6 +68,7 @@ def test_words_find_images(run, pictures, tmp_path):
     answers = json.loads(found.read_text(encoding="utf-8"))
     assert [(a["words"], a["like"]) for a in answers] == [("red", None), ("一片绿", None)]
     rose = np.array([255, 120, 120])
+    assert answers[0]["answers"][1]["path"] == str(pictures / "rose.png")
     assert answers[0]["answers"][1]["similarity"] == pytest.approx(
         rose[0] / np.linalg.norm(rose), abs=1e-6
     )
@@ -83,11 +84,18 @@ def test_an_image_finds_those_like_it_and_not_itself(run, pictures, tmp_path):
         "rose.png", "blue.png", "草 <green> & more.png"
     ]  # fmt: skip
     assert len(second.splitlines()) == 1 + 4
+    code, out, err, embedded = run("red", "--like", pictures / "red.bmp", "--top", 9)
+    words, like = out.split("like ")
+    assert "/red.bmp" in words and "/red.bmp" not in like.partition("\n")[2]
     # By another path it is the same file, and a copy is another one.
     (tmp_path / "link.png").symlink_to(pictures / "red.bmp")
     shutil.copy(pictures / "red.bmp", pictures / "copy.bmp")
     code, out, err, embedded = run("--like", tmp_path / "link.png", "--top", 9)
     assert "/red.bmp" not in out and f"   1.0000  {pictures}/copy.bmp" in out
+    (tmp_path / "folder").symlink_to(pictures)
+    given = ["--like", pictures / "red.bmp", "--top", 9]
+    code, out, err, embedded = run(*given, folder=tmp_path / "folder")
+    assert code == 0 and "/copy.bmp" in out and "folder/red.bmp" not in out
 
 
 def test_a_second_search_embeds_nothing(run, pictures):
@@ -320,6 +328,9 @@ def test_folders_within_one_another_count_once(run, pictures, tmp_path):
     )  # fmt: skip
     assert code == 0 and embedded == 5 and len(out.splitlines()) == 6
     assert len(list((tmp_path / "cache" / "search").iterdir())) == 2
+    beside = paint(tmp_path / "图片 2" / "y.png", (0, 0, 9)).parent
+    code, out, err, embedded = run("blue", "--top", 99, "--in", beside)
+    assert code == 0 and embedded == 1 and len(out.splitlines()) == 6
 
 
 def test_the_page(run, pictures, tmp_path):
@@ -341,6 +352,20 @@ def test_the_page(run, pictures, tmp_path):
     assert len(links) == 10
     for fact in ("in: ", "config: ", "w.safetensors", "view: ResizeCenterCrop", "4 images"):
         assert fact in page, fact
+
+
+def test_the_page_shows_what_was_found(run, pictures, tmp_path):
+    """Of many images the pictures of the right ones."""
+    for words, name in (("blue", "blue.png"), ("green", "草 &lt;green&gt; &amp; more.png")):
+        run(words, "--top", 1)
+        page = (tmp_path / "out" / "answers.html").read_text(encoding="utf-8")
+        assert re.findall('<img alt="(.*?)"', page) == [name] and page.count("<figure") == 1
+        assert f"/{name}" in re.findall('<figure class="" title="(.*?)"', page)[0]
+
+
+def test_images_that_are_too_large(run, pictures):
+    code, out, err, _ = run("red", "-o", "dataloader.val.loader.max_pixels=100")
+    assert code == 2 and "none of the 4 images can be read" in err
 
 
 def test_it_stands_in_the_output_folder_of_the_config_by_default(
@@ -372,6 +397,7 @@ def test_what_can_be_wrong(run, pictures, tmp_path, photos):
     assert "--in is empty" in fails("red", folder="")
     assert "--like is empty" in fails("--like", "")
     assert "--top lies between 1 and 1000" in fails("red", "--top", 0)
+    assert "--top lies between 1 and 1000" in fails("red", "--top", 1001)
     assert "--batch-size is at least 1" in fails("red", "--batch-size", 0)
     assert "x.png: there is no such file" in fails("--like", tmp_path / "x.png")
     assert "nowhere: there is no such file or folder" in fails("red", folder=tmp_path / "nowhere")
