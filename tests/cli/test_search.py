@@ -356,11 +356,12 @@ def test_the_page(run, pictures, tmp_path):
 
 def test_the_page_shows_what_was_found(run, pictures, tmp_path):
     """Of many images the pictures of the right ones."""
-    for words, name in (("blue", "blue.png"), ("green", "草 &lt;green&gt; &amp; more.png")):
-        run(words, "--top", 1)
-        page = (tmp_path / "out" / "answers.html").read_text(encoding="utf-8")
-        assert re.findall('<img alt="(.*?)"', page) == [name] and page.count("<figure") == 1
-        assert f"/{name}" in re.findall('<figure class="" title="(.*?)"', page)[0]
+    run("blue", "green", "--top", 1)
+    page = (tmp_path / "out" / "answers.html").read_text(encoding="utf-8")
+    names = ["blue.png", "草 &lt;green&gt; &amp; more.png"]
+    assert re.findall('<img alt="(.*?)"', page) == names
+    titles = re.findall('<figure class="" title="(.*?)"', page)
+    assert [title.rsplit("/", 1)[1] for title in titles] == names
 
 
 def test_images_that_are_too_large(run, pictures):
