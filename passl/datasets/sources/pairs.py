@@ -56,7 +56,7 @@ class ImageTextDataset(Captioned, CatalogDataset):
         texts = int((texts - self._begins()).sum())
         logger.info(
             "%s: %s images with %s captions%s%s",
-            self.where(0).partition(":")[0] if catalog.archives else catalog.root,
+            catalog.root,
             f"{len(self):,}",
             f"{texts:,}",
             f"; {several:,} image{'s have' if several > 1 else ' has'} several" if several else "",
