@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import time
 
 import pytest
 from helpers import photograph
@@ -48,6 +50,7 @@ COCO = {
         {"image_id": 397133, "id": 2, "caption": "A man is in a kitchen making pizzas."},
         {"image_id": 37777, "id": 3, "caption": "A kitchen with counter."},
         {"image_id": 37777, "id": 4, "caption": "  "},
+        {"image_id": 9, "id": 6, "caption": ""},
         {"image_id": 12, "id": 5, "caption": "of no image"},
     ],
 }
@@ -62,7 +65,7 @@ def coco(tmp_path):
     images(tmp_path / "val2017", "000000397133.jpg", "000000037777.jpg", "000000000009.jpg")
     (tmp_path / "annotations").mkdir()
     file = tmp_path / "annotations" / "captions_val2017.json"
-    file.write_text(json.dumps(COCO), encoding="utf-8")
+    file.write_text(json.dumps(COCO), encoding="utf-8-sig")
     return tmp_path
 
 
@@ -74,7 +77,7 @@ def test_cocos_own_file(coco, caplog):
     for said in (
         "2 images with 3 captions; 1 image has several",
         "1 image without a caption",
-        "1 empty caption",
+        "2 empty captions",
         "1 caption of images that the file does not list",
     ):
         assert said in caplog.text
@@ -155,6 +158,7 @@ def changed(**changes):
             "another kind .an entry: an object with x",
         ),
     ],
+    ids=lambda value: "",
 )
 def test_files_that_are_neither(coco, content, arguments, message):
     file = coco / "annotations" / "captions_val2017.json"
@@ -174,3 +178,27 @@ def test_a_list_reader_names_the_one_for_json(coco):
     file = "annotations/captions_val2017.json"
     with pytest.raises(PasslError, match="is a single object in JSON; CocoCaptions reads COCO's"):
         build_dataset(Config({**section, "list_file": file}), None)
+
+
+def test_a_large_file_is_read_once(tmp_path, monkeypatch):
+    """For each split, and until it changes."""
+    from passl.datasets.sources import catalog, coco_captions
+
+    monkeypatch.setattr(catalog, "_SMALLEST_INDEX", 1)
+    images(tmp_path, "1.jpg")
+    file = tmp_path / "dataset_flickr8k.json"
+
+    def write(*texts):
+        entries = [entry("1.jpg", "train", *texts), entry("1.jpg", "test", "t")]
+        file.write_text(json.dumps({"images": entries}))
+        os.utime(file, (time.time() - 100 + len(texts),) * 2)
+
+    write("a")
+    read = []
+    real = coco_captions._content
+    monkeypatch.setattr(coco_captions, "_content", lambda f: read.append(f) or real(f))
+    for expected, calls in ((["a"], 1), (["a"], 1)):
+        assert opened(tmp_path, file, split="train").captions(0) == expected and len(read) == calls
+    assert opened(tmp_path, file, split="test").captions(0) == ["t"] and len(read) == 2
+    write("a", "b")
+    assert opened(tmp_path, file, split="train").captions(0) == ["a", "b"] and len(read) == 3

@@ -165,7 +165,9 @@ def test_lists_of_captions_and_missing_ones(tmp_path):
         ("t.jsonl", '{"image": "1.png", "caption": "a"}\n{"image": "1.png"}', "t.jsonl:2: has no"),
         ("t.parquet", "no parquet at all", "is no whole parquet file"),
         ("t.xls", "x", "ends in .xls, and tables end in .csv, .tsv, .jsonl, .parquet or .token"),
+        ("t.jsonl", '{"image": null, "caption": "a"}', "t.jsonl:1: has no path of an image"),
     ],
+    ids=lambda value: "",
 )
 def test_tables_that_are_none(tmp_path, name, content, message):
     if name.endswith("parquet"):
@@ -178,19 +180,30 @@ def test_tables_that_are_none(tmp_path, name, content, message):
 
 def test_a_table_in_another_encoding(tmp_path):
     image(tmp_path, "1.png")
-    (tmp_path / "t.csv").write_bytes("filepath,title\n1.png,一只狗\n".encode("gbk"))
-    with pytest.raises(PasslError, match="t.csv:2: is not UTF-8"):
-        opened("ImageTextList", tmp_path, list_file="t.csv")
+    lists = {
+        "t.csv": "filepath,title\n1.png,一只狗\n",
+        "t.token": "1.png#0\ta\n1.png#1\t一只狗\n",
+        "t.jsonl": '{"image": "1.png", "caption": "a"}\n{"image": "1.png", "caption": "一只狗"}',
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_bytes(text.encode("gbk"))
+        with pytest.raises(PasslError, match=f"{name}:2: is not UTF-8"):
+            opened("ImageTextList", tmp_path, list_file=name)
 
 
 def test_another_separator(tmp_path):
     image(tmp_path, "1.png")
-    (tmp_path / "t.csv").write_text("filepath\ttitle\n1.png\ta, b\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("filepath\ttitle\n\n1.png\ta, b\n", encoding="utf-8")
     dataset = opened("ImageTextList", tmp_path, list_file="t.csv", separator="\t")
     assert listed(dataset) == {"1.png": ["a, b"]}
     (tmp_path / "t.jsonl").write_text('{"image": "1.png", "caption": "a"}\n', encoding="utf-8")
     with pytest.raises(PasslError, match="separator and quotes are for csv and tsv"):
         opened("ImageTextList", tmp_path, list_file="t.jsonl", separator=",")
+    with pytest.raises(PasslError, match="separator and quotes are for csv and tsv"):
+        opened("ImageTextList", tmp_path, list_file="t.jsonl", quotes=False)
+    for separator in ("", ", "):
+        with pytest.raises(PasslError, match=f"separator is one character, not '{separator}'"):
+            opened("ImageTextList", tmp_path, list_file="t.csv", separator=separator)
 
 
 # ------------------------------------------------ shards
@@ -327,14 +340,16 @@ def test_tokenize_needs_captions(tmp_path):
         opened("ImageFolder", tmp_path / "classes", [{"name": "Tokenize", "context": 2}])
 
 
-def test_a_subset_is_one_of_images(tmp_path):
+def test_a_subset_is_one_of_images(tmp_path, caplog):
     rows = [(f"{i}.png", f"{word} {i}") for i in range(10) for word in ("a", "b")]
     table(tmp_path, "t.csv", rows)
+    caplog.set_level(logging.INFO, logger="passl")
     parts = [
         listed(opened("ImageTextList", tmp_path, list_file="t.csv", subset=subset))
         for subset in ("[:80%]", "[80%:]")
     ]
     assert [len(part) for part in parts] == [8, 2] and not set(parts[0]) & set(parts[1])
+    assert "2 images with 4 captions; 2 images have several" in caplog.text
     for path, captions in {**parts[0], **parts[1]}.items():
         number = path[:-4]
         assert captions == [f"a {number}", f"b {number}"]
@@ -353,13 +368,13 @@ def test_equal_captions_in_a_batch(tmp_path, caplog):
 
     rows = [
         ("0.png", "x"), ("1.png", "x"), ("2.png", "y"), ("3.png", "x"), ("3.png", "z"),
-        ("4.png", "w"), ("4.png", "w"), ("4.png", "y"),
+        ("4.png", "y"), ("4.png", "y"), ("4.png", "w"), ("5.png", "v"), ("5.png", "v"),
     ]  # fmt: skip
     table(tmp_path, "t.csv", rows)
     with caplog.at_level(logging.INFO, logger="passl"):
         dataset = opened("ImageTextList", tmp_path, list_file="t.csv")
     n = len(dataset)
-    assert f"{n} images with 8 captions; 2 images have several; 5 captions stand at" in caplog.text
+    assert f"{n} images with 10 captions; 3 images have several; 6 captions stand at" in caplog.text
     captions = [dataset.captions(i) for i in range(n)]
     for size in (2, 3):
         found = []
@@ -429,6 +444,7 @@ def test_nothing_is_no_caption_and_text_that_says_so_is_one(tmp_path):
         ({"image": ["1.png"], "caption": "a"}, "'image' holds a list"),
         ({"image": "1.png", "caption": [["a"]]}, "'caption' is a list of lists"),
     ],
+    ids=["object", "image", "paths", "lists"],
 )
 def test_values_that_are_no_texts(tmp_path, row, message):
     image(tmp_path, "1.png")
@@ -445,6 +461,14 @@ def test_parquet_with_the_images_themselves(tmp_path):
     parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
     with pytest.raises(PasslError, match="t.parquet:1: 'image' holds the image itself, and no pa"):
         opened("ImageTextList", tmp_path, list_file="t.parquet")
+    # The form parquet of img2dataset.
+    rows = {"key": ["000000000"], "jpg": [b"\xff\xd8"], "caption": ["a"], "raw": [b"a"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    with pytest.raises(PasslError, match="t.parquet:1: 'jpg' holds the image itself"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet", image_column="jpg")
+    with pytest.raises(PasslError, match="t.parquet:1: 'raw' is bytes, and no text"):
+        columns = {"image_column": "key", "caption_column": "raw"}
+        opened("ImageTextList", tmp_path, list_file="t.parquet", **columns)
 
 
 def test_quotation_marks_that_are_part_of_the_text(tmp_path):
@@ -541,6 +565,10 @@ def test_images_that_share_a_text(tmp_path, caplog):
     }  # fmt: skip
     assert "passed over" not in caplog.text
     assert "2 captions stand at several images" in caplog.text
+    (tmp_path / "pairs/alone.txt").write_text("a text", encoding="utf-8")
+    with caplog.at_level(logging.INFO, logger="passl"):
+        opened("ImageTextFolder", tmp_path / "pairs")
+    assert "passed over: 1 text without an image" in caplog.text
 
 
 def test_odd_captions_in_shards(tmp_path, caplog):

@@ -244,7 +244,7 @@ def _hint(names: Sequence[str], separator: Optional[str]) -> str:
     if separator is None or len(names) != 1:
         return ""
     for other, called in _SEPARATORS.items():
-        if other != separator and other in names[0]:
+        if other in names[0]:
             return f"; its columns seem to have {called} between them: set separator"
     return ""
 

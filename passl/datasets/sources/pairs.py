@@ -52,8 +52,7 @@ class ImageTextDataset(Captioned, CatalogDataset):
     ):
         super().__init__(catalog, subset, transforms)
         several, shared, self._equal = self._counts()
-        texts = self.catalog.captions.ends[self.indices]
-        texts = int((texts - self._begins()).sum())
+        texts = int((catalog.captions.ends[self.indices] - self._begins()).sum())
         logger.info(
             "%s: %s images with %s captions%s%s",
             catalog.root,
@@ -92,7 +91,7 @@ class ImageTextDataset(Captioned, CatalogDataset):
         images = np.repeat(np.arange(len(self)), counts)
         within = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
         keys = self.catalog.captions.texts.keys()[np.repeat(begins, counts) + within]
-        order = np.lexsort((images, keys))
+        order = np.argsort(keys, kind="stable")  # so images still increase within a text
         keys, images = keys[order], images[order]
         new_text = np.concatenate([[True], keys[1:] != keys[:-1]])
         new_place = new_text | np.concatenate([[True], images[1:] != images[:-1]])
