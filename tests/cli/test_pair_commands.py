@@ -17,7 +17,9 @@ def config(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("PASSL_CACHE", str(tmp_path / "cache"))
     for part, first, count in (("train", 0, 24), ("val", 100, 8)):
         (tmp_path / part).mkdir()
-        content = samples(first, count, txt="一只在雪地里奔跑的黑狗\n A  dog".encode())
+        content = samples(first, count)
+        for i, (_, fields) in enumerate(content):
+            fields["txt"] = f"一只在雪地里奔跑的黑狗\n A  dog {chr(97 + i)}".encode()
         shard(tmp_path / part / "00000.tar", content)
     path = tmp_path / "clip.yaml"
     cfg = clip_config(photos, tmp_path)
@@ -42,8 +44,10 @@ def test_a_dry_run_shows_pairs(config, tmp_path, monkeypatch):
     assert len(drawn) == 6
     for row in drawn:
         titles = [title for _, title in row]
-        assert titles[0] == "一只在雪地里奔跑的黑狗 A dog"
-        assert titles[1:] == [f"epoch {i}\n一只在雪地里奔跑的黑狗 a dog" for i in range(1, 7)]
+        own = titles[0][-1]
+        assert titles[0] == f"一只在雪地里奔跑的黑狗 A dog {own}"
+        assert titles[1:] == [f"epoch {i}\n一只在雪地里奔跑的黑狗 a dog {own}" for i in range(1, 7)]
+    assert len({row[0][1] for row in drawn}) == 6
 
 
 def test_a_dry_run_with_made_up_pairs(config, tmp_path):
@@ -63,7 +67,9 @@ def test_the_first_batch_of_a_run_is_shown_with_its_texts(config, tmp_path, monk
     code, out, err = run_here("train", "-c", config, "--output-dir", tmp_path / "run")
     assert code == 0, err
     assert (tmp_path / "run/first_batch.png").is_file()
-    assert [title for _, title in drawn[0]] == ["一只在雪地里奔跑的黑狗 a dog"] * 8
+    titles = [title for _, title in drawn[0]]
+    assert len(set(titles)) == len(titles) == 8
+    assert all(title[:-1] == "一只在雪地里奔跑的黑狗 a dog " for title in titles)
 
 
 def test_packing_pairs_is_refused(config, tmp_path):

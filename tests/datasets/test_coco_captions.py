@@ -51,6 +51,7 @@ COCO = {
         {"image_id": 37777, "id": 3, "caption": "A kitchen with counter."},
         {"image_id": 37777, "id": 4, "caption": "  "},
         {"image_id": 9, "id": 6, "caption": ""},
+        {"image_id": 9, "id": 7, "caption": "\n"},
         {"image_id": 12, "id": 5, "caption": "of no image"},
     ],
 }
@@ -77,7 +78,7 @@ def test_cocos_own_file(coco, caplog):
     for said in (
         "2 images with 3 captions; 1 image has several",
         "1 image without a caption",
-        "2 empty captions",
+        "3 empty captions",
         "1 caption of images that the file does not list",
     ):
         assert said in caplog.text
