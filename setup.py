@@ -68,6 +68,7 @@ setup(
             "lightly==1.6.0",
             "open_clip_torch==3.3.0",
             "webdataset==1.0.2",
+            "transformers",
             "opencv-python-headless",
         ],
         # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.

@@ -94,10 +94,10 @@ def pairs(count, size, seed=0, context=77, vocabulary=49_408, dtype="float32"):
     return {"image": paddle.to_tensor(images), "text": paddle.to_tensor(ids)}
 
 
-def small_clip(tower, dtype="float32", **changes):
+def small_clip(tower, dtype="float32", quick_gelu=True, **changes):
     """Returns a network of ``SMALL_TEXT``, in training mode."""
     tokenizer = {"name": "HundredIds"}
-    return clip(tower, True, dtype, text=SMALL_TEXT, tokenizer=tokenizer, **changes)
+    return clip(tower, quick_gelu, dtype, text=SMALL_TEXT, tokenizer=tokenizer, **changes)
 
 
 def small_pairs(tower, count, seed=0, dtype="float32"):

@@ -117,10 +117,18 @@ def convert_weights(
         released_names, found = _read(file, families)
         naming = _naming(publisher or usual, released_names, target)
         tensors = found.tensors if part is None else _of_part(found.tensors, part, file.path)
+        quick_gelu: Dict[str, bool] = {}
+        of_pairs = any(
+            name.startswith(_TEXT) for entry in released_names.values() for name in entry[1]
+        )
+        if of_pairs:
+            quick_gelu = quick_gelu_of(file)[0]
         if other is not None:
             theirs = files.enter_context(WeightFile(other))
             _, of_theirs = _read(theirs, families)
             tensors = _mean(tensors, of_theirs.tensors, share, file, theirs)
+            if of_pairs:
+                quick_gelu = _of_both(quick_gelu, file, theirs)
         named = _rename(tensors, naming, convention, file.path)
         arrays = {}
         for name, array in named.items():
@@ -128,9 +136,6 @@ def convert_weights(
                 arrays[name] = np.asarray(array.read(), order="C")  # keeps scalars such
         names = file.metadata.get("class_names") if part is None else None
         facts = {"kind": "weights", "class_names": names}
-        of_pairs = any(
-            name.startswith(_TEXT) for entry in released_names.values() for name in entry[1]
-        )
         released = not file.metadata and found.publisher != OWN
         data = None if of_pairs and released else data_of(file.metadata, found.publisher)
         if data is not None:
@@ -140,7 +145,6 @@ def convert_weights(
         origin = _origin(file, data, part)
         if origin:
             facts["origin"] = origin
-        quick_gelu = quick_gelu_of(file)[0] if of_pairs else {}
         if quick_gelu:
             facts[QUICK_GELU] = quick_gelu
         dropped = [group for group in file.groups if group != found.key]
@@ -197,6 +201,17 @@ def _mean(
         name: StoredArray(array.shape, array.dtype, functools.partial(mean, name))
         for name, array in ours.items()
     }
+
+
+def _of_both(ours: Mapping[str, bool], file: WeightFile, other: WeightFile) -> Dict[str, bool]:
+    """Returns the GELU of each part of two files, as far as either tells."""
+    theirs = quick_gelu_of(other)[0]
+    if any(theirs.get(part, quick) != quick for part, quick in ours.items()):
+        raise PasslError(
+            f"{other.path}: was trained with another GELU than {file.path}; a mean is one of two "
+            "files of the same network"
+        )
+    return {**theirs, **ours}
 
 
 def _family(

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
+from clip import small_clip
 from helpers import small_config
 from rounding_autocast import RoundingAutocast
 from self_supervised import method, views
@@ -25,6 +26,7 @@ from passl.modeling.backbones import build_backbone
 from passl.modeling.heads import build_head
 from passl.modeling.layers import WeightedBranches
 from passl.modeling.layers.attention import watched_attention
+from passl.modeling.layers.embeddings import unit
 from passl.solver import WeightAverage, build_optimizer
 from passl.utils.config import get_config
 
@@ -457,3 +459,27 @@ def test_twins_and_queues_keep_float32(rounding, level, dtype, name):
         assert network.queue.keys.dtype == paddle.float32
         norms = np.linalg.norm(network.queue.keys.numpy(), axis=1)
         np.testing.assert_allclose(norms, 1, atol=1e-6)
+
+
+# ------------------------------------------------ CLIP
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_similarities_and_their_scale_keep_float32(rounding, level, dtype, loss):
+    """A processor has no 16-bit kernels for the towers: of embeddings on, all is as in float32."""
+    network = small_clip("ViT", loss=loss)
+    execution_of(network, in_16_bits(level, dtype))
+    own = {name: p.dtype for name, p in network.named_parameters() if name.startswith("logit")}
+    assert len(own) == (1 if loss == "softmax" else 2)
+    assert set(own.values()) == {paddle.float32}
+    assert (network.text_projection.weight.dtype == paddle.float32) == (level == "O1")
+    rng = np.random.default_rng(0)
+    narrow = [paddle.to_tensor(rng.normal(size=(8, 48)).astype(np.float32)) for _ in range(2)]
+    narrow = [tensor.astype(dtype) for tensor in narrow]
+    network.logit_scale.set_value(paddle.to_tensor(np.float32(np.log(100.0))))
+    with in_16_bits(level, dtype).autocast():
+        found = network.compare([unit(tensor) for tensor in narrow])
+    exact = [unit(tensor.astype("float64")) for tensor in narrow]
+    expected = network.to(dtype="float64").compare(exact)
+    assert found["loss"].dtype == paddle.float32
+    assert float(found["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-5)

@@ -12,6 +12,7 @@ import paddle
 import pytest
 from clip import SMALL_TEXT, TOWERS, clip, open_clip_state
 
+from passl.modeling.architectures import build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
@@ -243,6 +244,25 @@ def test_a_classifier_is_told_too(quick_gelu, tmp_path):
             load_weights(model, path, new_head=True)
 
 
+def test_a_tower_that_takes_nothing_of_the_file_is_not_asked(tmp_path):
+    """An image tower that is trained, and a text tower that is to learn: locked-image tuning."""
+    arrays = {n: array for n, array in state().items() if n.startswith("visual.")}
+    path = written(tmp_path / "clip-vit-base-patch32", arrays)
+    text = {**SMALL_TEXT, "quick_gelu": False}
+    made = build_architecture(
+        {
+            "name": "CLIP",
+            "architecture": {**TOWERS["ViT"], "quick_gelu": True},
+            "text": text,
+            "embed_dim": 48,
+            "tokenizer": {"name": "HundredIds"},
+        }
+    )
+    report = load_weights(made, path, new_head=True)
+    assert any(name.startswith("text.") for name in report.kept)
+    assert not any(name.startswith("backbone.") for name in report.kept)
+
+
 @pytest.mark.parametrize("quick_gelu", [True, False])
 def test_where_nothing_tells_one_line_says_which_was_taken(quick_gelu, tmp_path, messages):
     path = written(tmp_path / "some", state())
@@ -300,6 +320,19 @@ def test_what_is_converted_keeps_it(tmp_path):
     unknown = tmp_path / "unknown.safetensors"
     convert_weights(written(tmp_path / "some", state()), unknown, families)
     assert told_of(unknown) == {}
+
+
+def test_a_mean_has_that_of_both(tmp_path):
+    families = {"clip": BACKBONES.attribute("CLIPVisionTransformer", "released_names", {})}
+    quick = written(tmp_path / "clip-vit-base-patch32", state())
+    plain = written(tmp_path / "CLIP-ViT-B-32-laion2B-s34B-b79K", state())
+    unknown = written(tmp_path / "some", state())
+    target = tmp_path / "mean.safetensors"
+    with pytest.raises(PasslError, match=f"{plain}: was trained with another GELU than {quick}"):
+        convert_weights(quick, target, families, other=plain)
+    for one, two in ((quick, unknown), (unknown, quick)):
+        convert_weights(one, target, families, other=two)
+        assert told_of(target) == BOTH[True]
 
 
 def told_of(path):
