@@ -67,6 +67,7 @@ setup(
             "einops",
             "lightly==1.6.0",
             "open_clip_torch==3.3.0",
+            "webdataset==1.0.2",
             "transformers",
             "opencv-python-headless",
         ],

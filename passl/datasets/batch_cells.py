@@ -9,6 +9,7 @@ import numpy as np
 from passl.datasets.dataset import ImageDataset, image_fields
 from passl.datasets.loading.loader import Loader
 from passl.datasets.transforms.base import BatchTransform, stated
+from passl.datasets.transforms.tokenize import Tokenize
 from passl.utils.contact_sheet import Cell
 from passl.utils.fonts import installed_fonts
 
@@ -18,6 +19,26 @@ def label_name(dataset: ImageDataset, label: int) -> str:
     if dataset.class_names is None:
         return f"class {label}"
     return installed_fonts().name_of(dataset.class_names[label], label)
+
+
+# Letters of a caption that are drawn at most: no cell has place for more.
+_LONGEST = 200
+
+
+def as_title(caption: str) -> str:
+    """Returns a caption as it stands above a picture: in one line, and no longer than it may be."""
+    return " ".join(caption[: 2 * _LONGEST].split())[:_LONGEST]
+
+
+def words_read(dataset: ImageDataset, ids: Sequence[int]) -> str:
+    """Returns the words that a network is given with an image; none where it is given none.
+
+    Args:
+        dataset: whose ``Tokenize`` made them.
+        ids: of the text, ``[context]``.
+    """
+    tokenizing = [part for part in dataset.transforms if isinstance(part, Tokenize)]
+    return as_title(tokenizing[-1].tokenizer.decode(list(ids))) if tokenizing else ""
 
 
 def view_titles(views: Sequence[np.ndarray]) -> List[str]:
@@ -33,12 +54,13 @@ def view_titles(views: Sequence[np.ndarray]) -> List[str]:
 
 
 def batch_cells(batch: Dict[str, Any], loader: Loader, most: int = 64) -> List[Cell]:
-    """Returns the images of a batch for a contact sheet: each with its label and its other views.
+    """Returns the images of a batch for a contact sheet: with label or text, and the other views.
 
     Args:
         batch: as the loader yields it, with ``image``, float ``[N, 3, H, W]``, ``label`` where
-            there are labels, and further views (``image_1``, …), which follow their first; mixed
-            images have two lines, with the shares of both labels.
+            there are labels, or ``text``, ids ``[N, context]``, where there are texts, and further
+            views (``image_1``, …), which follow their first; mixed images have two lines, with the
+            shares of both labels.
         loader: where it comes from; its normalisation is undone.
         most: at most so many cells, or all views of the first image.
     """
@@ -56,17 +78,16 @@ def batch_cells(batch: Dict[str, Any], loader: Loader, most: int = 64) -> List[C
         title = _title(batch, loader.dataset, i)
         for image, view in zip(images, view_titles(images)):
             # The label stands above the first view alone; the numbers of all are in one line.
-            cells.append(
-                (image, f"{title}\n{view}" if "label" in batch and view else title or view)
-            )
+            told = "label" in batch or "text" in batch
+            cells.append((image, f"{title}\n{view}" if told and view else title or view))
             title = ""
     return cells
 
 
 def _title(batch: Dict[str, Any], dataset: ImageDataset, i: int) -> str:
-    """Returns what stands below an image: its label, both of a mixed one; nothing without any."""
+    """Returns what stands above an image: its label or labels, or its text; nothing without any."""
     if "label" not in batch:
-        return ""
+        return words_read(dataset, batch["text"][i].tolist()) if "text" in batch else ""
     title = label_name(dataset, int(batch["label"][i]))
     if "partner_label" not in batch:
         return title

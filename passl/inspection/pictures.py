@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Mapping
+from typing import List
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from passl.datasets import ImageDataset, SampleKey
-from passl.datasets.batch_cells import batch_cells, label_name, view_titles
+from passl.datasets.batch_cells import (
+    as_title,
+    batch_cells,
+    label_name,
+    view_titles,
+    words_read,
+)
 from passl.datasets.dataset import Captioned, image_fields
 from passl.datasets.transforms.base import BatchTransform, stated
-from passl.datasets.transforms.tokenize import Tokenize
 from passl.inspection.made_up import first_steps
 from passl.solver import Schedule
 from passl.utils.config import Config
@@ -69,14 +74,14 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
         if dataset.labels is not None:
             title = label_name(dataset, int(dataset.labels[index]))
         elif isinstance(dataset, Captioned):
-            title = dataset.captions(index)[0]
+            title = as_title(dataset.captions(index)[0])
         row = [(np.asarray(dataset.read(index)), title)]
         for epoch in range(_DRAWS):
             sample = dataset[SampleKey(index, epoch, 0, cfg.seed)]
             views = [sample[name] for name in image_fields(sample)]
             if epoch and len(row) + len(views) > 1 + _DRAWS:
                 break  # all views of a draw are shown, whatever their number
-            read = _text(dataset, sample)
+            read = words_read(dataset, sample["text"].tolist()) if "text" in sample else ""
             for view, title in zip(views, view_titles(views)):
                 row.append((view, f"epoch {epoch + 1}\n{title or read}".strip()))
         rows.append(row)
@@ -85,14 +90,6 @@ def draw_augmented(path: Path, cfg: Config, dataset: ImageDataset) -> None:
         rows.append(mixed)
     with replacing(path) as aside:
         contact_sheet(rows).save(aside, format="PNG")
-
-
-def _text(dataset: ImageDataset, sample: Mapping[str, Any]) -> str:
-    """Returns the words that a network is given with an image; none where it is given none."""
-    tokenizing = [part for part in dataset.transforms if isinstance(part, Tokenize)]
-    if not tokenizing or "text" not in sample:
-        return ""
-    return tokenizing[-1].tokenizer.decode(sample["text"].tolist())
 
 
 def _mixed(cfg: Config, dataset: ImageDataset, indices: List[int]) -> List[Cell]:

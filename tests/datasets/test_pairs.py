@@ -78,7 +78,10 @@ def test_a_folder(folder, caplog):
 
 def test_a_folder_without_captions(tmp_path):
     image(tmp_path / "bare", "cat.jpg")
-    with pytest.raises(PasslError, match="of 1 images none has a caption; put a text file of the"):
+    with pytest.raises(
+        PasslError,
+        match=r"of 1 images none has a caption \(1 image without a caption\); put a text",
+    ):
         opened("ImageTextFolder", tmp_path / "bare")
     (tmp_path / "bare" / "cat.txt").write_bytes("一只狗".encode("gbk"))
     with pytest.raises(PasslError, match=r"cat.txt:1: is not UTF-8"):
@@ -148,7 +151,7 @@ def test_lists_of_captions_and_missing_ones(tmp_path):
         ("t.csv", "filepath\ttitle\n1.png\ta\n", r"its columns seem to have tabs .* set separator"),
         ("t.tsv", "filepath,title\n1.png,a\n", r"its columns seem to have commas"),
         ("t.csv", "", "has no column called filepath or image .* but none at all"),
-        ("t.csv", "filepath,title\n1.png,a\n1.png\n", "t.csv:3: has 1 columns, the first line 2"),
+        ("t.csv", "filepath,title\n1.png,a\n1.png\n", "t.csv:3: has 1 column, the first line 2"),
         (
             "t.csv",
             "filepath,title\n0.png,a\n",
@@ -161,8 +164,10 @@ def test_lists_of_captions_and_missing_ones(tmp_path):
         ("t.jsonl", '["1.png", "a"]\n', "t.jsonl:1: is no object"),
         ("t.jsonl", '{"image": "1.png", "caption": "a"}\n{"image": "1.png"}', "t.jsonl:2: has no"),
         ("t.parquet", "no parquet at all", "is no whole parquet file"),
-        ("t.xls", "x", "ends in .xls, and tables end in .csv, .tsv, .jsonl or .parquet"),
+        ("t.xls", "x", "ends in .xls, and tables end in .csv, .tsv, .jsonl, .parquet or .token"),
+        ("t.jsonl", '{"image": null, "caption": "a"}', "t.jsonl:1: has no path of an image"),
     ],
+    ids=lambda value: "",
 )
 def test_tables_that_are_none(tmp_path, name, content, message):
     if name.endswith("parquet"):
@@ -175,19 +180,30 @@ def test_tables_that_are_none(tmp_path, name, content, message):
 
 def test_a_table_in_another_encoding(tmp_path):
     image(tmp_path, "1.png")
-    (tmp_path / "t.csv").write_bytes("filepath,title\n1.png,一只狗\n".encode("gbk"))
-    with pytest.raises(PasslError, match="t.csv:2: is not UTF-8"):
-        opened("ImageTextList", tmp_path, list_file="t.csv")
+    lists = {
+        "t.csv": "filepath,title\n1.png,一只狗\n",
+        "t.token": "1.png#0\ta\n1.png#1\t一只狗\n",
+        "t.jsonl": '{"image": "1.png", "caption": "a"}\n{"image": "1.png", "caption": "一只狗"}',
+    }
+    for name, text in lists.items():
+        (tmp_path / name).write_bytes(text.encode("gbk"))
+        with pytest.raises(PasslError, match=f"{name}:2: is not UTF-8"):
+            opened("ImageTextList", tmp_path, list_file=name)
 
 
 def test_another_separator(tmp_path):
     image(tmp_path, "1.png")
-    (tmp_path / "t.csv").write_text("filepath\ttitle\n1.png\ta, b\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text("filepath\ttitle\n\n1.png\ta, b\n", encoding="utf-8")
     dataset = opened("ImageTextList", tmp_path, list_file="t.csv", separator="\t")
     assert listed(dataset) == {"1.png": ["a, b"]}
     (tmp_path / "t.jsonl").write_text('{"image": "1.png", "caption": "a"}\n', encoding="utf-8")
-    with pytest.raises(PasslError, match="separator is for csv and tsv"):
+    with pytest.raises(PasslError, match="separator and quotes are for csv and tsv"):
         opened("ImageTextList", tmp_path, list_file="t.jsonl", separator=",")
+    with pytest.raises(PasslError, match="separator and quotes are for csv and tsv"):
+        opened("ImageTextList", tmp_path, list_file="t.jsonl", quotes=False)
+    for separator in ("", ", "):
+        with pytest.raises(PasslError, match=f"separator is one character, not '{separator}'"):
+            opened("ImageTextList", tmp_path, list_file="t.csv", separator=separator)
 
 
 # ------------------------------------------------ shards
@@ -259,7 +275,19 @@ def test_counts_of_img2dataset_are_compared(shards, caplog):
     assert "img2dataset counted" not in caplog.text
     (shards / "00001_stats.json").write_text('{"successes": 3, "count": 9}')
     opened("ImageTextShards", shards)
-    assert "holds 4 images with captions, where img2dataset counted 6" in caplog.text
+    assert "img2dataset counted" not in caplog.text, "two have no caption, but they are there"
+    (shards / "00001_stats.json").write_text('{"successes": 4, "count": 9}')
+    opened("ImageTextShards", shards)
+    assert "its shards hold 6 images, where img2dataset counted 7" in caplog.text
+    caplog.clear()
+    (shards / "00001_stats.json").write_text('{"successes": 0, "count": 9}')
+    opened("ImageTextShards", shards)
+    assert "its shards hold 4 images, where img2dataset counted 3" in caplog.text
+    (shards / "00001_stats.json").write_text("{")
+    (shards / "00000_stats.json").unlink()
+    caplog.clear()
+    opened("ImageTextShards", shards)
+    assert "img2dataset counted" not in caplog.text
 
 
 def test_a_shard_that_was_cut_short(shards):
@@ -312,14 +340,16 @@ def test_tokenize_needs_captions(tmp_path):
         opened("ImageFolder", tmp_path / "classes", [{"name": "Tokenize", "context": 2}])
 
 
-def test_a_subset_is_one_of_images(tmp_path):
+def test_a_subset_is_one_of_images(tmp_path, caplog):
     rows = [(f"{i}.png", f"{word} {i}") for i in range(10) for word in ("a", "b")]
     table(tmp_path, "t.csv", rows)
+    caplog.set_level(logging.INFO, logger="passl")
     parts = [
         listed(opened("ImageTextList", tmp_path, list_file="t.csv", subset=subset))
         for subset in ("[:80%]", "[80%:]")
     ]
     assert [len(part) for part in parts] == [8, 2] and not set(parts[0]) & set(parts[1])
+    assert "2 images with 4 captions; 2 images have several" in caplog.text
     for path, captions in {**parts[0], **parts[1]}.items():
         number = path[:-4]
         assert captions == [f"a {number}", f"b {number}"]
@@ -332,23 +362,28 @@ def test_other_captions_are_another_set(folder):
     assert opened("ImageTextFolder", folder).digest() != first
 
 
-def test_equal_captions_in_a_batch(tmp_path):
+def test_equal_captions_in_a_batch(tmp_path, caplog):
     """Against all batches of two and of three, and against all draws of an image's captions."""
     import itertools
 
-    rows = [("0.png", "x"), ("1.png", "x"), ("2.png", "y"), ("3.png", "x"), ("3.png", "z")]
+    rows = [
+        ("0.png", "x"), ("1.png", "x"), ("2.png", "y"), ("3.png", "x"), ("3.png", "z"),
+        ("4.png", "y"), ("4.png", "y"), ("4.png", "w"), ("5.png", "v"), ("5.png", "v"),
+    ]  # fmt: skip
     table(tmp_path, "t.csv", rows)
-    dataset = opened("ImageTextList", tmp_path, list_file="t.csv")
-    assert dataset.caption_counts() == (5, 3)
-    captions = [dataset.captions(i) for i in range(4)]
+    with caplog.at_level(logging.INFO, logger="passl"):
+        dataset = opened("ImageTextList", tmp_path, list_file="t.csv")
+    n = len(dataset)
+    assert f"{n} images with 10 captions; 3 images have several; 6 captions stand at" in caplog.text
+    captions = [dataset.captions(i) for i in range(n)]
     for size in (2, 3):
         found = []
-        for batch in itertools.combinations(range(4), size):
+        for batch in itertools.combinations(range(n), size):
             for drawn in itertools.product(*(captions[i] for i in batch)):
                 weight = np.prod([1 / len(captions[i]) for i in batch])
                 equal = sum(a == b for a, b in itertools.combinations(drawn, 2))
                 found.append((weight, equal))
-        count = len(list(itertools.combinations(range(4), size)))
+        count = len(list(itertools.combinations(range(n), size)))
         expected = sum(weight * equal for weight, equal in found) / count
         assert dataset.equal_pairs(size) == pytest.approx(expected)
 
@@ -358,3 +393,202 @@ def test_captions_as_arrays():
     captions = Captions.of(texts)
     assert len(captions) == 3
     assert [captions[i] for i in range(3)] == [["a", "一"], ["b"], ["half ? of a pair"]]
+
+
+@pytest.mark.smoke
+def test_rows_of_one_image_come_together(monkeypatch):
+    """In the order in which images first stand there; against dictionaries of Python's own."""
+    from passl.datasets.sources import catalog
+    from passl.datasets.sources.catalog import Names, by_image
+
+    monkeypatch.setattr(catalog, "_AT_A_TIME", 7)
+    rng = np.random.default_rng(0)
+    for size, paths in ((60, 9), (60, 1), (5, 1000), (1, 1)):
+        rows = []
+        for _ in range(size):
+            texts = ["字" * rng.integers(1, 4) for _ in range(rng.integers(1, 4))]
+            rows.append((f"{'a' * rng.integers(1, 5)}{rng.integers(paths)}.png", texts))
+        grouped = {}
+        for path, texts in rows:
+            grouped.setdefault(path, []).extend(texts)
+        names, captions = by_image(
+            Names.of([path for path, _ in rows]), Captions.of([texts for _, texts in rows])
+        )
+        found = [(names[i], captions[i]) for i in range(len(names))]
+        assert found == list(grouped.items())
+        assert len(captions) == len(names)
+    names = Names.of(["a", "", "bc"])
+    assert [names.taken(np.array([2, 1, 2, 0]))[i] for i in range(4)] == ["bc", "", "bc", "a"]
+    assert len(names.taken(np.array([], np.int64))) == 0
+
+
+# ------------------------------------------------ what is odd in some tables
+
+
+def test_nothing_is_no_caption_and_text_that_says_so_is_one(tmp_path):
+    image(tmp_path, "1.png")
+    lines = ["null", "NaN", '"NA"', '"None"', '"null"', "7", '["a", null, NaN, " "]', "[]", '""']
+    (tmp_path / "t.jsonl").write_text(
+        "".join(f'{{"image": "1.png", "caption": {value}}}\n' for value in lines), encoding="utf-8"
+    )
+    dataset = opened("ImageTextList", tmp_path, list_file="t.jsonl")
+    assert listed(dataset) == {"1.png": ["NA", "None", "null", "7", "a"]}
+    assert dataset.catalog.passed_over == {"empty caption{s}": 4}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"image": "1.png", "caption": {"raw": "a", "id": 1}}, "'caption' is an object with raw"),
+        ({"image": {"bytes": "x"}, "caption": "a"}, "'image' holds the image itself"),
+        ({"image": ["1.png"], "caption": "a"}, "'image' holds a list"),
+        ({"image": "1.png", "caption": [["a"]]}, "'caption' is a list of lists"),
+    ],
+    ids=["object", "image", "paths", "lists"],
+)
+def test_values_that_are_no_texts(tmp_path, row, message):
+    image(tmp_path, "1.png")
+    (tmp_path / "t.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(PasslError, match=f"t.jsonl:1: {message}"):
+        opened("ImageTextList", tmp_path, list_file="t.jsonl")
+
+
+def test_parquet_with_the_images_themselves(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = {"image": [{"bytes": b"x", "path": "1.png"}], "text": ["a"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    with pytest.raises(PasslError, match="t.parquet:1: 'image' holds the image itself, and no pa"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet")
+    # The form parquet of img2dataset.
+    rows = {"key": ["000000000"], "jpg": [b"\xff\xd8"], "caption": ["a"], "raw": [b"a"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "t.parquet")
+    with pytest.raises(PasslError, match="t.parquet:1: 'jpg' holds the image itself"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet", image_column="jpg")
+    with pytest.raises(PasslError, match="t.parquet:1: 'raw' is bytes, and no text"):
+        columns = {"image_column": "key", "caption_column": "raw"}
+        opened("ImageTextList", tmp_path, list_file="t.parquet", **columns)
+
+
+def test_quotation_marks_that_are_part_of_the_text(tmp_path):
+    image(tmp_path, "1.png")
+    lines = ["filepath\ttitle", '1.png\t"hello', '1.png\tsize 5"', '1.png\tthe "cat"']
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    dataset = opened("ImageTextList", tmp_path, list_file="t.tsv", quotes=False)
+    assert listed(dataset) == {"1.png": ['"hello', 'size 5"', 'the "cat"']}
+    lines[2] = '1.png\tsize "5" or so'
+    (tmp_path / "t.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(PasslError, match="t.tsv:2: is no row of a table .*; .* set quotes: false"):
+        opened("ImageTextList", tmp_path, list_file="t.tsv")
+    lines[2:] = ["1.png\tno mark"] * 200
+    for end in ([], ['1.png\t5"']):
+        (tmp_path / "t.tsv").write_text("\n".join([*lines, *end]) + "\n", encoding="utf-8")
+        with pytest.raises(PasslError, match="t.tsv:2: a quotation mark begins a cell that goes"):
+            opened("ImageTextList", tmp_path, list_file="t.tsv")
+
+
+def test_captions_of_several_lines(tmp_path):
+    table(tmp_path, "t.csv", [("1.png", "one\ntwo"), ("2.png", "x")])
+    dataset = opened("ImageTextList", tmp_path, list_file="t.csv")
+    assert listed(dataset) == {"1.png": ["one\ntwo"], "2.png": ["x"]}
+
+
+def test_flickrs_own_lists(tmp_path):
+    image(tmp_path, "10.jpg")
+    image(tmp_path, "20.jpg")
+    text = '10.jpg#0\tTwo young guys .\n10.jpg#1\t"Two" men .\n20.jpg#0\tA child , 一 .\n'
+    expected = {"10.jpg": ["Two young guys .", '"Two" men .'], "20.jpg": ["A child , 一 ."]}
+    for name in ("results_20130124.token", "Flickr8k.token.txt"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert listed(opened("ImageTextList", tmp_path, list_file=name)) == expected
+    (tmp_path / "results.csv").write_text(
+        "image_name| comment_number| comment\n10.jpg| 0| Two young guys .\n20.jpg| 0| A child , .\n"
+    )
+    with pytest.raises(PasslError, match=r"seem to have bars \('\|'\) between them: set separator"):
+        opened("ImageTextList", tmp_path, list_file="results.csv")
+    dataset = opened("ImageTextList", tmp_path, list_file="results.csv", separator="|")
+    assert listed(dataset) == {"10.jpg": ["Two young guys ."], "20.jpg": ["A child , ."]}
+    with (tmp_path / "results.csv").open("a") as file:
+        file.write("20.jpg| 4   A dog runs across the grass .\n")
+    with pytest.raises(PasslError, match="results.csv:4: has 2 columns, the first line 3"):
+        opened("ImageTextList", tmp_path, list_file="results.csv", separator="|")
+    (tmp_path / "results.token").write_text("10.jpg\ta\n")
+    with pytest.raises(PasslError, match="results.token:1: a line is the name of an image, # and"):
+        opened("ImageTextList", tmp_path, list_file="results.token")
+
+
+def test_where_the_first_image_is(tmp_path):
+    image(tmp_path, "images/1.png")
+    (tmp_path / "t.csv").write_text("image,caption\n1.png,a\n", encoding="utf-8")
+    with pytest.raises(PasslError, match=r"no image .*1.png, but one in .*images; set dataroot"):
+        opened("ImageTextList", tmp_path, list_file="t.csv")
+    (tmp_path / "t.csv").write_text("image,caption\nimages\\1.png,a\n", encoding="utf-8")
+    with pytest.raises(PasslError, match="t.csv:2: there .* is a path of Windows: write paths"):
+        opened("ImageTextList", tmp_path, list_file="t.csv")
+
+
+def test_a_large_table_is_read_once(tmp_path, monkeypatch):
+    """Until it changes, or other columns are asked for."""
+    import os
+    import time
+
+    from passl.datasets.sources import catalog, pairs
+
+    monkeypatch.setattr(catalog, "_SMALLEST_INDEX", 3)
+    rows = [("1.png", "no", "yes"), ("2.png", "a", "b"), ("3.png", "c", "d")]
+    file = table(tmp_path, "t.csv", rows, ("image", "caption", "alt"))
+    os.utime(file, (time.time() - 100,) * 2)
+    first = listed(opened("ImageTextList", tmp_path, list_file="t.csv"))
+    read = []
+    monkeypatch.setattr(pairs, "rows_of", lambda *a, real=pairs.rows_of: read.append(a) or real(*a))
+    assert listed(opened("ImageTextList", tmp_path, list_file="t.csv")) == first and not read
+    other = opened("ImageTextList", tmp_path, list_file="t.csv", caption_column="alt")
+    assert listed(other)["1.png"] == ["yes"] and len(read) == 1
+    table(tmp_path, "t.csv", [*rows, ("4.png", "e", "f")], ("image", "caption", "alt"))
+    assert len(opened("ImageTextList", tmp_path, list_file="t.csv")) == 4 and len(read) == 2
+
+
+# ------------------------------------------------ and in some folders and shards
+
+
+def test_images_that_share_a_text(tmp_path, caplog):
+    for name in ("cat.jpg", "cat.k.jpg", "cat.png", "dog.jpg"):
+        image(tmp_path / "pairs", name)
+    (tmp_path / "pairs/cat.txt").write_text("\ufeffa cat\r\n", encoding="utf-8")
+    (tmp_path / "pairs/cat.k.txt").write_text("a k\n", encoding="utf-8")
+    (tmp_path / "pairs/dog.TXT").write_text("a dog\n", encoding="utf-8")
+    with caplog.at_level(logging.INFO, logger="passl"):
+        dataset = opened("ImageTextFolder", tmp_path / "pairs")
+    assert listed(dataset) == {
+        "cat.jpg": ["a cat"], "cat.k.jpg": ["a k"], "cat.png": ["a cat"], "dog.jpg": ["a dog"],
+    }  # fmt: skip
+    assert "passed over" not in caplog.text
+    assert "2 captions stand at several images" in caplog.text
+    (tmp_path / "pairs/alone.txt").write_text("a text", encoding="utf-8")
+    with caplog.at_level(logging.INFO, logger="passl"):
+        opened("ImageTextFolder", tmp_path / "pairs")
+    assert "passed over: 1 text without an image" in caplog.text
+
+
+def test_odd_captions_in_shards(tmp_path, caplog):
+    def fact(value):
+        return json.dumps({"alt": value}).encode()
+
+    shard(tmp_path / "0.tar", [
+        ("0", {"png": encoded(), "txt": b"\xef\xbb\xbfone\ntwo\n", "json": fact(["a", None, "b"])}),
+        ("1", {"png": encoded(), "txt": "一只狗".encode("gbk"), "json": fact(None)}),
+        ("2", {"png": encoded(), "txt": b"None", "json": fact("NA")}),
+    ])  # fmt: skip
+    with caplog.at_level(logging.INFO, logger="passl"):
+        dataset = opened("ImageTextShards", tmp_path)
+    assert list(listed(dataset).values()) == [["one\ntwo"], ["None"]]
+    assert "passed over: 1 image with a caption that is not UTF-8" in caplog.text
+    dataset = opened("ImageTextShards", tmp_path, caption="json:alt")
+    assert list(listed(dataset).values()) == [["a", "b"], ["NA"]]
+    for caption in ("json", "txt:alt"):
+        with pytest.raises(PasslError, match=f"or json:KEY, a key within .*, not '{caption}'"):
+            opened("ImageTextShards", tmp_path, caption=caption)
+    shard(tmp_path / "1.tar", [("9", {"png": encoded(), "json": fact({"x": 1})})])
+    with pytest.raises(PasslError, match="1.tar: '9.png': 'alt' in the .json .* an object with x"):
+        opened("ImageTextShards", tmp_path, pattern="1.tar", caption="json:alt")

@@ -11,12 +11,11 @@ from helpers import (
     losses,
     records,
     run_here,
-    small_config,
     start_processes,
     start_tool,
     weights,
 )
-from pair_files import samples, shard
+from pair_files import clip_config, samples, shard
 
 from passl.engine import train, trainer
 from passl.hooks.base import Hook
@@ -42,32 +41,7 @@ def config(pairs, photos, tmp_path):
     """Writes a small config and returns its path."""
 
     def write(model=None, root=pairs, **changes):
-        cfg = small_config(photos, **changes)
-        cfg["model"] = {
-            "name": "CLIP",
-            "architecture": {
-                "name": "CLIPVisionTransformer",
-                "img_size": 16,
-                "patch_size": 8,
-                "embed_dim": 16,
-                "num_blocks": 1,
-                "num_heads": 2,
-                "drop_rate": 0.1,
-            },
-            "text": {"context": 9, "embed_dim": 8, "num_blocks": 1, "num_heads": 2},
-            "embed_dim": 8,
-            **(model or {}),
-        }
-        cfg["epochs"] = changes.get("epochs", 2)
-        section = cfg["dataloader"]["train"]
-        section["dataset"]["transforms"] = [
-            {"name": "RandomResizedCrop", "size": 16, "scale": [0.5, 1.0]},
-            {"name": "Tokenize", "context": 9},
-        ]
-        section["batch_transforms"].pop()  # Mixup
-        del cfg["dataloader"]["test"]
-        for part, its in cfg["dataloader"].items():
-            its["dataset"].update(name="ImageTextShards", dataroot=str(root / part))
+        cfg = clip_config(photos, root, model, **changes)
         path = tmp_path / "clip.yaml"
         path.write_text(yaml.safe_dump(cfg))
         return path

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+from array import array
 from pathlib import Path
 from typing import (
     BinaryIO,
@@ -25,7 +26,8 @@ from typing import (
 import numpy as np
 from tqdm import tqdm
 
-from passl.datasets.sources.catalog import Captions, Catalog, Names
+from passl.datasets.sources.caption_texts import texts_of
+from passl.datasets.sources.catalog import Catalog, GrowingCaptions, GrowingNames, Names
 from passl.datasets.sources.image_files import (
     BROKEN_LINK,
     count,
@@ -230,22 +232,21 @@ class _Entries:
     """Collects the images of archives."""
 
     def __init__(self) -> None:
-        self.names: List[str] = []
-        self.labels: List[int] = []
-        self.captions: List[List[str]] = []
-        self.archive: List[int] = []
-        self.offsets: List[int] = []
-        self.sizes: List[int] = []
+        self.names = GrowingNames()
+        self.labels = array("q")
+        self.captions = GrowingCaptions()
+        self.archive = array("i")
+        self.offsets, self.sizes = array("q"), array("q")
 
     def add(
         self, name: str, label: Optional[int], archive: int, offset: int, size: int,
         captions: Optional[List[str]] = None,
     ) -> None:  # fmt: skip
-        self.names.append(name)
+        self.names.add(name)
         if label is not None:
             self.labels.append(label)
         if captions is not None:
-            self.captions.append(captions)
+            self.captions.add(captions)
         self.archive.append(archive)
         self.offsets.append(offset)
         self.sizes.append(size)
@@ -256,7 +257,7 @@ class _Entries:
     ) -> Catalog:  # fmt: skip
         return Catalog(
             root,
-            Names.of(self.names),
+            self.names.names(),
             np.array(self.labels, np.int64) if self.labels else None,
             class_names,
             archives,
@@ -265,7 +266,7 @@ class _Entries:
             np.array(self.sizes, np.int64),
             watched,
             passed_over,
-            Captions.of(self.captions) if self.captions else None,
+            self.captions.captions() if len(self.captions) else None,
         )
 
 
@@ -460,6 +461,9 @@ def read_devkit(path: str) -> Tuple[List[str], List[int]]:
 # ---------------------------------------------------------------- shards
 
 
+NO_CAPTION, EMPTY_CAPTION = "no caption", "an empty caption"
+FOREIGN_CAPTION = "a caption that is not UTF-8"
+WITHOUT = (NO_CAPTION, EMPTY_CAPTION, FOREIGN_CAPTION)  # what an image is left out for
 _TWICE = "stands there twice, so that one sample would be two; give every sample a key of its own"
 _DOTS = (
     "has a dot within its name, and a sample's key ends at the first dot (WebDataset's rule), so "
@@ -482,7 +486,7 @@ class _Shard:
     def __init__(self) -> None:
         self.images: Dict[str, List[_Field]] = {}
         self.labels: Dict[str, int] = {}
-        self.texts: Dict[str, str] = {}
+        self.texts: Dict[str, bytes] = {}
         self.others: Dict[str, Set[str]] = {}  # extensions
 
 
@@ -504,13 +508,18 @@ def read_shards(
         image: the extension of the files to take (``seg.png``), where that leaves a choice.
         labels: whether samples have labels; otherwise ``.cls`` files are passed over.
         caption: where samples have their caption: ``txt``, the extension of its file, or
-            ``json:caption``, that of a file in JSON and the key in it; images without one, or with
-            an empty one, are passed over. None: they have none.
+            ``json:caption``, that of a file in JSON and the key in it, of a text or a list of
+            texts; images without one, or with an empty one, are passed over. None: they have none.
 
     Raises:
         PasslError: a damaged shard, an image without a label, or a sample with several images.
     """
     text = None if caption is None else caption.lower().partition(":")[0].lstrip(".")
+    if text is not None and (text == "json") != (":" in caption):
+        raise PasslError(
+            f"caption is the extension of the captions' files, txt, or json:KEY, a key within "
+            f"the .json files, not '{caption}'"
+        )
     wanted = None if image is None else image.lower().lstrip(".")
     entries = _Entries()
     passed_over: Dict[str, int] = {}
@@ -531,10 +540,11 @@ def read_shards(
                 )
             captions = None
             if caption is not None:
-                captions = _captions_of(shard.texts.get(key), caption, f"{path}: '{field.name}'")
+                captions, why = _captions_of(
+                    shard.texts.get(key), caption, f"{path}: '{field.name}'"
+                )
                 if not captions:
-                    empty = "an empty caption" if key in shard.texts else "no caption"
-                    count(passed_over, f"image{{s}} with {empty}")
+                    count(passed_over, f"image{{s}} with {why}")
                     continue
             entries.add(
                 field.name, shard.labels.get(key), number, field.offset, field.size, captions
@@ -552,7 +562,7 @@ def read_shards(
                 count(passed_over, f"sample{{s}} without an image{beside}")
         if len(extensions) < 8:  # for a message
             extensions.update(*shard.others.values())
-    if not entries.names:
+    if not len(entries.names):
         what = "images" if wanted is None else f"files with the extension {wanted}"
         if caption is not None:
             what += f" with a caption in .{text} files"
@@ -584,8 +594,7 @@ def _read_shard(path: str, wanted: Optional[str], labels: bool, text: Optional[s
                 if key in shard.texts:
                     raise PasslError(f"{path}: '{member.name}' {_TWICE}")
                 content = archive.extractfile(member)
-                read = b"" if content is None else content.read()
-                shard.texts[key] = read.decode("utf-8", "replace")
+                shard.texts[key] = b"" if content is None else content.read()
             elif (extension == wanted) if wanted else is_image_name(f".{extension}"):
                 fields = shard.images.setdefault(key, [])
                 if any(other.extension == extension for other in fields):
@@ -623,25 +632,35 @@ def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:
     return int(text)
 
 
-def _captions_of(text: Optional[str], caption: str, place: str) -> List[str]:
-    """Returns the caption of a sample, in a list; none where it has none, or an empty one.
+def _captions_of(text: Optional[bytes], caption: str, place: str) -> Tuple[List[str], str]:
+    """Returns the captions of a sample, and why it has none where it has none.
 
     Raises:
-        PasslError: its file is no JSON, or lacks the key.
+        PasslError: its file is no JSON, lacks the key, or has no texts there.
     """
     if text is None:
-        return []
+        return [], NO_CAPTION
+    try:
+        read = text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return [], FOREIGN_CAPTION
     key = caption.partition(":")[2]
-    if key:
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise PasslError(f"{place}: the .json file beside it is damaged ({error})") from None
-        if not isinstance(found, dict) or key not in found:
-            raise PasslError(
-                f"{place}: the .json file beside it has no '{key}', but "
-                f"{first_of(list(found), 6) if isinstance(found, dict) else 'no keys'}; name the "
-                "one of the captions, caption: json:KEY"
-            )
-        text = "" if found[key] is None else str(found[key])
-    return [text.strip()] if text.strip() else []
+    if not key:
+        return ([read.strip()], "") if read.strip() else ([], EMPTY_CAPTION)
+    try:
+        found = json.loads(read)
+    except (ValueError, RecursionError) as error:
+        raise PasslError(f"{place}: the .json file beside it is damaged ({error})") from None
+    if not isinstance(found, dict) or key not in found:
+        raise PasslError(
+            f"{place}: the .json file beside it has no '{key}', but "
+            f"{first_of(list(found), 6) if isinstance(found, dict) else 'no keys'}; name the "
+            "one of the captions, caption: json:KEY"
+        )
+    try:
+        return texts_of(found[key]), EMPTY_CAPTION
+    except ValueError as error:
+        raise PasslError(
+            f"{place}: '{key}' in the .json file beside it is {error}; name the key of the "
+            "captions, caption: json:KEY"
+        ) from None

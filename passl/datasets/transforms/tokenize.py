@@ -36,7 +36,7 @@ class Tokenize(Transform):
         if "captions" not in sample:
             raise PasslError(
                 "Tokenize needs captions, which this data set has not; take ImageTextFolder, "
-                "ImageTextList, ImageTextShards, or leave it out"
+                "ImageTextList, ImageTextShards or CocoCaptions, or leave it out"
             )
         captions = sample["captions"]
         chosen = captions[rng.integers(len(captions)) if self.random else 0]
