@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from passl.hooks.base import Hook
 from passl.weights import WeightFile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,6 +138,17 @@ def start_processes(count, logs, tool, *arguments, **options):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         **options,
     )  # fmt: skip
+
+
+class Stop(Hook):
+    """Ends a run in the middle of a step's aftermath, as a crash would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, run):
+        if run.progress.step == self.step:
+            raise KeyboardInterrupt
 
 
 def running(program, folders):

@@ -77,7 +77,6 @@ def _main(arguments: argparse.Namespace) -> None:
         labels = read_class_names(Path(arguments.class_names))
     if labels:
         templates = read_templates(arguments.template or [_TEMPLATE])
-        architecture.eval()
         classifier = zero_shot_classifier(architecture, labels, templates)
         architecture.use_classifier(classifier)
     elif hasattr(architecture, "use_classifier"):

@@ -6,13 +6,12 @@ import contextlib
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any, Dict, Sequence
 
 import numpy as np
 
 from passl.datasets.sources.catalog import Names
-from passl.utils.cache import cache_file
+from passl.utils.cache import cache_file, forget_the_oldest
 from passl.utils.logging import logger
 from passl.utils.whole_files import replacing, sha256_of
 
@@ -63,7 +62,7 @@ class KeptEmbeddings:
                 logger.info("%s: is damaged, so that it is made anew", self.path)
             else:
                 self._take(**kept)
-                with contextlib.suppress(OSError):  # it is in use, see ``_forget_the_oldest``
+                with contextlib.suppress(OSError):  # it is in use, see ``forget_the_oldest``
                     os.utime(self.path)
 
     def place(self, index: int) -> str:
@@ -100,7 +99,7 @@ class KeptEmbeddings:
             self.path = None
             return
         self._changed = False
-        _forget_the_oldest(self.path.parent)
+        forget_the_oldest(self.path.parent, "*.npz", _MOST)  # of other weights, as a rule
 
     def _take(
         self, names: Names, stamps: np.ndarray, digests: np.ndarray, rows: np.ndarray
@@ -122,14 +121,6 @@ class KeptEmbeddings:
                 self.put(index, digests[old], rows[old])
                 self._changed = changed
         self._changed |= int(self.known.sum()) != len(names)  # some are gone
-
-
-def _forget_the_oldest(folder: Path) -> None:
-    """Removes those files that have not been used for longest: of other weights, as a rule."""
-    with contextlib.suppress(OSError):
-        kept = sorted(folder.glob("*.npz"), key=lambda file: file.stat().st_mtime)
-        for file in kept[:-_MOST]:
-            file.unlink()
 
 
 def _stamp(path: str) -> Sequence[int]:

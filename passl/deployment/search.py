@@ -21,8 +21,9 @@ from passl.datasets.sources.paths import ImagePaths, find_images
 from passl.deployment.features import embedded, most_similar
 from passl.deployment.kept_embeddings import KeptEmbeddings
 from passl.deployment.predictor import prediction_loader
-from passl.evaluation.retrieval import without_padding
 from passl.modeling.architectures import Architecture
+from passl.tokenization import without_padding
+from passl.utils.arrays import add_arrays
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import logger
@@ -90,10 +91,7 @@ class Searcher:
         view = plain(self._transforms), plain(self._section.batch_transforms)
         facts = [__version__, self._model, view]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.architecture.state_dict().items()):
-            array = np.ascontiguousarray(tensor.numpy())
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
+        add_arrays(digest, self.architecture.state_dict())
         return digest.hexdigest()
 
     def of_words(self, queries: Sequence[str]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import paddle
 
@@ -86,24 +86,7 @@ class TrainingStep:
         paddle.seed(step_seed(self._seed, step, self._rank))
         self._architecture.before_step(step, self._total_steps)
         statistics_before = [tensor.clone() for tensor in self._statistics]
-        losses, scalars, counts = [], [], []
-        micro_batches = itertools.islice(batches, self.accumulation)
-        if self.accumulation > 1 and self._architecture.two_pass:
-            together = list(micro_batches)
-            loss, more = self._execution.backward_together(together)
-            losses.append(loss)
-            scalars.append(more)
-            counts.append(sum(next(iter(batch.values())).shape[0] for batch in together))
-            micro_batches = iter(())
-        for position, batch in enumerate(micro_batches, start=1):
-            count = 0 if isinstance(batch, StandIn) else next(iter(batch.values())).shape[0]
-            # Gradients are exchanged once, with the last micro-batch.
-            loss, more = self._execution.backward(
-                batch, count / self._images, exchange=position == self.accumulation
-            )
-            losses.append(loss)
-            scalars.append(more)
-            counts.append(count)
+        losses, scalars, counts = map(list, zip(*self._backward(batches)))
         norm = self._optimizer.gradient_norm() if with_norm else None
         finite = self._optimizer.step(learning_rate)
         take_back(self._statistics, statistics_before, finite)
@@ -112,6 +95,28 @@ class TrainingStep:
         if self._average is not None:
             self._average.update(step + 1, weights)
         return StepResult(losses, scalars, counts, finite, norm)
+
+    def _backward(
+        self, batches: Iterator[Dict[str, Any]]
+    ) -> Iterator[Tuple[paddle.Tensor, Dict[str, paddle.Tensor], int]]:
+        """Adds the gradients of a step; yields loss, scalars and images of what is one in it."""
+        micro_batches = itertools.islice(batches, self.accumulation)
+        if self.accumulation > 1 and self._architecture.two_pass:
+            together = list(micro_batches)
+            loss, scalars = self._execution.backward_together(together)
+            yield loss, scalars, sum(map(_images_of, together))
+            return
+        for position, batch in enumerate(micro_batches, start=1):
+            count = _images_of(batch)
+            # Gradients are exchanged once, with the last micro-batch.
+            loss, scalars = self._execution.backward(
+                batch, count / self._images, exchange=position == self.accumulation
+            )
+            yield loss, scalars, count
+
+
+def _images_of(batch: Dict[str, Any]) -> int:
+    return 0 if isinstance(batch, StandIn) else next(iter(batch.values())).shape[0]
 
 
 def trial_step(

@@ -16,6 +16,7 @@ from passl.evaluation.base import Evaluation, Evaluator, Figure
 from passl.evaluation.gathering import in_order, indices
 from passl.evaluation.registry import EVALUATORS
 from passl.modeling.layers.embeddings import unit
+from passl.tokenization import without_padding
 from passl.utils.errors import PasslError
 from passl.utils.records import Record
 
@@ -217,17 +218,6 @@ class Retrieval(Evaluator):
     def _put(self, text: str) -> str:
         before, after = self.prompt.split(_PLACE)
         return f"{before}{text}{after}"
-
-
-def without_padding(ids: np.ndarray, end: int) -> np.ndarray:
-    """Returns the ids of texts without the columns that are filling in all of them.
-
-    Args:
-        ids: ``[n, L]``.
-        end: the id that ends a text, and stands nowhere before. What follows it is filling, and
-            cannot be told by its value: 0 is also the id of an exclamation mark.
-    """
-    return ids[:, : int((ids == end).argmax(axis=1).max()) + 1]
 
 
 def recalls(ahead: np.ndarray, wrong: np.ndarray, right: np.ndarray, k: int) -> np.ndarray:

@@ -31,7 +31,9 @@ from passl.evaluation.gathering import in_order
 from passl.evaluation.registry import EVALUATORS
 from passl.modeling.architectures import Architecture
 from passl.modeling.layers.embeddings import unit
-from passl.utils.cache import cache_folder
+from passl.tokenization import without_padding
+from passl.utils.arrays import add_arrays
+from passl.utils.cache import cache_folder, forget_the_oldest
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import interactive, logger
 from passl.utils.whole_files import replacing
@@ -216,8 +218,8 @@ def _embedded(
     ids, cut = network.tokenizer(prompts, network.context)
     if cut:
         logger.warning("%d of %d prompts were too long and were cut", cut, len(prompts))
-    lengths = (ids == network.tokenizer.end).argmax(axis=1) + 1
-    order = np.argsort(lengths, kind="stable")
+    end = network.tokenizer.end
+    order = np.argsort((ids == end).argmax(axis=1), kind="stable")
     found = np.zeros((len(prompts), network.embed_dim), np.float32)
     was_training = network.training
     network.eval()
@@ -227,7 +229,7 @@ def _embedded(
     ) as bar:  # fmt: skip
         for begin in range(0, len(prompts), _PROMPTS):
             chunk = order[begin : begin + _PROMPTS]
-            texts = paddle.to_tensor(ids[chunk, : lengths[chunk].max()])
+            texts = paddle.to_tensor(without_padding(ids[chunk], end))
             found[chunk] = unit(network.embed_texts(texts)).astype("float32").numpy()
             bar.update(len(chunk))
     if was_training:
@@ -246,10 +248,8 @@ def _kept(network: Architecture, names: Sequence[str], templates: Sequence[str])
     facts = [type(tokenizer).__name__, str(tokenizer.size), ftfy.__version__]
     facts += [paddle.__version__, *names, "", *templates]
     digest.update("\0".join(facts).encode("utf-8", "surrogateescape"))
-    for name, tensor in network.state_dict().items():
-        if name.startswith("text"):
-            digest.update(f"{name}{tensor.shape}".encode())
-            digest.update(np.asarray(tensor.astype("float32").numpy(), order="C"))
+    state = network.state_dict()
+    add_arrays(digest, {name: state[name] for name in state if name.startswith("text")})
     for layer in network.text.sublayers():  # an activation is no weight
         digest.update(type(layer).__name__.encode())
     return folder / f"{digest.hexdigest()}.npy"
@@ -260,9 +260,7 @@ def _keep(path: Path, classifier: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as aside, open(aside, "wb") as file:
             np.save(file, classifier)
-        kept = sorted(path.parent.glob("*.npy"), key=lambda one: one.stat().st_mtime)
-        for old in kept[:-_CLASSIFIERS_KEPT]:
-            old.unlink()
+    forget_the_oldest(path.parent, "*.npy", _CLASSIFIERS_KEPT)
 
 
 def _lines(file: Path) -> List[str]:

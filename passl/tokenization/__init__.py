@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from passl.tokenization.byte_pairs import CLIPTokenizer
+from passl.tokenization.padding import without_padding
 from passl.tokenization.registry import TOKENIZERS
 from passl.utils.discovery import import_modules
 
@@ -20,4 +21,4 @@ def build_tokenizer(cfg: Optional[Mapping[str, Any]] = None) -> Any:
     return TOKENIZERS.build(cfg or {}, default="CLIPTokenizer")
 
 
-__all__ = ["TOKENIZERS", "CLIPTokenizer", "build_tokenizer"]
+__all__ = ["TOKENIZERS", "CLIPTokenizer", "build_tokenizer", "without_padding"]

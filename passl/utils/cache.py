@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -45,3 +46,17 @@ def cache_file(name: str, root: str, kind: str) -> Optional[Path]:
     # The name is there for people, and may be as long as names can be.
     own = os.fsencode(os.path.basename(os.path.normpath(root)))[:200]
     return folder / f"{os.fsdecode(own)}-{key}.npz"
+
+
+def forget_the_oldest(folder: Path, pattern: str, most: int) -> None:
+    """Removes those files of a folder that were not used for longest, by the time of their change.
+
+    Args:
+        folder: of the cache.
+        pattern: of the files' names.
+        most: how many stay.
+    """
+    with contextlib.suppress(OSError):
+        kept = sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime)
+        for file in kept[:-most]:
+            file.unlink()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import (
+    Stop,
     losses,
     records,
     run_here,
@@ -18,7 +19,6 @@ from helpers import (
 from pair_files import clip_config, samples, shard
 
 from passl.engine import train, trainer
-from passl.hooks.base import Hook
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 
@@ -47,17 +47,6 @@ def config(pairs, photos, tmp_path):
         return path
 
     return write
-
-
-class Stop(Hook):
-    """Ends a run in the middle of a step's aftermath, as a crash would."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, run):
-        if run.progress.step == self.step:
-            raise KeyboardInterrupt
 
 
 def assert_same(one, other):

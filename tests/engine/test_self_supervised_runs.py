@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers import (
+    Stop,
     losses,
     records,
     run_here,
@@ -21,7 +22,6 @@ from self_supervised import BACKBONES, METHODS
 from passl.distributed.processes import Processes
 from passl.engine import train, trainer
 from passl.engine.plan import make_plan
-from passl.hooks.base import Hook
 from passl.inspection.dry_run import dry_run
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
@@ -63,17 +63,6 @@ def config(photos, tmp_path):
         return path
 
     return write
-
-
-class Stop(Hook):
-    """Ends a run in the middle of a step's aftermath, as a crash would."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, run):
-        if run.progress.step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -17,9 +17,9 @@ from told_pairs import CLOCK, Told, formula, made_up_pairs, pairs_loader, with_t
 from passl.datasets import DATASETS
 from passl.datasets.sources.paths import ImagePaths, find_images
 from passl.evaluation import build_evaluator, gathering, retrieval
-from passl.evaluation.retrieval import Retrieval, recalls, without_padding
+from passl.evaluation.retrieval import Retrieval, recalls
 from passl.modeling.architectures import ARCHITECTURES, Architecture
-from passl.tokenization import CLIPTokenizer
+from passl.tokenization import CLIPTokenizer, without_padding
 from passl.utils.errors import PasslError
 from passl.weights import write_tensor_file
 
