@@ -132,14 +132,10 @@ class Execution:
         for parameter in used:
             parameter.clear_grad()
         begin = 0
-        for position, (batch, state) in enumerate(zip(batches, states), start=1):
-            end = begin + parts[position - 1][0].shape[0]
-            # A part of frozen towers has none.
-            pull = [
-                paddle.zeros_like(e[begin:end]) if e.grad is None else e.grad[begin:end]
-                for e in embeddings
-            ]
-            begin, last = end, position == len(batches)
+        for batch, state, part in zip(batches, states, parts):
+            end, last = begin + part[0].shape[0], batch is batches[-1]
+            pull = [tensor.grad[begin:end] for tensor in embeddings]
+            begin = end
             paddle.set_rng_state(state)
             self._backward({**batch, PULL: [*pull, *own] if last else pull}, 1.0, last)
         return _told(outputs)
