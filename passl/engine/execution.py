@@ -128,14 +128,14 @@ class Execution:
         with self._local(), single_backward():
             outputs = architecture.compare(embeddings)
             outputs["loss"].backward()
-        own = [parameter.grad.clone() for parameter in used]
+        own = [parameter.grad.detach().clone() for parameter in used]
         for parameter in used:
             parameter.clear_grad()
         begin = 0
         for batch, state, part in zip(batches, states, parts):
-            end, last = begin + part[0].shape[0], batch is batches[-1]
+            end = begin + part[0].shape[0]
             pull = [tensor.grad[begin:end] for tensor in embeddings]
-            begin = end
+            begin, last = end, end == embeddings[0].shape[0]  # the same batch may come twice
             paddle.set_rng_state(state)
             self._backward({**batch, PULL: [*pull, *own] if last else pull}, 1.0, last)
         return _told(outputs)

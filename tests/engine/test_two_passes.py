@@ -4,7 +4,12 @@ import numpy as np
 import paddle
 import pytest
 from clip import small_clip, small_pairs
-from stepping import stepping
+from stepping import SECTIONS, stepping
+
+from passl.distributed.processes import Processes
+from passl.engine.execution import Execution
+from passl.engine.precision import Precision
+from passl.solver import build_optimizer
 
 
 def recorded(network, monkeypatch):
@@ -79,3 +84,19 @@ def test_the_record_is_that_of_the_whole_batch():
         assert result.counts == [8]
         losses.append((result.losses[0].item(), result.scalars[0]["chance"].item()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_the_same_batch_may_come_twice():
+    """As a dry run gives it: the scale's gradient counts once, and gradients are exchanged once."""
+    states = []
+    for copied in (False, True):
+        network = small_clip("ViT", "float64")
+        half = small_pairs("ViT", 4, dtype="float64")
+        solver = build_optimizer({"name": "SGD", "momentum": 0.875}, network)
+        execution = Execution(SECTIONS, network, solver, Precision(None, "cpu"), Processes())
+        other = {key: x.clone() for key, x in half.items()} if copied else half
+        execution.backward_together([half, other])
+        states.append({name: p.grad.numpy() for name, p in network.named_parameters()})
+    for name, gradient in states[0].items():
+        np.testing.assert_allclose(gradient, states[1][name], atol=1e-14, err_msg=name)
+    assert np.abs(states[0]["logit_scale"]) > 1e-6
