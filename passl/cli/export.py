@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from passl.cli.common import (
     add_class_names,
@@ -18,14 +18,28 @@ from passl.cli.common import (
     names_of_classes,
     run_command,
 )
+from passl.cli.words import Words, add_words, words_of
 from passl.datasets.image_size import image_size
 from passl.datasets.view import evaluation_view
-from passl.deployment.export import DESCRIPTION, FORMATS, ONNX_PACKAGES, export, missing_for_onnx
+from passl.deployment.export import (
+    DEFAULT_FORMATS,
+    DESCRIPTION,
+    FORMATS,
+    ONNX_PACKAGES,
+    export,
+    missing_for_onnx,
+)
+from passl.modeling.architectures import ARCHITECTURES, build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.utils.commands import command
+from passl.utils.config import Config
 from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+from passl.weights import LoadReport
+from passl.weights.activations import QUICK_GELU
+from passl.weights.loading import data_of
+from passl.weights.origin import origin_of_weights
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,16 +49,19 @@ def _parser() -> argparse.ArgumentParser:
         "network before it is kept.",
         f"  {command('export')} -c mlp-mixer_b16_224 \\\n"
         "      --weights Mixer-B_16.npz --output deploy\n"
-        f"  {command('export')} -c mlp-mixer_groceries --format onnx --int8 --output deploy",
+        f"  {command('export')} -c mlp-mixer_groceries --format onnx --int8 --output deploy\n"
+        f"  {command('export')} -c clip_vit_b32_224 --weights ViT-B-32.pt --output deploy \\\n"
+        "      --labels 'a cat,a dog'",
     )
     add_config_arguments(parser)
     add_weights(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="where to put the files")
     parser.add_argument(
         "--format", action="append", choices=FORMATS, metavar="FORMAT",
-        help="paddle (model.json or .pdmodel, and .pdiparams) or onnx (model.onnx; needs pip "
-        f"install {' '.join(ONNX_PACKAGES)}); may be repeated; default: both, or paddle alone "
-        "where these are not installed",
+        help="paddle (model.json or .pdmodel, and .pdiparams), onnx (model.onnx; needs pip "
+        f"install {' '.join(ONNX_PACKAGES)}) or passl (weights.safetensors, to fine-tune what "
+        "tells --labels apart); may be repeated; default: paddle and onnx, or paddle alone where "
+        "these packages are not installed",
     )  # fmt: skip
     parser.add_argument(
         "--int8", action="store_true",
@@ -56,41 +73,92 @@ def _parser() -> argparse.ArgumentParser:
         help="the pooled features of the backbone instead of logits",
     )  # fmt: skip
     add_class_names(parser)
+    add_words(parser)
     return parser
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    formats = arguments.format or list(FORMATS)
+    formats = arguments.format or list(DEFAULT_FORMATS)
     left_out = ""
     if arguments.format is None and not arguments.int8:
         left_out = missing_for_onnx()
         formats = ["paddle"] if left_out else formats
     if arguments.int8 and "onnx" not in formats:
         raise PasslError("--int8 makes an ONNX file; add --format onnx")
-    if arguments.features and arguments.class_names is not None:
-        raise PasslError("features have no classes; leave --class-names or --features out")
+    of_classes = (arguments.class_names, arguments.labels, arguments.template)
+    if arguments.features and any(of_classes):
+        raise PasslError(
+            "features have no classes; leave --features out, or --class-names, --labels and "
+            "--template"
+        )
     cfg = config_of(arguments)
     section = evaluation_view(cfg)
     size = image_size(section)
     select_device("cpu", cfg.tf32)  # what is written is the same for all devices
-    network = Network(cfg.model["architecture"], cfg.model.get("head"))
-    report = load_named_weights(network, arguments, cfg)
+    network, report, words = _network(arguments, cfg)
     compare_with_zoo(Path(report.path), section)
     facts: Dict[str, Any] = {"config": arguments.config, "weights": report.path}
     if arguments.features:
-        network.head = None
         facts["output"] = {"features": network.num_features}
     else:
-        names = names_of_classes(network.num_classes, report, arguments, section)
         facts["output"] = {"logits": network.num_classes}
+        if words is None:
+            names = names_of_classes(network.num_classes, report, arguments, section)
+        else:
+            names, facts["templates"] = words.names, words.templates
         facts["class_names"] = names
     folder = Path(arguments.output)
-    made = export(network, folder, section, size, facts, formats, arguments.int8)
+    record = _record(network, report, words) if "passl" in formats else None
+    made = export(network, folder, section, size, facts, formats, arguments.int8, record)
     for name, difference in made["differences"].items():
         print(f"{name:10} differs from the network by {difference:.1e} of the largest number")
     if left_out:
         logger.info("model.onnx was left out: %s", left_out)
     logger.info("%s: the files, and %s with how to prepare images", folder, DESCRIPTION)
+
+
+def _network(
+    arguments: argparse.Namespace, cfg: Config
+) -> Tuple[Network, LoadReport, Optional[Words]]:
+    """Returns what is written, the report of its weights, and the words that it tells apart.
+
+    Raises:
+        PasslError: a network without classes, where logits are asked for, or anything wrong with
+            weights or words.
+    """
+    name = cfg.model.get("name", "Classifier")
+    by_words = ARCHITECTURES.attribute(name, "as_network", None) is not None
+    if by_words and not arguments.features:
+        architecture = build_architecture(cfg.model)
+        words = words_of(arguments, architecture)
+        report = load_named_weights(architecture, arguments, cfg)
+        return architecture.as_network(words.classifier(architecture)), report, words
+    network = Network(cfg.model["architecture"], cfg.model.get("head"))
+    if network.head is None and not arguments.features:
+        raise PasslError(
+            f"{name} tells no classes apart; --features writes what its backbone makes of images"
+        )
+    words_of(arguments, network)
+    report = load_named_weights(network, arguments, cfg)
+    if arguments.features:
+        network.head = None
+    return network, report, None
+
+
+def _record(network: Network, report: LoadReport, words: Optional[Words]) -> Dict[str, Any]:
+    """Returns what a weight file of the network says of itself."""
+    data = data_of(report.metadata, report.publisher)
+    record = {"kind": "weights", "class_names": report.metadata.get("class_names")}
+    if words is not None:
+        record["class_names"] = words.recorded
+    elif data is not None and network.head is not None:
+        record["data"] = data
+    origin = origin_of_weights(report.metadata, data, evaluated=words is None)
+    if origin:
+        record["origin"] = origin
+    if hasattr(network.backbone, QUICK_GELU):
+        record[QUICK_GELU] = {"backbone": network.backbone.quick_gelu}
+    return record
 
 
 def main(argv: Optional[List[str]] = None) -> int:

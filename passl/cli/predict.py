@@ -21,17 +21,15 @@ from passl.cli.common import (
     write_json,
 )
 from passl.cli.named_images import add_images, open_images
-from passl.datasets.sources.class_names import read_class_names
+from passl.cli.words import add_words, words_of
 from passl.datasets.sources.paths import ImagePaths
 from passl.deployment.predictor import Prediction, predict
-from passl.evaluation.zero_shot import read_templates, zero_shot_classifier
 from passl.utils.commands import command
 from passl.utils.errors import PasslError
 from passl.utils.logging import interactive, logger
 from passl.utils.whole_files import filling, replacing
 
 _SHEET = 48  # pictures of a contact sheet
-_TEMPLATE = "a photo of {}."
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,15 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="write predictions.json and contact sheets of the images with their answers there",
     )  # fmt: skip
     add_class_names(parser)
-    parser.add_argument(
-        "--labels", metavar="NAMES",
-        help="with CLIP, what to tell apart: words with commas between them ('a cat,a dog')",
-    )  # fmt: skip
-    parser.add_argument(
-        "--template", action="append", metavar="TEXT",
-        help="with --labels, a sentence with {} for the words; may be repeated, for the mean of "
-        f"several (default: '{_TEMPLATE}')",
-    )  # fmt: skip
+    add_words(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="also write the answers to FILE")
     return parser
@@ -72,25 +62,18 @@ def _main(arguments: argparse.Namespace) -> None:
     output = arguments.output
     cfg = config_of(arguments)
     section, architecture, report, loader = open_images(arguments, cfg)
-    labels = _labels(arguments)
-    if not labels and arguments.class_names and hasattr(architecture, "use_classifier"):
-        labels = read_class_names(Path(arguments.class_names))
-    if labels:
-        templates = read_templates(arguments.template or [_TEMPLATE])
-        classifier = zero_shot_classifier(architecture, labels, templates)
-        architecture.use_classifier(classifier)
-    elif hasattr(architecture, "use_classifier"):
-        raise PasslError(
-            f"{type(architecture).__name__} tells apart what it is told to: "
-            "--labels 'a cat,a dog', "
-            "or --class-names FILE with a name a line"
-        )
+    words = words_of(arguments, architecture)
+    if words is not None:
+        architecture.use_classifier(words.classifier(architecture))
     if not hasattr(architecture, "num_classes"):
         raise PasslError(
             f"{type(architecture).__name__} tells no classes apart: there is nothing to name; "
             f"{command('features')} shows what it makes of images"
         )
-    names = labels or names_of_classes(architecture.num_classes, report, arguments, section)
+    if words is not None:
+        names = words.names
+    else:
+        names = names_of_classes(architecture.num_classes, report, arguments, section)
     answers: List[Prediction] = []
     for answer in tqdm(
         predict(architecture, loader, names, arguments.topk),
@@ -102,23 +85,6 @@ def _main(arguments: argparse.Namespace) -> None:
         write_json(arguments.json, [answer.as_dict() for answer in answers])
     if output is not None:
         _write_answers(Path(output), loader.dataset, answers)
-
-
-def _labels(arguments: argparse.Namespace) -> List[str]:
-    """Returns the words of ``--labels``; none without it."""
-    if arguments.labels is None:
-        if arguments.template:
-            raise PasslError("--template is for the words of --labels; add --labels 'a cat,a dog'")
-        return []
-    labels = [label.strip() for label in arguments.labels.split(",")]
-    if len(labels) < 2 or "" in labels or len(set(labels)) < len(labels):
-        raise PasslError(
-            f"--labels '{arguments.labels}': has at least two different words or sentences with "
-            "commas between them, and none is empty: 'a cat,a dog'"
-        )
-    if arguments.class_names is not None:
-        raise PasslError("--labels and --class-names both say what to tell apart; leave one out")
-    return labels
 
 
 def _as_text(answer: Prediction) -> str:

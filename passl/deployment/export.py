@@ -1,4 +1,4 @@
-"""A network as files that other programs run, for Paddle Inference and as ONNX, checked at once."""
+"""A network as files to deploy, checked at once, or to go on from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -18,6 +18,7 @@ from paddle.static import InputSpec
 
 from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.deployment import runtimes
+from passl.utils.arrays import own_array
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 from passl.utils.lent_home import writable_home
@@ -28,10 +29,13 @@ from passl.utils.system_errors import explain_os_error, is_full
 from passl.utils.text import path_in_text
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
+from passl.weights import write_tensor_file
 
-FORMATS = ("paddle", "onnx")
+DEFAULT_FORMATS = ("paddle", "onnx")
+FORMATS = (*DEFAULT_FORMATS, "passl")
 ONNX_PACKAGES = ("paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime")
 DESCRIPTION = "preprocessing.json"
+WEIGHTS = "weights.safetensors"
 TOLERANCE = 1e-4  # by how much logits may differ, of the largest one
 
 _OPSET = 17  # the first one with LayerNormalization
@@ -50,24 +54,27 @@ def export(
     section: Config,
     size: Sequence[int],
     facts: Dict[str, Any],
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     int8: bool = False,
+    record: Optional[Mapping[str, Any]] = None,
 ) -> Dict[str, Any]:
     """Writes a network as files to deploy, and how images are prepared for it beside them.
 
     What was written is loaded again by the program that will run it and compared with the network:
-    two batches of noise, of different lengths.
+    two batches of noise, of different lengths. Weights are its own numbers, and need no comparing.
 
     Args:
         network: images float32 ``[N, 3, H, W]`` to logits ``[N, K]`` or features, on a processor.
         folder: gets ``model.json`` or ``model.pdmodel``, ``model.pdiparams``, ``model.onnx``,
-            ``model_int8.onnx``, ``preprocessing.json``; nothing where something goes wrong.
+            ``model_int8.onnx``, ``weights.safetensors``, ``preprocessing.json``; nothing where
+            something goes wrong.
         section: of the config's dataloader, which says how images are prepared.
         size: H and W.
         facts: what else to record (config, weights, class names).
         formats: some of ``FORMATS``.
         int8: also write the ONNX file with weights of 8 bits, which are multiplied as such (dynamic
             quantization); its logits differ, by as much as is recorded.
+        record: what the weights of the format ``passl`` say of themselves.
 
     Returns:
         What was recorded; ``differences`` has the largest difference of the logits of each file,
@@ -87,7 +94,11 @@ def export(
         path_in_text(Path(aside)) as made,
     ):
         differences: Dict[str, float] = {}
-        _write_paddle(network, made, size)
+        if "passl" in formats:
+            arrays = {name: own_array(tensor) for name, tensor in network.state_dict().items()}
+            write_tensor_file(made / WEIGHTS, arrays, dict(record or {}))
+        if set(formats) & set(DEFAULT_FORMATS):
+            _write_paddle(network, made, size)
         if "paddle" in formats:
             run = runtimes.paddle_inference(made)
             differences["paddle"] = _compare(run, expected, "Paddle Inference")
@@ -100,7 +111,7 @@ def export(
                 _write_int8(made)
                 run = runtimes.onnx_runtime(made / runtimes.ONNX_INT8)
                 differences["onnx_int8"] = _difference(run, expected, "ONNX Runtime, int8")
-        if "paddle" not in formats:
+        if "paddle" not in formats and "onnx" in formats:
             runtimes.program_file(made).unlink()
             (made / f"{runtimes.PADDLE}.pdiparams").unlink()
         description["differences"] = differences

@@ -119,8 +119,8 @@ class Evaluator(abc.ABC):
         """
         for one in (loader, *((also or {})[section] for section in self.also_reads)):
             self.check(one.dataset)
-        evaluation = Evaluation(architecture, name, stop, processes, look)
         was_training = architecture.training
+        evaluation = Evaluation(architecture, name, stop, processes, look, was_training)
         architecture.eval()
         started = time.perf_counter()
         try:
@@ -202,9 +202,11 @@ class Evaluation:
     Args:
         architecture: the network, in evaluation mode.
         name, stop, processes, look: see ``Evaluator.evaluate``.
+        learning: whether the network is in training, so that the next evaluation finds others of
+            its weights.
 
     Attributes:
-        architecture, processes: as given.
+        architecture, processes, learning: as given.
     """
 
     def __init__(
@@ -214,8 +216,9 @@ class Evaluation:
         stop: Callable[[], bool],
         processes: Processes,
         look: Look,
+        learning: bool,
     ):
-        self.processes = processes
+        self.processes, self.learning = processes, learning
         self.architecture, self._name = architecture, name
         self._stop, self._look = stop, look
         self._stopped = False

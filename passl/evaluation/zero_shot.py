@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
@@ -67,7 +68,7 @@ class ZeroShot(Classification):
     similarity with another one.
 
     The embeddings of the classes are kept in the cache folder, by the content of the text tower,
-    the names and the templates.
+    the names and the templates; not those of a network in training, which is another one each time.
 
     Args:
         class_names: ``imagenet`` for what CLIP's authors call ImageNet's classes; a text file with
@@ -119,7 +120,9 @@ class ZeroShot(Classification):
         self, evaluation: Evaluation, loader: Loader, also: Mapping[str, Loader]
     ) -> Dict[str, Any]:
         network = evaluation.architecture
-        classifier = zero_shot_classifier(network, self.names, self.templates, evaluation.processes)
+        classifier = zero_shot_classifier(
+            network, self.names, self.templates, evaluation.processes, not evaluation.learning
+        )
         network.use_classifier(classifier)
         ties = 0
 
@@ -171,6 +174,7 @@ def zero_shot_classifier(
     names: Sequence[str],
     templates: Sequence[str],
     processes: Processes = ALONE,
+    keep: bool = True,
 ) -> paddle.Tensor:
     """Returns what images are compared with to tell classes apart, float32 ``[K, d]``.
 
@@ -179,6 +183,7 @@ def zero_shot_classifier(
         names: of the K classes.
         templates: sentences with ``{}`` for the name.
         processes: those that compute together; all must call this, and get the same.
+        keep: whether to look for it in the cache folder, and to keep it there.
 
     Raises:
         PasslError: a network that embeds no texts.
@@ -188,11 +193,12 @@ def zero_shot_classifier(
             f"zero-shot classification compares images with texts, and {type(network).__name__} "
             "embeds no texts; take a model of name CLIP"
         )
-    kept = _kept(network, names, templates) if processes.is_first else None
+    kept = _kept(network, names, templates) if keep and processes.is_first else None
     with contextlib.suppress(Exception):  # a damaged file is made anew
         if kept is not None and processes.size == 1 and kept.is_file():
             found = np.load(kept)
             if found.shape == (len(names), network.embed_dim):
+                os.utime(kept)  # those that nobody uses are forgotten first
                 return paddle.to_tensor(found)
     different = list(dict.fromkeys(names))  # equal names are one class to the text tower
     mine = range(processes.rank, len(different), processes.size)

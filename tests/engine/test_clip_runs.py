@@ -209,7 +209,7 @@ def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
         ([], "CLIP tells apart what it is told to: --labels"),
         (["--labels", "a cat"], "at least two different words"),
         (["--labels", "a cat,,a dog"], "none is empty"),
-        (["--template", "a {}"], "--template is for the words of --labels"),
+        (["--template", "a {}"], "CLIP tells apart what it is told to: --labels"),
         (["--labels", "a,b", "--template", "c"], "a template has {} where"),
         (["--labels", "a,b", "--class-names", str(path)], "both say what to tell apart"),
     ):

@@ -1,6 +1,7 @@
 """Classification by names: against sentences that are embedded one by one, and its refusals."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,10 +162,30 @@ def test_the_cache_knows_the_content(network, cache, monkeypatch):
     )
 
 
-def test_old_classifiers_are_removed(network, cache):
-    for i in range(18):
+def test_those_not_used_for_longest_are_removed(network, cache):
+    made = []
+    for i in range(16):
+        zero_shot_classifier(network, ["cock", f"thing {i}"], ["a {}"])
+        (file,) = set(cache.iterdir()) - set(made)
+        os.utime(file, (1000 + i, 1000 + i))
+        made.append(file)
+    zero_shot_classifier(network, ["cock", "thing 0"], ["a {}"])  # is used
+    for i in range(16, 18):
         zero_shot_classifier(network, ["cock", f"thing {i}"], ["a {}"])
     assert len(list(cache.iterdir())) == 16
+    assert made[0].exists() and not made[1].exists() and not made[2].exists()
+
+
+def test_a_network_in_training_is_not_kept(network, cache, tmp_path):
+    """Every evaluation finds other weights, which would drive out what is of use."""
+    loader = set_of(tmp_path / "set", ["cock", "tench"])
+    learning = clip("ViT")
+    assert learning.training
+    in_training = measured(learning, loader)
+    assert not cache.exists() and learning.training
+    learning.eval()
+    assert measured(learning, loader)["top1"] == in_training["top1"]
+    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional, Sequence
 
 import paddle
+from paddle import nn
 
 from passl.modeling.architectures.base import Architecture
 from passl.modeling.architectures.registry import ARCHITECTURES
@@ -81,6 +82,14 @@ class Network(Classifier):
     def __init__(self, architecture: Mapping[str, Any], head: Optional[Mapping[str, Any]] = None):
         Architecture.__init__(self)
         self._join(architecture, head)
+
+    @classmethod
+    def of(cls, backbone: nn.Layer, head: Optional[nn.Layer] = None) -> Network:
+        """Returns a network of layers that there are."""
+        network = cls.__new__(cls)
+        Architecture.__init__(network)
+        network.backbone, network.head = backbone, head
+        return network
 
     @property
     def num_features(self) -> int:

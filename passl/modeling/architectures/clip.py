@@ -22,9 +22,11 @@ from passl.distributed.collectives import (
     process_count,
     process_rank,
 )
+from passl.modeling.architectures.classifier import Network
 from passl.modeling.architectures.contrastive import Contrastive
 from passl.modeling.architectures.registry import ARCHITECTURES
 from passl.modeling.backbones import build_backbone
+from passl.modeling.heads.cosine import CosineHead
 from passl.modeling.layers import Linear, normal_
 from passl.modeling.layers.embeddings import unit
 from passl.modeling.texts import build_text
@@ -148,6 +150,24 @@ class CLIP(Contrastive):
         rows, places = np.unique(classifier.numpy(), axis=0, return_inverse=True)
         self._classifier = unit(paddle.to_tensor(rows))
         self._classes = paddle.to_tensor(places.reshape(-1))
+
+    @paddle.no_grad()
+    def as_network(self, classifier: paddle.Tensor) -> Network:
+        """Returns the image tower, not a copy of it, with a head that tells classes apart.
+
+        Its logits are those after ``use_classifier``, but that classes with equal embeddings may
+        differ in the last bit.
+
+        Args:
+            classifier: an embedding of each class, ``[K, d]``.
+        """
+        width, projection = self.backbone.num_features, self.image_projection
+        embed_dim = None if projection is None else self.embed_dim
+        head = CosineHead(width, classifier.shape[0], embed_dim)
+        if projection is not None:
+            head.projection.weight.set_value(projection.weight)
+        head.fc.weight.set_value(self.logit_scale.exp() * unit(classifier).T)
+        return Network.of(self.backbone, head)
 
     def embed(self, batch: Mapping[str, paddle.Tensor]) -> Tuple[paddle.Tensor, ...]:
         if "text" not in batch:
