@@ -33,6 +33,7 @@ from passl.modeling.backbones import BACKBONES
 from passl.modeling.heads import HEADS
 from passl.modeling.texts import TEXTS
 from passl.modeling.texts.text_transformer import TextTransformer
+from passl.tokenization import TOKENIZERS
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.utils.records import read_metrics
@@ -151,6 +152,12 @@ def place(photos, tmp_path_factory):
         checkpoints = folder / "output" / "clip_own_pairs" / "checkpoints"
         checkpoints.mkdir(parents=True)
         write_tensor_file(checkpoints / "best.safetensors", tensors, {})
+        argv = ["export", "-c", "clip_vit_b32_224", "--weights", "ViT-B-32.pt"]
+        argv += ["--labels", "apple,kiwi,pear", "--format", "passl", "--output", "tuned"]
+        assert passl.main(argv) == 0
+        checkpoints = folder / "output" / "clip_own_images_finetune" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (folder / "tuned" / "weights.safetensors").rename(checkpoints / "latest.safetensors")
         (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
         argv = ["train", "-c", "simclr_own_images", "--output-dir", "output/pretrained"]
         argv += ["-o", "epochs=1", "-o", "lr_scheduler.warmup_epochs=0"]
@@ -214,7 +221,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, place):
 
 
 def command_runs(words, installed, place, monkeypatch):
-    if "output/colours" in " ".join(words) or "output/teacher" in " ".join(words):
+    if re.search("output/(colours|teacher|words)", " ".join(words)):
         return  # test_a_project_with_a_part_of_every_kind makes the files, and runs these
     monkeypatch.chdir(place)
     monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
@@ -286,6 +293,7 @@ def test_a_python_block_runs(page, place, monkeypatch, capsys):
 @pytest.fixture
 def forgets_parts():
     registries = (BACKBONES, HEADS, DATASETS, TRANSFORMS, HOOKS, EVALUATORS, ARCHITECTURES)
+    registries += (TEXTS, TOKENIZERS)
     before, path = [dict(registry._factories) for registry in registries], list(sys.path)
     yield
     for registry, factories in zip(registries, before):
@@ -300,8 +308,17 @@ def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsy
     """The folder as the page has it, and its commands."""
     monkeypatch.chdir(tmp_path)
     names = my_project(tmp_path)
-    parts = ("architecture", "backbone", "dataset", "evaluator", "head", "hook", "transform")
-    assert names == {"config.yaml", "mean_teacher.yaml"} | {
+    parts = (
+        "architecture",
+        "backbone",
+        "dataset",
+        "evaluator",
+        "head",
+        "hook",
+        "transform",
+        "words",
+    )
+    assert names == {"config.yaml", "mean_teacher.yaml", "words.yaml"} | {
         f"my_parts/{name}.py" for name in ("__init__", *parts)
     }
     (tmp_path / "photos").symlink_to(place / "photos")
@@ -312,7 +329,7 @@ def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsy
         tool = words[1][len("tools/") : -len(".py")]
         assert passl.main([tool, *words[2:]]) == 0, words
         said.append(capsys.readouterr().out)
-    train, evaluated, predicted, _, teacher, of_teacher = said
+    train, evaluated, predicted, _, teacher, of_teacher, words, told = said
     assert "val: worst class" in train and "mean of classes" in train
     assert "after epoch" in (tmp_path / "output" / "colours" / "best.txt").read_text()
     assert "Top-1" in evaluated and any(name in predicted for name in ("red", "green", "blue"))
@@ -320,6 +337,9 @@ def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsy
     rows = read_metrics(tmp_path / "output" / "teacher" / "metrics.jsonl")
     assert all(0 <= r["disagreement"] < 2 for r in rows if "split" not in r)
     assert float(re.search(r"mean of classes (\S+) %", of_teacher)[1]) > 30, "it learns"
+    assert all(colour in told for colour in ("红色", "绿色", "蓝色"))
+    *_, last = read_metrics(tmp_path / "output" / "words" / "metrics.jsonl")
+    assert last["top1"] > 40, "a name of each of seven colours: 14 by chance"
 
     with pytest.raises(PasslError, match="embed_dim"):
         BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})

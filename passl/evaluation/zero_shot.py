@@ -251,7 +251,7 @@ def _kept(network: Architecture, names: Sequence[str], templates: Sequence[str])
         return None
     digest = hashlib.sha256()
     tokenizer = network.tokenizer
-    facts = [type(tokenizer).__name__, str(tokenizer.size), ftfy.__version__]
+    facts = [type(tokenizer).__name__, str(tokenizer.size), str(network.context), ftfy.__version__]
     facts += [paddle.__version__, *names, "", *templates]
     digest.update("\0".join(facts).encode("utf-8", "surrogateescape"))
     state = network.state_dict()
