@@ -64,7 +64,7 @@ def config_of(name, *overrides):
     chosen = NETWORKS[name]
     extra = [] if chosen is None else [f"model.architecture={chosen}"]
     if name == "DeiT":
-        extra += ["model.head.name=DistilledHead", "model.head.in_channels=256"]
+        extra += ["model.head.name=DistilledHead"]
     return get_config(CONFIG, [*extra, *overrides])
 
 

@@ -31,14 +31,41 @@ def test_every_shipped_config_is_valid_and_named():
     for name in shipped:
         assert get_config(name).model
     assert get_config("vip_s7_224") == get_config(shipped["vip_s7_224"])
+    plain = [name.replace("-", "_") for name in shipped]
+    assert len(set(plain)) == len(plain)
+    mixer = get_config("mlp-mixer_b32_224")
+    for spelling in ("mlp_mixer_b32_224", "configs/mlp_mixer/mlp_mixer_b32_224.yaml"):
+        assert get_config(spelling) == mixer and mixer.output_dir == "output/mlp-mixer_b32_224"
+
+
+def test_no_shipped_config_repeats_the_size_of_the_features():
+    """So that another backbone is one option and not two."""
+    from passl.utils.config import get_config, shipped_configs
+
+    for name in shipped_configs():
+        assert "in_channels" not in get_config(name).model.get("head", {})
+
+
+def test_a_head_alone_takes_the_size_of_its_features():
+    from passl.modeling.heads import build_head
+    from passl.utils.errors import PasslError
+
+    head = build_head({"name": "ClassificationHead", "num_classes": 3, "label_smoothing": 0.1})
+    head.eval()
+    assert not head.parameters()
+    logits = head(paddle.ones([2, 5]))
+    assert [p.shape for p in head.parameters()] == [[5, 3], [3]]
+    loss = head.loss({"logits": logits}, {"label": paddle.to_tensor([0, 1])})
+    assert not head.head.training and float(loss) == pytest.approx(1.0986123)
+    with pytest.raises(PasslError, match="label_smoothing"):
+        build_head({"name": "ClassificationHead", "label_smoothing": 2.0})(paddle.ones([2, 5]))
 
 
 def test_imagenet_configs_say_what_the_published_numbers_need():
     from passl.utils.config import get_config
 
-    for name, width in (("mlp-mixer_b16_224", 768), ("mlp-mixer_l16_224", 1024)):
+    for name in ("mlp-mixer_b16_224", "mlp-mixer_l16_224"):
         cfg = get_config(name)
-        assert cfg.model.head.in_channels == width
         assert cfg.dataloader.val.dataset.transforms == [
             {
                 "name": "ResizeCenterCrop",

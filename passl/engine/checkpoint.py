@@ -46,6 +46,7 @@ _FREE = (
     "deterministic",  # a way to compute the same
     "recompute",
     "max_bad_steps",
+    "model.head.in_channels",  # there is one right number, with or without being said
     # What an optimizer step is made of is compared as a whole, see progress_in_steps_of.
     "global_batch_size",
     "dataloader.train.sampler.batch_size",

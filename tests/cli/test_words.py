@@ -133,6 +133,7 @@ def classifier_config(clip, folder, **changes):
     return path
 
 
+@pytest.mark.smoke
 def test_tuning_begins_where_words_tell_apart(clip, photos, tmp_path):
     """As in WiSE-FT: what it begins with answers as ``ZeroShot`` does; and a mean is made."""
     config, weights, network = clip

@@ -14,7 +14,6 @@ NETWORKS = {
         "mlp-mixer_b16_224",
         {
             "model.architecture.name": "mlp_mixer_s32_224",
-            "model.head.in_channels": 512,
             "model.head.loss": "softmax",  # as timm's validation has it
         },
     ),

@@ -110,7 +110,11 @@ def shipped_configs() -> Dict[str, Path]:
 
 
 def find_config(path: Union[str, os.PathLike]) -> Path:
-    """Returns the file that ``-c PATH`` means: a path, or the name of a shipped config."""
+    """Returns the file that ``-c PATH`` means: a path, or the name of a shipped config.
+
+    In such a name ``-`` and ``_`` are the same: networks are called ``mlp_mixer_…``, their configs
+    ``mlp-mixer_…``.
+    """
     given = Path(expanded(os.fspath(path)))
     if given.is_file():
         return given
@@ -118,8 +122,10 @@ def find_config(path: Union[str, os.PathLike]) -> Path:
         raise PasslError(f"{path}: is a folder; a config is a YAML file")
     shipped = shipped_configs()
     bare = given.parent == Path() or given.parts[0] == "configs"
-    if bare and given.stem in shipped and given.suffix in ("", ".yaml"):
-        return shipped[given.stem]
+    if bare and given.suffix in ("", ".yaml"):
+        for name, found in shipped.items():
+            if name.replace("-", "_") == given.stem.replace("-", "_"):
+                return found
     raise PasslError(
         f"{path}: there is no such config file{suggest(given.stem, shipped)}; "
         f"shipped configs, usable by name: {listing(shipped)}"
