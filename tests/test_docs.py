@@ -187,6 +187,7 @@ def run_tool(tool, argv):
         "train": ["--dry-run"],
         "benchmark": ["--steps", "1", "--repeats", "1", "--images", "8"],
         "pack": ["--workers", "1"],
+        "finetune": ["--epochs", "1"],
     }
     if "--resume" in argv and tool == "train":  # a dry run looks at a beginning
         at = argv.index("--resume")

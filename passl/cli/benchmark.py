@@ -18,10 +18,12 @@ from passl.cli.common import (
 )
 from passl.deployment.export import TOLERANCE
 from passl.deployment.runtimes import math_threads
+from passl.distributed.processes import Processes
+from passl.engine.plan import with_counted_classes
 from passl.inspection import benchmarks
 from passl.modeling.architectures.classifier import Network
 from passl.utils.commands import command
-from passl.utils.config import Config
+from passl.utils.config import Config, with_classes
 from passl.utils.environment import describe_environment, select_device
 from passl.utils.errors import PasslError
 
@@ -62,6 +64,10 @@ def _main(arguments: argparse.Namespace) -> None:
     if min(arguments.images, arguments.steps, arguments.repeats, *arguments.batch_sizes) < 1:
         raise PasslError("--images, --steps, --repeats and --batch-sizes are at least 1")
     cfg = config_of(arguments)
+    if arguments.what in ("data", "train"):
+        cfg, _ = with_counted_classes(cfg, Processes())
+    else:  # made-up labels, and no data
+        cfg = with_classes(cfg, 1000)
     device = select_device(cfg.device, cfg.tf32)
     result = {"what": arguments.what, "environment": describe_environment(device)}
     if arguments.what == "data":

@@ -15,8 +15,17 @@ from paddle import nn
 from passl.datasets import with_synthetic_data
 from passl.datasets.sources.class_names import read_class_names, readable_names
 from passl.distributed.interrupts import Interrupted
+from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
-from passl.utils.config import Config, get_config, plain, quoted
+from passl.utils.config import (
+    Config,
+    get_config,
+    open_sections,
+    origin_of,
+    plain,
+    quoted,
+    with_classes,
+)
 from passl.utils.device_errors import explain_device_error
 from passl.utils.errors import PasslError
 from passl.utils.home import expanded
@@ -27,7 +36,7 @@ from passl.utils.strict_json import to_json
 from passl.utils.system_errors import explain_os_error
 from passl.utils.text import accept_all_text, visible
 from passl.utils.whole_files import replacing
-from passl.weights import LoadReport, load_weights
+from passl.weights import LoadReport, WeightFile, count_classes, load_weights
 
 # What stands for a file and for a folder in the usage of the commands.
 FILES, FOLDERS = ("FILE", "PATH", "auto|PATH", "CONFIG", "SRC", "DST", "IMAGE"), ("DIR",)
@@ -98,12 +107,33 @@ def config_of(arguments: argparse.Namespace) -> Config:
         PasslError: something is wrong with it.
     """
     cfg = get_config(arguments.config, overrides_of(arguments), arguments.imports)
+    if open_sections(cfg) and hasattr(arguments, "weights"):
+        cfg = with_classes(cfg, _classes_of_weights(arguments, cfg))
     images = getattr(arguments, "synthetic", None)
     if images is None:
         return cfg
     if images < 0:
         raise PasslError(f"--synthetic takes a number of images, not {images}")
     return with_synthetic_data(cfg, images)
+
+
+def _classes_of_weights(arguments: argparse.Namespace, cfg: Config) -> int:
+    """Returns how many classes the weights of a command tell apart.
+
+    Raises:
+        PasslError: none.
+    """
+    with WeightFile(_named_weights(arguments, cfg), arguments.weights_key) as file:
+        backbone = cfg.model["architecture"]["name"]
+        count = count_classes(file, BACKBONES.attribute(backbone, "released_names", {}))
+        if not count:
+            section = open_sections(cfg)[0]
+            raise PasslError(
+                f"{file.path}: has no head, so that the number of classes is not known; set "
+                f"-o model.{section}.num_classes=…",
+                place=origin_of(cfg.model[section], "num_classes"),
+            )
+    return count
 
 
 def compare_with_zoo(weights: Path, section: Config) -> None:
@@ -142,8 +172,12 @@ def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Co
     Of a run, or the folder of one, that is the best checkpoint, or the latest where no evaluation
     has chosen one.
     """
-    weights = _of_own_run(cfg) if arguments.weights is None else weight_file(arguments.weights)
+    weights = _named_weights(arguments, cfg)
     return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
+
+
+def _named_weights(arguments: argparse.Namespace, cfg: Config) -> Path:
+    return _of_own_run(cfg) if arguments.weights is None else weight_file(arguments.weights)
 
 
 def weight_file(given: str) -> Path:

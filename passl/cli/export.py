@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -37,9 +38,7 @@ from passl.utils.environment import select_device
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.weights import LoadReport
-from passl.weights.activations import QUICK_GELU
-from passl.weights.loading import data_of
-from passl.weights.origin import origin_of_weights
+from passl.weights.writing import write_network
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,8 +107,11 @@ def _main(arguments: argparse.Namespace) -> None:
             names, facts["templates"] = words.names, words.templates
         facts["class_names"] = names
     folder = Path(arguments.output)
-    record = _record(network, report, words) if "passl" in formats else None
-    made = export(network, folder, section, size, facts, formats, arguments.int8, record)
+    own = None
+    if "passl" in formats:
+        recorded = None if words is None else words.recorded
+        own = functools.partial(write_network, network=network, report=report, class_names=recorded)
+    made = export(network, folder, section, size, facts, formats, arguments.int8, own)
     for name, difference in made["differences"].items():
         print(f"{name:10} differs from the network by {difference:.1e} of the largest number")
     if left_out:
@@ -143,22 +145,6 @@ def _network(
     if arguments.features:
         network.head = None
     return network, report, None
-
-
-def _record(network: Network, report: LoadReport, words: Optional[Words]) -> Dict[str, Any]:
-    """Returns what a weight file of the network says of itself."""
-    data = data_of(report.metadata, report.publisher)
-    record = {"kind": "weights", "class_names": report.metadata.get("class_names")}
-    if words is not None:
-        record["class_names"] = words.recorded
-    elif data is not None and network.head is not None:
-        record["data"] = data
-    origin = origin_of_weights(report.metadata, data, evaluated=words is None)
-    if origin:
-        record["origin"] = origin
-    if hasattr(network.backbone, QUICK_GELU):
-        record[QUICK_GELU] = {"backbone": network.backbone.quick_gelu}
-    return record
 
 
 def main(argv: Optional[List[str]] = None) -> int:

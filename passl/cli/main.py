@@ -14,6 +14,7 @@ from passl.utils.version import __version__
 # What they do, for the list of them; each is a module beside this one.
 COMMANDS: Dict[str, str] = {
     "train": "train as a config says, or look at a run beforehand (--dry-run)",
+    "finetune": "released weights on your own images, by one line, with a report",
     "eval": "how good weights are (Top-1, Top-5, …), and a report page (--report)",
     "predict": "what is in these images: names, probabilities, contact sheets",
     "features": "what a network makes of images, and a page of those that are alike",

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -18,7 +18,6 @@ from paddle.static import InputSpec
 
 from passl.datasets import BATCH_TRANSFORMS, TRANSFORMS
 from passl.deployment import runtimes
-from passl.utils.arrays import own_array
 from passl.utils.config import Config, plain
 from passl.utils.errors import PasslError
 from passl.utils.lent_home import writable_home
@@ -29,7 +28,6 @@ from passl.utils.system_errors import explain_os_error, is_full
 from passl.utils.text import path_in_text
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
-from passl.weights import write_tensor_file
 
 DEFAULT_FORMATS = ("paddle", "onnx")
 FORMATS = (*DEFAULT_FORMATS, "passl")
@@ -56,7 +54,7 @@ def export(
     facts: Dict[str, Any],
     formats: Sequence[str] = DEFAULT_FORMATS,
     int8: bool = False,
-    record: Optional[Mapping[str, Any]] = None,
+    own: Optional[Callable[[Path], None]] = None,
 ) -> Dict[str, Any]:
     """Writes a network as files to deploy, and how images are prepared for it beside them.
 
@@ -74,7 +72,7 @@ def export(
         formats: some of ``FORMATS``.
         int8: also write the ONNX file with weights of 8 bits, which are multiplied as such (dynamic
             quantization); its logits differ, by as much as is recorded.
-        record: what the weights of the format ``passl`` say of themselves.
+        own: writes the file of the format ``passl``, see ``write_network``.
 
     Returns:
         What was recorded; ``differences`` has the largest difference of the logits of each file,
@@ -95,8 +93,8 @@ def export(
     ):
         differences: Dict[str, float] = {}
         if "passl" in formats:
-            arrays = {name: own_array(tensor) for name, tensor in network.state_dict().items()}
-            write_tensor_file(made / WEIGHTS, arrays, dict(record or {}))
+            assert own is not None
+            own(made / WEIGHTS)
         if set(formats) & set(DEFAULT_FORMATS):
             _write_paddle(network, made, size)
         if "paddle" in formats:

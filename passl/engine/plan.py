@@ -14,7 +14,7 @@ from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, sync_batch_norms
 from passl.solver import Optimizer, Schedule, build_optimizer, build_schedule
-from passl.utils.config import Config, origin_of
+from passl.utils.config import Config, open_sections, origin_of, with_classes
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 
@@ -24,6 +24,7 @@ class Plan:
     """A run, built.
 
     Attributes:
+        cfg: what was built, with the number of classes where the config left it to the data.
         architecture: what learns, as it starts.
         optimizer: over its parameters.
         schedule: the learning rate of each step.
@@ -38,6 +39,7 @@ class Plan:
         schedule_epochs: over which the learning rate's schedule goes.
     """
 
+    cfg: Config
     architecture: Architecture
     optimizer: Optimizer
     schedule: Schedule
@@ -83,6 +85,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         PasslError: anything wrong with config or data.
     """
     global_batch, accumulation = batch_plan(cfg, processes.size)
+    cfg, datasets = with_counted_classes(cfg, processes)
     paddle.seed(cfg.seed)  # the initial weights
     architecture = build_architecture(cfg.model)
     evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
@@ -103,10 +106,9 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     if "val" in sections or "test" in sections:
         sections.update(sections_also_read(cfg, evaluator))
     with processes.one_by_host():  # the first one leaves an index of the files to the others
-        datasets = {
-            name: build_dataset(section.dataset, section.loader.max_pixels)
-            for name, section in sections.items()
-        }
+        datasets.update(
+            {name: _built(section) for name, section in sections.items() if name not in datasets}
+        )
     check_views(architecture, datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
@@ -126,6 +128,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
     total_steps = cfg.epochs * steps_per_epoch
     schedule_epochs = cfg.epochs if schedule_epochs is None else schedule_epochs
     return Plan(
+        cfg=cfg,
         architecture=architecture,
         optimizer=build_optimizer(cfg.optimizer, architecture),
         schedule=build_schedule(
@@ -145,6 +148,45 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
         total_steps=total_steps,
         schedule_epochs=schedule_epochs,
     )
+
+
+def with_counted_classes(
+    cfg: Config, processes: Processes
+) -> Tuple[Config, Dict[str, ImageDataset]]:
+    """Returns the config with as many classes as the training set has, where it leaves that open.
+
+    And the sets that were built to count them, by the names of their sections.
+
+    Raises:
+        PasslError: the training set cannot be read, or has no labels.
+    """
+    if not open_sections(cfg):
+        return cfg, {}
+    with processes.one_by_host():
+        dataset = _built(cfg.dataloader.train)
+    return with_classes(cfg, _count_classes(dataset, cfg)), {"train": dataset}
+
+
+def _built(section: Config) -> ImageDataset:
+    return build_dataset(section.dataset, section.loader.max_pixels)
+
+
+def _count_classes(dataset: ImageDataset, cfg: Config) -> int:
+    """Returns how many classes the training set has.
+
+    Raises:
+        PasslError: it has no labels.
+    """
+    if dataset.class_names is not None:
+        return len(dataset.class_names)
+    if dataset.labels is None:
+        section = open_sections(cfg)[0]
+        raise PasslError(
+            f"{dataset.where(0)}: has no label, so that the number of classes is not known; set "
+            f"-o model.{section}.num_classes=…",
+            place=origin_of(cfg.model[section], "num_classes"),
+        )
+    return int(dataset.labels.max()) + 1
 
 
 def batch_plan(cfg: Config, processes: int = 1) -> Tuple[int, int]:

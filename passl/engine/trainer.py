@@ -124,7 +124,9 @@ def _build(
     """
     check_sharding(cfg, device, processes)
     plan = make_plan(cfg, processes, start.schedule_epochs(cfg))
-    architecture, optimizer, datasets = plan.architecture, plan.optimizer, plan.datasets
+    cfg, architecture, optimizer, datasets = (
+        plan.cfg, plan.architecture, plan.optimizer, plan.datasets
+    )  # fmt: skip
     hooks = build_hooks(cfg.hooks, processes.is_first)
     progress = start.check(cfg, datasets["train"], plan.global_batch)
     start.load_pretrained(architecture, datasets["train"].class_names)

@@ -63,6 +63,7 @@ def dry_run(
     device = select_device(cfg.device, cfg.tf32)
     check_sections(cfg, 1)
     plan = make_plan(cfg, Processes())
+    cfg = plan.cfg
     if pretrained is not None:
         report = load_weights(
             plan.architecture, pretrained, weights_key, allow_partial, new_head=True,

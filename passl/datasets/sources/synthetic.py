@@ -17,6 +17,7 @@ from passl.utils.errors import PasslError
 
 # Images of sets whose sizes are not known: ImageNet's, so that schedules fit, and a few.
 _TRAINING, _EVALUATION = 1_281_167, 128
+_CLASSES = 10  # where a config leaves their number to the data
 
 
 @DATASETS.register
@@ -144,7 +145,7 @@ def with_synthetic_data(cfg: Config, images: int = 0) -> Config:
         low, high = subset_bounds(dataset.get("subset") or "[:]")
         section["dataset"] = {
             "name": "Synthetic",
-            "num_classes": head.get("num_classes", 1000),
+            "num_classes": head.get("num_classes", 1000) or _CLASSES,
             "length": max(1, round(length * high) - round(length * low)),
             "split": split,
             "transforms": dataset.get("transforms", []),

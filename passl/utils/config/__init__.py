@@ -7,6 +7,7 @@ other arguments. Nothing in a file is ever evaluated as code.
 """
 
 from passl.utils.config.files import shipped_configs
+from passl.utils.config.open_classes import open_sections, with_classes
 from passl.utils.config.reading import get_config, split_section
 from passl.utils.config.schema import (
     AverageSection,
@@ -38,10 +39,12 @@ __all__ = [
     "Schema",
     "SplitSection",
     "get_config",
+    "open_sections",
     "origin_of",
     "plain",
     "quoted",
     "shipped_configs",
     "split_section",
+    "with_classes",
     "with_defaults",
 ]
