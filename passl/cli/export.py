@@ -23,10 +23,10 @@ from passl.cli.words import Words, add_words, words_of
 from passl.datasets.image_size import image_size
 from passl.datasets.view import evaluation_view
 from passl.deployment.export import (
-    DEFAULT_FORMATS,
     DESCRIPTION,
     FORMATS,
     ONNX_PACKAGES,
+    OWN,
     export,
     missing_for_onnx,
 )
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="where to put the files")
     parser.add_argument(
-        "--format", action="append", choices=FORMATS, metavar="FORMAT",
+        "--format", action="append", choices=(*FORMATS, OWN), metavar="FORMAT",
         help="paddle (model.json or .pdmodel, and .pdiparams), onnx (model.onnx; needs pip "
         f"install {' '.join(ONNX_PACKAGES)}) or passl (weights.safetensors, to fine-tune what "
         "tells --labels apart); may be repeated; default: paddle and onnx, or paddle alone where "
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    formats = arguments.format or list(DEFAULT_FORMATS)
+    formats = arguments.format or list(FORMATS)
     left_out = ""
     if arguments.format is None and not arguments.int8:
         left_out = missing_for_onnx()
@@ -108,7 +108,7 @@ def _main(arguments: argparse.Namespace) -> None:
         facts["class_names"] = names
     folder = Path(arguments.output)
     own = None
-    if "passl" in formats:
+    if OWN in formats:
         recorded = None if words is None else words.recorded
         own = functools.partial(write_network, network=network, report=report, class_names=recorded)
     made = export(network, folder, section, size, facts, formats, arguments.int8, own)

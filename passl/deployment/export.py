@@ -29,8 +29,8 @@ from passl.utils.text import path_in_text
 from passl.utils.version import __version__
 from passl.utils.whole_files import filling
 
-DEFAULT_FORMATS = ("paddle", "onnx")
-FORMATS = (*DEFAULT_FORMATS, "passl")
+FORMATS = ("paddle", "onnx")  # that run without PASSL
+OWN = "passl"
 ONNX_PACKAGES = ("paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime")
 DESCRIPTION = "preprocessing.json"
 WEIGHTS = "weights.safetensors"
@@ -52,7 +52,7 @@ def export(
     section: Config,
     size: Sequence[int],
     facts: Dict[str, Any],
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] = FORMATS,
     int8: bool = False,
     own: Optional[Callable[[Path], None]] = None,
 ) -> Dict[str, Any]:
@@ -69,10 +69,10 @@ def export(
         section: of the config's dataloader, which says how images are prepared.
         size: H and W.
         facts: what else to record (config, weights, class names).
-        formats: some of ``FORMATS``.
+        formats: some of ``FORMATS``, and ``OWN``.
         int8: also write the ONNX file with weights of 8 bits, which are multiplied as such (dynamic
             quantization); its logits differ, by as much as is recorded.
-        own: writes the file of the format ``passl``, see ``write_network``.
+        own: writes the file of the format ``OWN``, see ``write_network``.
 
     Returns:
         What was recorded; ``differences`` has the largest difference of the logits of each file,
@@ -92,10 +92,10 @@ def export(
         path_in_text(Path(aside)) as made,
     ):
         differences: Dict[str, float] = {}
-        if "passl" in formats:
+        if OWN in formats:
             assert own is not None
             own(made / WEIGHTS)
-        if set(formats) & set(DEFAULT_FORMATS):
+        if set(formats) & set(FORMATS):
             _write_paddle(network, made, size)
         if "paddle" in formats:
             run = runtimes.paddle_inference(made)
