@@ -45,6 +45,7 @@ setup(
     packages=find_packages(include=["passl", "passl.*"]),
     package_dir={"": "."},
     package_data={
+        "passl": ["py.typed"],
         "passl.datasets.sources": ["*.txt"],
         "passl.evaluation": ["*.txt", "*.md"],
         "passl.tokenization": ["*.txt.gz", "*.md"],

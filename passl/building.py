@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import inspect
 import os
-from typing import Any, Mapping, Optional, Union
+from typing import Any, List, Mapping, Optional, Union
 
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
@@ -89,6 +90,25 @@ def create_model(
         network.freeze_backbone()
     network.eval()
     return network
+
+
+def list_models(pattern: str = "*", pretrained: bool = False) -> List[str]:
+    """Returns the names of networks, or of released weights.
+
+    Args:
+        pattern: with ``*`` and ``?``, as of files: ``*mixer*``.
+        pretrained: whether to list the releases, ``<network>.<origin>``, which
+            ``create_model`` takes as well.
+
+    Example:
+        >>> passl.list_models("mlp_mixer_l*")
+        ['mlp_mixer_l16_224', 'mlp_mixer_l32_224']
+        >>> passl.list_models("*mixer_l*", pretrained=True)
+        ['mlp_mixer_l16_224.goog_in1k', 'mlp_mixer_l16_224.goog_in21k']
+    """
+    import_plugins()
+    names = list(zoo.releases()) if pretrained else BACKBONES.variants()
+    return sorted(fnmatch.filter(names, pattern))
 
 
 def _build(cfg: Any, num_classes: int) -> Network:

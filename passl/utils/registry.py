@@ -89,6 +89,10 @@ class Registry:
         """Returns all registered names, sorted."""
         return sorted(self._factories)
 
+    def variants(self) -> List[str]:
+        """Returns the names that ``register_variant`` added, sorted."""
+        return sorted(n for n, f in self._factories.items() if isinstance(f, functools.partial))
+
     def get(self, name: str) -> Callable[..., Any]:
         """Returns the factory called ``name``.
 

@@ -71,6 +71,24 @@ def decode_image(data: bytes, name: str, max_pixels: Optional[int] = MAX_PIXELS)
     return RgbImage(pixels)
 
 
+def rgb_of(image: Image.Image, name: str) -> RgbImage:
+    """Returns a PIL image as ``decode_image`` has its file.
+
+    Args:
+        image: in any mode.
+        name: what to call it in the error.
+
+    Raises:
+        UnreadableImage: it cannot be loaded, or the range of its pixels is not known.
+    """
+    try:
+        return RgbImage(np.asarray(_eight_bits(image, name).convert("RGB")))
+    except PasslError:
+        raise
+    except Exception as error:  # of a file that it is loaded from only now
+        raise UnreadableImage(f"{name}: cannot be read as an image ({error})") from None
+
+
 def _decode_jpeg(data: bytes, name: str, max_pixels: Optional[int]) -> Optional[np.ndarray]:
     """Returns the pixels of a JPEG file that is as most are, or None."""
     if data[:2] != b"\xff\xd8":
