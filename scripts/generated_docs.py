@@ -154,6 +154,57 @@ def v1_changes():
     return "\n".join(lines)
 
 
+# What the page of the Python side tells of, besides what `passl.__all__` has, with its methods.
+MORE = {
+    "passl.Predictor": ("__call__",),
+    "passl.TrainedNetwork": (),
+    "passl.View": (),
+    "passl.Prediction": (),
+}
+
+
+def documented(name, thing, level="###"):
+    """Returns the signature and the docstring of a function or class."""
+    text = docstring_parser.parse(inspect.cleandoc(thing.__doc__))
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(thing).parameters.values()
+        if parameter.name != "self"
+    ]
+    lines = [f"{level} {name}", "", f"`{name}{inspect.Signature(parameters)}`", ""]
+    lines += [cell(part) for part in (text.short_description, text.long_description) if part]
+    for title, kind in (("argument", "param"), ("attribute", "attribute")):
+        rows = [p for p in text.params if p.args[0] == kind]
+        if rows:
+            lines += ["", f"| {title} | |", "|---|---|"]
+            lines += [f"| `{p.arg_name}` | {cell(p.description)} |" for p in rows]
+    if text.returns is not None:
+        lines += ["", f"Returns: {cell(text.returns.description)}"]
+    for raised in text.raises:
+        lines += ["", f"Raises `{raised.type_name}`: {cell(raised.description)}"]
+    if text.examples:
+        lines += ["", "```pycon", *(example.description for example in text.examples), "```"]
+    return [*lines, ""]
+
+
+def api_reference():
+    import passl.deployment.predictor
+    import passl.using
+
+    others = {
+        "passl.TrainedNetwork": passl.using.TrainedNetwork,
+        "passl.View": passl.using.View,
+        "passl.Prediction": passl.deployment.predictor.Prediction,
+    }
+    things = {f"passl.{n}": getattr(passl, n) for n in passl.__all__ if n != "__version__"}
+    lines = []
+    for name, thing in {**things, **others}.items():
+        lines += documented(name, thing)
+        for method in MORE.get(name, ()):
+            lines += documented(f"{name}.{method}", getattr(thing, method), "####")
+    return "\n".join(lines).rstrip()
+
+
 # What the READMEs show of the zoo.
 SIX = (
     "mlp_mixer_b16_224.goog_in1k",
@@ -169,11 +220,13 @@ GENERATED = {
     "six of the zoo": lambda: as_markdown(SIX),
     "v1 changes": v1_changes,
     "config reference": config_reference,
+    "api": api_reference,
 }
 FILES = {
     "README.md": "six of the zoo",
     "README_zh.md": "six of the zoo",
     "docs/released_weights.md": "zoo",
+    "docs/api.md": "api",
     "docs/configs.md": "config reference",
     "docs/migration.md": "v1 changes",
 }
