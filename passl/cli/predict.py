@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--template", action="append", metavar="TEXT",
-        help="with --labels, a sentence with {} for the words; may be repeated, for the mean of "
-        f"several (default: '{_TEMPLATE}')",
+        help="with --labels, or --class-names of CLIP, a sentence with {} for the words; may be "
+        f"repeated, for the mean of several (default: '{_TEMPLATE}')",
     )  # fmt: skip
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes (default: 5)")
     parser.add_argument("--json", metavar="FILE", help="also write the answers to FILE")
@@ -85,6 +85,8 @@ def _main(arguments: argparse.Namespace) -> None:
             "--labels 'a cat,a dog', "
             "or --class-names FILE with a name a line"
         )
+    elif arguments.template:
+        raise PasslError("--template is for CLIP, which reads sentences; leave it out")
     if not hasattr(architecture, "num_classes"):
         raise PasslError(
             f"{type(architecture).__name__} tells no classes apart: there is nothing to name; "
@@ -107,7 +109,7 @@ def _main(arguments: argparse.Namespace) -> None:
 def _labels(arguments: argparse.Namespace) -> List[str]:
     """Returns the words of ``--labels``; none without it."""
     if arguments.labels is None:
-        if arguments.template:
+        if arguments.template and arguments.class_names is None:
             raise PasslError("--template is for the words of --labels; add --labels 'a cat,a dog'")
         return []
     labels = [label.strip() for label in arguments.labels.split(",")]

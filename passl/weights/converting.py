@@ -126,7 +126,10 @@ def convert_weights(
         if other is not None:
             theirs = files.enter_context(WeightFile(other))
             _, of_theirs = _read(theirs, families)
-            tensors = _mean(tensors, of_theirs.tensors, share, file, theirs)
+            others = of_theirs.tensors
+            if part == "twin":  # the backbone beside it is another network
+                others = _of_part(others, part, theirs.path)
+            tensors = _mean(tensors, others, share, file, theirs)
             if of_pairs:
                 quick_gelu = _of_both(quick_gelu, file, theirs)
         named = _rename(tensors, naming, convention, file.path)
