@@ -5,7 +5,7 @@ import math
 import numpy as np
 import paddle
 import pytest
-from clip import clip, pairs, small_clip, small_pairs
+from clip import TEXT, clip, pairs, small_clip, small_pairs
 from PIL import Image
 from stepping import stepping
 
@@ -214,6 +214,14 @@ def test_any_backbone_is_an_image_tower():
     [
         ({"loss": "hinge"}, "loss is softmax or sigmoid, not 'hinge'"),
         ({"text": {"vocabulary": 100}}, "49408 ids, the text tower's vocabulary 100"),
+        (
+            {"text": {"vocabulary": 50_000}},
+            "ends a text with the id 49407, .* looks for 49999; set",
+        ),
+        (
+            {"text": {"end": 0}},
+            "ends a text with the id 49407, the text tower looks for 0; set text",
+        ),
         ({"project_images": False, "embed_dim": 7}, "64 features are compared .* embed_dim is 7"),
         ({"freeze": ["words"]}, "cannot freeze 'words'"),
     ],
@@ -221,6 +229,17 @@ def test_any_backbone_is_an_image_tower():
 def test_what_is_refused(changes, message):
     with pytest.raises(PasslError, match=message):
         clip("ViT", **changes)
+
+
+def test_a_larger_vocabulary_than_the_tokenizers():
+    """It is told where texts end; the ids that no text has change nothing."""
+    network = clip("ViT", text={**TEXT, "vocabulary": 49_500, "end": 49_407})
+    ids, _ = network.tokenizer(["a cat", "two dogs of snow"], 12)
+    network.eval()
+    whole = network.embed_texts(paddle.to_tensor(ids)).numpy()
+    cut = network.embed_texts(paddle.to_tensor(ids[:1, :4])).numpy()
+    np.testing.assert_allclose(whole[:1], cut, rtol=1e-4, atol=1e-6)
+    assert np.abs(whole[0] - whole[1]).max() > 1e-3
 
 
 def test_longer_texts_are_refused():

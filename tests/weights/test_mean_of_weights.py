@@ -71,5 +71,7 @@ def test_files_of_other_networks_are_refused(tmp_path, capsys):
     one, mean = str(tmp_path / "one.pt"), str(tmp_path / "mean.safetensors")
     assert convert_command.main([one, mean, "--mean", one, "--share", "1.5"]) == 2
     assert "lies in [0, 1], not 1.5" in capsys.readouterr().err
+    assert convert_command.main([one, mean, "--share", "0.5"]) == 2
+    assert "add --mean FILE" in capsys.readouterr().err
     assert convert_command.main([one, mean, "--mean", one]) == 0
     assert set(contents(mean)) >= {"backbone.cls_token", "text.pos_embed", "logit_scale"}
