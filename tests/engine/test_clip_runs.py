@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
+from clip import HundredIds  # noqa: F401  (registers it)
 from helpers import (
     Stop,
     losses,
@@ -275,6 +276,10 @@ def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
         (["model.text.context=7"], "texts have 9 ids, the text tower takes 7"),
         (["dataloader.train.dataset.transforms.1.context=20"], "texts have 20 ids"),
         (["global_batch_size=12"], "not a whole multiple"),
+        (
+            ["dataloader.train.dataset.transforms.1.tokenizer.name=HundredIds"],
+            "Tokenize makes .* with HundredIds, the network reads texts with CLIPTokenizer; give",
+        ),
     ],
 )
 def test_what_is_refused(overrides, said, config, tmp_path):
