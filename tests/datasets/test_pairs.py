@@ -183,6 +183,15 @@ def test_an_image_under_two_spellings_and_a_link(tmp_path):
         np.testing.assert_array_equal(np.asarray(dataset.read(i)), np.asarray(dataset.read(0)))
 
 
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PasslError, match="t.parquet: needs pyarrow to be read: pip install pyarr"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet")
+
+
 def test_columns_of_parquet_that_are_called_alike(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
