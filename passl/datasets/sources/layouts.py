@@ -36,6 +36,7 @@ from passl.datasets.sources.image_files import (
     images_below,
     is_image_name,
     kind_of,
+    missing_image,
     passed_over_text,
 )
 from passl.utils.errors import PasslError, first_of, shown
@@ -212,17 +213,12 @@ def _wrong_line(line: str, first: bool) -> str:
 def _wrong_path(root: str, file: Path, path: str, form: str) -> str:
     """Returns why there is no image where the first line of a list says."""
     missing = f"there is no image {shown(os.path.join(root, path))}"
-    if "\\" in path or re.match("[A-Za-z]:", path):
-        return f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
     if path[-1] in ",;":
         space = "with a space and " if " " in form else ""
         return f"{missing}; write '{form}' {space}without '{path[-1]}'"
     if path[0] in "'\"":
         return f"{missing}; write paths without quotation marks, also those with spaces"
-    for folder in (os.path.dirname(os.path.abspath(root)), os.path.dirname(file)):
-        if os.path.isfile(os.path.join(folder, path)):
-            return f"{missing}, but one in {shown(folder)}; set dataroot to that"
-    return f"{missing}; check dataroot"
+    return missing_image(root, file, path)
 
 
 # ---------------------------------------------------------------- archives

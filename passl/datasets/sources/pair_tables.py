@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -282,19 +281,3 @@ def _hint(names: Sequence[str], separator: Optional[str]) -> str:
         if other in names[0]:
             return f"; its columns seem to have {called} between them: set separator"
     return ""
-
-
-def no_image(root: str, file: Path, number: int, path: str) -> PasslError:
-    """Returns the error for a row whose image is not there, with where it is if it is near."""
-    missing = f"{file}:{number}: there is no image {shown(os.path.join(root, path))}"
-    if "\\" in path or re.match("[A-Za-z]:", path):
-        return PasslError(
-            f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
-        )
-    near = [os.path.dirname(os.path.abspath(root)), str(file.parent)]
-    if os.path.isdir(root):
-        near += sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
-    for folder in near:
-        if os.path.isfile(os.path.join(folder, path)):
-            return PasslError(f"{missing}, but one in {shown(folder)}; set dataroot to that")
-    return PasslError(f"{missing}; check dataroot")

@@ -28,9 +28,9 @@ from passl.datasets.sources.files import (
     existing_folder,
     shards_of,
 )
-from passl.datasets.sources.image_files import count, images_below, passed_over_text
+from passl.datasets.sources.image_files import count, images_below, missing_image, passed_over_text
 from passl.datasets.sources.layouts import WITHOUT
-from passl.datasets.sources.pair_tables import Columns, no_image, rows_of
+from passl.datasets.sources.pair_tables import Columns, rows_of
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import interactive, logger
 from passl.utils.text_files import is_utf8, not_utf8, read_lines
@@ -293,7 +293,7 @@ def _read_table(root: str, file: Path, columns: Columns) -> Catalog:
             path = path[2:].lstrip("/")
         # One look catches a wrong dataroot now; a look at every file would take minutes.
         if not len(paths) and not os.path.isfile(os.path.join(root, path)):
-            raise no_image(root, file, number, path)
+            raise PasslError(f"{file}:{number}: {missing_image(root, file, path)}")
         paths.add(path)
         captions.add(texts)
     if not len(paths):
