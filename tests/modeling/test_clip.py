@@ -11,6 +11,7 @@ from stepping import stepping
 
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import build_backbone
+from passl.modeling.backbones.clip_resnet import AveragedBottleneck
 from passl.modeling.texts import build_text
 from passl.solver.groups import undecayed_names
 from passl.utils.errors import PasslError
@@ -278,3 +279,77 @@ def test_other_sizes_of_images_and_texts(tower):
     centres = (np.arange(16) + 0.5) * 77 / 16 - 0.5
     expected = [np.interp(centres, np.arange(77), c) for c in small.text.pos_embed.numpy().T]
     np.testing.assert_allclose(rows, np.array(expected).T, atol=1e-6)
+
+
+def normed(maps, scale, shift):
+    """Batch normalisation in training, of ``[N, C, H, W]``."""
+    mean, variance = maps.mean((0, 2, 3), keepdims=True), maps.var((0, 2, 3), keepdims=True)
+    maps = (maps - mean) / np.sqrt(variance + 1e-5)
+    return maps * scale[:, None, None] + shift[:, None, None]
+
+
+def test_a_block_in_training_is_that_of_numpy():
+    """There averages before a convolution and behind it differ, by the statistics."""
+    paddle.seed(0)
+    block = AveragedBottleneck(6, 3, 2)
+    block.to(dtype="float64")
+    rng = np.random.default_rng(0)
+    for parameter in block.parameters():
+        parameter.set_value(rng.normal(size=parameter.shape))
+    x = rng.normal(size=(2, 6, 4, 4))
+
+    def conv_norm(layer, maps):
+        kernel = layer.conv.weight.numpy()
+        reach = kernel.shape[2] // 2
+        padded = np.pad(maps, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+        height, width = maps.shape[2:]
+        found = sum(
+            np.einsum(
+                "oc,nchw->nohw", kernel[:, :, i, j], padded[:, :, i : i + height, j : j + width]
+            )
+            for i in range(kernel.shape[2])
+            for j in range(kernel.shape[3])
+        )
+        return normed(found, layer.norm.weight.numpy(), layer.norm.bias.numpy())
+
+    def averaged(maps):
+        return maps.reshape(*maps.shape[:2], 2, 2, 2, 2).mean((3, 5))
+
+    branch = np.maximum(conv_norm(block.layers[0], x), 0)
+    branch = averaged(np.maximum(conv_norm(block.layers[1], branch), 0))
+    branch = conv_norm(block.layers[2], branch)
+    expected = np.maximum(branch + conv_norm(block.shortcut, averaged(x)), 0)
+    block.train()
+    np.testing.assert_allclose(block(paddle.to_tensor(x)).numpy(), expected, atol=1e-10)
+
+
+def test_how_deep_parameters_lie():
+    """Of five blocks in four stages; embeddings and the stem are the first layer."""
+    backbone = clip("ResNet").backbone
+    depths = backbone.parameter_depths
+    assert set(depths) == {name for name, _ in backbone.named_parameters()}
+    for name, depth in (
+        ("stem.0.conv.weight", 0),
+        ("stem.2.norm.bias", 0),
+        ("stages.0.0.layers.0.conv.weight", 1),
+        ("stages.1.0.shortcut.conv.weight", 2),
+        ("stages.1.1.layers.2.norm.weight", 3),
+        ("stages.3.0.layers.1.conv.weight", 5),
+        ("pool.q.weight", 5),
+        ("pool.pos_embed", 5),
+    ):
+        assert depths[name] == depth, name
+    text = clip("ViT").text.parameter_depths
+    assert text["token_embed.weight"] == text["pos_embed"] == 0
+    assert text["blocks.0.norm1.weight"] == 1 and text["blocks.1.mlp.fc2.bias"] == 2
+
+
+def test_positions_of_no_square_are_not_resized():
+    backbone = clip("ResNet").backbone
+    channels = backbone.pool.q.weight.shape[0]
+    for places, fits in ((9, True), (6, False), (0, False)):
+        found = backbone.adapt_weight("pool.pos_embed", [1, 1 + places, channels], "openai")
+        assert (found is not None) == fits, places
+    assert backbone.adapt_weight("pool.pos_embed", [1, 10, channels + 1], "openai") is None
+    text = clip("ViT").text
+    assert text.adapt_weight("pos_embed", [9, 63], "openai") is None
