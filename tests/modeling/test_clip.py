@@ -104,6 +104,9 @@ def test_initial_weights_of_the_image_towers():
         )
     assert not block.attn.qkv.bias.numpy().any() and not block.attn.proj.bias.numpy().any()
     assert block.mlp.fc2.bias.numpy().std() == pytest.approx(3072**-0.5 / math.sqrt(3), rel=0.1)
+    network = clip("ViT", embed_dim=256)  # of towers 64 wide
+    check_std(network.image_projection.weight, 64**-0.5)
+    check_std(network.text_projection.weight, 64**-0.5)
     resnet = build_backbone({"name": "CLIPResNet", "blocks": [1, 1, 1, 1]})
     check_std(resnet.pool.k.weight, 2048**-0.5)
     check_std(resnet.pool.pos_embed, 2048**-0.5)
@@ -119,6 +122,28 @@ def test_a_fresh_network_loses_as_one_that_knows_nothing():
     assert outputs["loss"].item() == pytest.approx(math.log(16), rel=0.4)
     assert outputs["scalars"]["scale"].item() == pytest.approx(1 / 0.07, rel=1e-6)
     assert network.logit_scale.shape == []
+    network = small_clip("ViT", loss="sigmoid")
+    outputs = network(small_pairs("ViT", 16))
+    assert outputs["scalars"]["scale"].item() == pytest.approx(10.0)
+    assert network.logit_bias.item() == -10.0 and "chance" not in outputs["scalars"]
+
+
+def test_logits_are_scaled_cosines():
+    """Of a classifier of any lengths, in which two classes are one."""
+    network = small_clip("ViT", "float64")
+    network.eval()
+    images = small_pairs("ViT", 5, dtype="float64")["image"]
+    rows = np.random.default_rng(0).normal(size=(4, 48)) * [[1], [5], [0.1], [1]]
+    rows[3] = rows[0]
+    network.use_classifier(paddle.to_tensor(rows))
+    outputs = network({"image": images})
+    found = outputs["image_embedding"].numpy()
+    cosines = found @ rows.T / np.linalg.norm(found, axis=1)[:, None] / np.linalg.norm(rows, axis=1)
+    logits = outputs["logits"].numpy()
+    np.testing.assert_allclose(logits, np.exp(2.65926003693) * cosines, rtol=1e-6)
+    assert (logits[:, 0] == logits[:, 3]).all() and network.num_classes == 4
+    network.use_classifier(None)
+    assert "logits" not in network({"image": images}) and network.num_classes is None
 
 
 @pytest.mark.smoke

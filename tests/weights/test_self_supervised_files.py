@@ -418,6 +418,21 @@ def test_a_mean_of_two_is_one_of_that_part_which_nobody_has_evaluated(part, tmp_
         np.testing.assert_array_equal(found[f"backbone.{name}"], expected.astype("f4"), name)
 
 
+def test_a_mean_counts_as_the_first_file_does(tmp_path):
+    """Whole numbers have no mean: the place in a queue is that of one of them."""
+    files = []
+    for number, place in enumerate((8, 16)):
+        network = method("MoCo", seed=number)
+        network.queue.pointer.set_value(paddle.to_tensor([place], "int64"))
+        files.append(saved(network, tmp_path / f"{number}.safetensors"))
+    target = tmp_path / "mean.safetensors"
+    code, out, err = run_here("convert", files[0], target, "--mean", files[1])
+    assert code == 0, err
+    with WeightFile(target) as file:
+        pointer = file.read_group(file.key)["queue.pointer"]
+    assert pointer.dtype == np.int64 and pointer.tolist() == [8]
+
+
 def test_a_name_that_a_publisher_has_not(tmp_path):
     source = saved(method("SimCLR"), tmp_path / "x.safetensors")
     code, out, err = run_here("convert", source, tmp_path / "y.pth")
