@@ -433,6 +433,18 @@ def test_a_mean_counts_as_the_first_file_does(tmp_path):
     assert pointer.dtype == np.int64 and pointer.tolist() == [8]
 
 
+def test_heads_of_other_classes_have_no_mean(tmp_path):
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for file, names in zip(files, (["a", "b", "c"], ["a", "c", "b"], None)):
+        saved(classifier(3), file, class_names=names)
+    target = tmp_path / "mean.safetensors"
+    code, out, err = run_here("convert", files[0], target, "--mean", files[1])
+    assert code == 2 and "1.safetensors: its head is for other classes than that of" in err
+    assert not target.exists()
+    code, out, err = run_here("convert", files[0], target, "--mean", files[2])
+    assert code == 0, err
+
+
 def test_a_name_that_a_publisher_has_not(tmp_path):
     source = saved(method("SimCLR"), tmp_path / "x.safetensors")
     code, out, err = run_here("convert", source, tmp_path / "y.pth")
