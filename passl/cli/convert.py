@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "fine-tuning is often better on other images than either",
     )  # fmt: skip
     parser.add_argument(
-        "--share", type=float, default=0.5, metavar="A",
+        "--share", type=float, metavar="A",
         help="of --mean's file in the mean, from 0 to 1 (default: 0.5)",
     )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="write over DST where it exists")
@@ -84,6 +84,8 @@ def _main(arguments: argparse.Namespace) -> None:
             f"{arguments.target}: exists already; name another file, or write over it with "
             "--overwrite"
         )
+    if arguments.share is not None and arguments.mean is None:
+        raise PasslError("--share is that of --mean's file in the mean; add --mean FILE")
     import_named(arguments)
     done = convert_weights(
         arguments.source,
@@ -93,7 +95,7 @@ def _main(arguments: argparse.Namespace) -> None:
         arguments.weights_key,
         arguments.part,
         arguments.mean,
-        arguments.share,
+        0.5 if arguments.share is None else arguments.share,
     )
     aside = f"; left aside: {', '.join(map(repr, done.dropped))}" if done.dropped else ""
     origin = describe_origin(done.origin)

@@ -96,7 +96,6 @@ def _evaluate(
         dataset = build_dataset(section.dataset, section.loader.max_pixels)
     architecture = build_architecture(cfg.model)
     report = load_named_weights(architecture, arguments, cfg)
-    architecture.eval()
     compare_with_zoo(Path(report.path), section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)

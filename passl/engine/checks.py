@@ -115,6 +115,31 @@ def check_views(architecture: Architecture, dataset: ImageDataset, section: Conf
         )
 
 
+def check_tokenizer(architecture: Architecture, dataset: ImageDataset, section: Config) -> None:
+    """Makes sure that texts are read in training as in evaluation.
+
+    Args:
+        architecture: what learns; reads the texts of evaluations with its ``tokenizer``.
+        dataset: the training set.
+        section: its part of the config.
+
+    Raises:
+        PasslError: ``Tokenize`` has another one.
+    """
+    known = getattr(architecture, "tokenizer", None)
+    for transform in dataset.transforms:
+        if known is None or not isinstance(transform, Tokenize):
+            continue
+        own = transform.tokenizer
+        if (type(own), own.size, own.end) != (type(known), known.size, known.end):
+            raise PasslError(
+                f"Tokenize makes the ids of training with {type(own).__name__}, the network reads "
+                f"texts with {type(known).__name__}; give model.tokenizer and the tokenizer of "
+                "Tokenize the same config",
+                place=origin_of(section.dataset, "transforms"),
+            )
+
+
 def tell_of_captions(dataset: ImageDataset, global_batch: int) -> None:
     """Says what training on pairs meets: captions that are cut, and equal ones in a batch.
 

@@ -9,7 +9,7 @@ import paddle
 
 from passl.datasets import ImageDataset, build_dataset
 from passl.distributed.processes import Processes
-from passl.engine.checks import check_classes, check_views, tell_of_captions
+from passl.engine.checks import check_classes, check_tokenizer, check_views, tell_of_captions
 from passl.evaluation import Evaluator, build_evaluator, sections_also_read
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.layers import has_batch_norms, has_sync_batch_norms, sync_batch_norms
@@ -110,6 +110,7 @@ def make_plan(cfg: Config, processes: Processes, schedule_epochs: Optional[int] 
             {name: _built(section) for name, section in sections.items() if name not in datasets}
         )
     check_views(architecture, datasets["train"], cfg.dataloader.train)
+    check_tokenizer(architecture, datasets["train"], cfg.dataloader.train)
     for name, dataset in datasets.items():
         check_classes(architecture, dataset, datasets["train"].class_names, sections[name])
         if name != "train":

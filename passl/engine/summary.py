@@ -36,6 +36,10 @@ def announce(run: TrainingRun) -> None:
         (f" in {run.plan.accumulation} micro-batches" if run.plan.accumulation > 1 else "")
         + (f", on {environment['processes']} processes" if environment["processes"] > 1 else ""),
     )
+    rest = run.plan.samples % run.global_batch
+    if rest and run.cfg.dataloader.train.sampler.repeats == 1:
+        logger.info("%s images fill no batch and are left out of an epoch, others each time",
+                    f"{rest:,}")  # fmt: skip
     for name in ("val", "test"):
         if name in run.datasets and crop_ratio(run.datasets[name]) is not None:
             logger.info("%s at crop ratio %g", name, crop_ratio(run.datasets[name]))

@@ -276,6 +276,7 @@ class TrainingRun(Run):
             name,
             self.peers.stopping,
             self.processes,
+            learning=True,
         )
         if not figures:
             return {}

@@ -101,6 +101,7 @@ class Evaluator(abc.ABC):
         stop: Callable[[], bool] = lambda: False,
         processes: Processes = ALONE,
         look: Look = lambda outputs, batch: None,
+        learning: bool = False,
     ) -> Record:
         """Evaluates a network; every process gets the result over the samples of all.
 
@@ -112,6 +113,8 @@ class Evaluator(abc.ABC):
             stop: asked before every batch; a true answer abandons the evaluation, in all processes.
             processes: those that evaluate together; all must call this.
             look: gets the outputs and the batch, of each batch of the set in this process.
+            learning: whether the network is in training, so that the next evaluation finds others
+                of its weights.
 
         Returns:
             The figures, ``samples``, ``seconds`` and ``images_per_second``, and what else the
@@ -119,8 +122,8 @@ class Evaluator(abc.ABC):
         """
         for one in (loader, *((also or {})[section] for section in self.also_reads)):
             self.check(one.dataset)
+        evaluation = Evaluation(architecture, name, stop, processes, look, learning)
         was_training = architecture.training
-        evaluation = Evaluation(architecture, name, stop, processes, look, was_training)
         architecture.eval()
         started = time.perf_counter()
         try:
@@ -201,9 +204,7 @@ class Evaluation:
 
     Args:
         architecture: the network, in evaluation mode.
-        name, stop, processes, look: see ``Evaluator.evaluate``.
-        learning: whether the network is in training, so that the next evaluation finds others of
-            its weights.
+        name, stop, processes, look, learning: see ``Evaluator.evaluate``.
 
     Attributes:
         architecture, processes, learning: as given.

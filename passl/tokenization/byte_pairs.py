@@ -160,8 +160,7 @@ def _ids_of_word(word: str) -> Tuple[int, ...]:
     gone = -1
     while waiting:
         pair, place, right = heapq.heappop(waiting)
-        still = ids[place] != gone and after[place] == right
-        if not still or joined.get((ids[place], ids[right])) != pair:
+        if joined.get((ids[place], ids[right])) != pair:  # one of them was joined meanwhile
             continue
         ids[place], ids[right] = pair, gone
         after[place] = after[right]

@@ -126,7 +126,10 @@ def convert_weights(
         if other is not None:
             theirs = files.enter_context(WeightFile(other))
             _, of_theirs = _read(theirs, families)
-            tensors = _mean(tensors, of_theirs.tensors, share, file, theirs)
+            others = of_theirs.tensors
+            if part == "twin":  # the backbone beside it is another network
+                others = _of_part(others, part, theirs.path)
+            tensors = _mean(tensors, others, share, file, theirs)
             if of_pairs:
                 quick_gelu = _of_both(quick_gelu, file, theirs)
         named = _rename(tensors, naming, convention, file.path)
@@ -142,7 +145,7 @@ def convert_weights(
             facts["data"] = data
         if part is not None:
             facts["part"] = part
-        origin = _origin(file, data, part)
+        origin = _origin(file, data, part, other is not None)
         if origin:
             facts["origin"] = origin
         if quick_gelu:
@@ -256,12 +259,15 @@ def _of_part(tensors: Mapping[str, StoredArray], part: str, path: str) -> Dict[s
     return found
 
 
-def _origin(file: WeightFile, data: Optional[str], part: Optional[str]) -> Dict[str, Any]:
+def _origin(
+    file: WeightFile, data: Optional[str], part: Optional[str], mean: bool
+) -> Dict[str, Any]:
     """Returns how the weights that are written were made.
 
-    Where a checkpoint has averaged weights, its evaluation is of those; and never of the twin.
+    Where a checkpoint has averaged weights, its evaluation is of those; and never of the twin, or
+    of a mean with another file.
     """
-    others = part == "twin" or (AVERAGE in file.groups and file.key != AVERAGE)
+    others = mean or part == "twin" or (AVERAGE in file.groups and file.key != AVERAGE)
     origin = origin_of_weights(file.metadata, data, evaluated=not others)
     return {**origin, "part": part} if origin and part == "twin" else origin
 

@@ -241,6 +241,8 @@ def test_names_from_a_file(trained, changed, image, tmp_path, capsys):
     assert predict_command.main([*given, image, "--topk", "1", *names]) == 0
     said = capsys.readouterr()
     assert "梨" in said.out and "--class-names FILE" not in said.err
+    assert predict_command.main([*given, image, *names, "--template", "a {}"]) == 2
+    assert "--template are for networks that compare images with texts" in capsys.readouterr().err
     assert eval_command.main([*given, *names, "--report", str(tmp_path / "report")]) == 0
     assert "Kiwi, reif" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     out = tmp_path / "deploy"

@@ -167,6 +167,16 @@ def test_contents_are_read_of_files_of_a_known_size_alone(run, pictures, monkeyp
     assert run("red")[3] == 1
 
 
+def test_an_unreadable_image_makes_the_others_no_less_known(run, pictures, monkeypatch):
+    (pictures / "a.png").write_bytes(b"no image")
+    (pictures / "n.png").write_bytes(b"none either")
+    first = run("red")
+    assert first[0] == 0 and first[3] == 4
+    monkeypatch.setattr(kept_embeddings, "sha256_of", lambda path: 1 / 0)
+    again = run("red")
+    assert again[:2] == first[:2] and again[3] == 0
+
+
 def test_what_changed_just_now_is_known_by_its_content_alone(run, pictures, monkeypatch):
     """The clock of a file system is too coarse to tell a change from a second one at once."""
     monkeypatch.setattr(kept_embeddings, "_TOO_RECENT_NS", 10**12)

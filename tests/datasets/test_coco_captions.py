@@ -113,7 +113,8 @@ def test_karpathys_split_of_coco(tmp_path):
     assert len(everything) == 4
     test = listed(opened(tmp_path, file, split="test"))
     assert test == {f"val2014/{names[0]}": ["A man with a red helmet.", "A man."]}
-    train = listed(opened(tmp_path, file, split="train+restval"))
+    train = listed(opened(tmp_path, file, split="train + restval"))
+    assert train == listed(opened(tmp_path, file, split="train+restval"))
     assert list(train.values()) == [["A woman."], ["A cat."]]
     with pytest.raises(
         PasslError, match=r"has no split 'tset', but test \(1 images\), restval \(1"
@@ -149,6 +150,16 @@ def changed(**changes):
         (json.dumps(COCO), {"split": "val"}, "is of one split, as COCO's files are; leave split"),
         (changed(annotations=[{"bbox": [], "id": 1}]), {}, "have bbox, id, and no caption; take c"),
         (changed(annotations=[]), {}, "no image in it has a caption"),
+        (
+            changed(annotations=[{"image_id": "9", "caption": "a"}]),
+            {},
+            r"has a caption \(3 images without a caption, 1 caption of images that the file does",
+        ),
+        (
+            '{"image": "1.jpg"}\n{"image": "2.jpg"}',
+            {},
+            "goes on behind its first .* call it .jsonl",
+        ),
         (changed(annotations=[{"caption": "a"}]), {}, "another kind .an entry lacks 'image_id'"),
         (changed(images=[{"id": 37777}]), {}, "another kind .an entry lacks 'file_name'"),
         (changed(images=[None]), {}, "is damaged, or of another kind"),
@@ -166,6 +177,22 @@ def test_files_that_are_neither(coco, content, arguments, message):
     file.write_text(content, encoding="utf-8")
     with pytest.raises(PasslError, match=f"captions_val2017.json: .*{message}"):
         opened(coco, file, **arguments)
+
+
+def test_files_in_another_encoding(coco):
+    file = coco / "annotations" / "captions_val2017.json"
+    for encoding in ("gbk", "utf-16"):
+        file.write_bytes(changed(info="一").encode().decode("unicode-escape").encode(encoding))
+        with pytest.raises(PasslError, match="val2017.json: is not UTF-8 but another encoding; s"):
+            opened(coco, file)
+
+
+def test_an_image_that_is_listed_twice_is_one(coco, tmp_path):
+    file = coco / "annotations" / "captions_val2017.json"
+    file.write_text(changed(images=[*COCO["images"], {**COCO["images"][1], "id": 12}]))
+    found = listed(opened(coco, file))
+    assert found["val2017/000000037777.jpg"] == [*LISTED["000000037777.jpg"], "of no image"]
+    assert len(found) == 2
 
 
 def test_images_that_are_elsewhere(coco):

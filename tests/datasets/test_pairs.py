@@ -76,6 +76,12 @@ def test_a_folder(folder, caplog):
         assert words in caplog.text
 
 
+def test_a_folder_of_something_else(tmp_path):
+    shard(tmp_path / "0.tar", samples(0, 1))
+    with pytest.raises(PasslError, match=r"has no images \(1 .tar\); .*ImageTextShards reads .tar"):
+        opened("ImageTextFolder", tmp_path)
+
+
 def test_a_folder_without_captions(tmp_path):
     image(tmp_path / "bare", "cat.jpg")
     with pytest.raises(
@@ -131,6 +137,71 @@ def test_columns_are_named(tmp_path):
     assert listed(dataset) == {"1.png": ["yes"]}
     with pytest.raises(PasslError, match="has no column 'words', but image, caption, alt; name it"):
         opened("ImageTextList", tmp_path, list_file="t.csv", caption_column="words")
+    with pytest.raises(PasslError, match="image_column and caption_column are the same one, 'alt'"):
+        both = {"image_column": "alt", "caption_column": "alt"}
+        opened("ImageTextList", tmp_path, list_file="t.csv", **both)
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("t.csv", b"\xef\xbb\xbfimage,caption\r\n1.png,a\r\n2.png,b\r\n"),
+        ("t.csv", b"\n ,\nimage,caption,\n1.png,a,\n,,\n2.png,b, \n"),
+        ("t.csv", b'caption, image\n"a", 1.png\nb, "2.png"\n'),
+        ("t.csv", b"image,caption\n./1.png,a\n.//2.png,b\n"),
+        ("T.CSV", b"image,caption\n1.png,a\n2.png,b\n"),
+        ("t.tsv", b"image\tcaption\n1.png\ta\n2.png\tb"),
+        ("t.jsonl", b'{"image": "1.png", "text": "a"}\r\n\r\n{"text": "b", "image": "2.png"}'),
+    ],
+    ids=["windows", "blank", "spaces", "dots", "capitals", "tsv", "jsonl"],
+)
+def test_harmless_differences(tmp_path, name, content):
+    """Of the same two rows."""
+    image(tmp_path, "1.png")
+    image(tmp_path, "2.png")
+    (tmp_path / name).write_bytes(content)
+    dataset = opened("ImageTextList", tmp_path, list_file=name)
+    assert listed(dataset) == {"1.png": ["a"], "2.png": ["b"]}
+
+
+def test_usual_names_of_columns_have_an_order(tmp_path):
+    header = ("filepath", "text", "image", "title")
+    table(tmp_path, "t.csv", [("1.png", "no", "no.png", "a")], header)
+    assert listed(opened("ImageTextList", tmp_path, list_file="t.csv")) == {"1.png": ["a"]}
+
+
+def test_an_image_under_two_spellings_and_a_link(tmp_path):
+    """``./`` says nothing; a link is a file of its own, and so is an absolute path."""
+    image(tmp_path, "1.png")
+    (tmp_path / "l.png").symlink_to("1.png")
+    rows = [("1.png", "a"), ("./1.png", "b"), ("l.png", "c"), (str(tmp_path / "1.png"), "d")]
+    lines = [json.dumps({"image": path, "caption": text}) for path, text in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dataset = opened("ImageTextList", tmp_path, list_file="t.jsonl")
+    assert [dataset.captions(i) for i in range(len(dataset))] == [["a", "b"], ["c"], ["d"]]
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(dataset.read(i)), np.asarray(dataset.read(0)))
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PasslError, match="t.parquet: needs pyarrow to be read: pip install pyarr"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet")
+
+
+def test_columns_of_parquet_that_are_called_alike(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    image(tmp_path, "1.png")
+    columns = [pyarrow.array(["1.png"]), pyarrow.array(["a"]), pyarrow.array(["b"])]
+    names = ["image", "caption", "caption"]
+    parquet.write_table(pyarrow.table(columns, names=names), tmp_path / "t.parquet")
+    with pytest.raises(PasslError, match="t.parquet: has several columns called 'caption'; give"):
+        opened("ImageTextList", tmp_path, list_file="t.parquet")
 
 
 def test_lists_of_captions_and_missing_ones(tmp_path):
@@ -150,7 +221,38 @@ def test_lists_of_captions_and_missing_ones(tmp_path):
     [
         ("t.csv", "filepath\ttitle\n1.png\ta\n", r"its columns seem to have tabs .* set separator"),
         ("t.tsv", "filepath,title\n1.png,a\n", r"its columns seem to have commas"),
-        ("t.csv", "", "has no column called filepath or image .* but none at all"),
+        ("t.csv", "", "t.csv: is empty; its first line names the columns"),
+        ("t.csv", "\n  \n", "t.csv: is empty; its first line names the columns"),
+        ("t.csv", "1.png,a\n", "but 1.png, a; .*the first line seems to be a row: put one before"),
+        ("t.csv", "image,text\n1.png,a cat, asleep\n", "t.csv:2: has 3 columns, the first line 2"),
+        ("t.tsv", "image\ttext\n1.png\ta\tb\n", "t.tsv:2: has 3 columns, the first line 2"),
+        (
+            "t.tsv",
+            'image\ttext\n1.png\t"big\n1.png\tb\n1.png\t5"\n',
+            "t.tsv:2: a quotation mark begins a cell that goes on for 3 lines",
+        ),
+        (
+            "t.csv",
+            'text,image\n"big,1.png\nb,1.png\n5",1.png\n',
+            "t.csv:2: a quotation mark begins a cell that goes on for 3 lines",
+        ),
+        ("t.csv", "image,text,text\n1.png,a,b\n", "t.csv: has several columns called 'text'"),
+        ("t.csv", "image,text\n1.png,\n\n\n1.png\n", "t.csv:5: has 1 column"),
+        (
+            "t.jsonl",
+            '{"image": "1.png", "caption": "a"}\n{"image": NaN, "caption": "a"}',
+            "t.jsonl:2: has no path of an image",
+        ),
+        (
+            "t.jsonl",
+            '{"image": "1.png", "caption": "a"}\n{"image": "\\ud83d.png", "caption": "a"}',
+            r"t.jsonl:2: no file can have the name '.ud83d.png'",
+        ),
+        (
+            "t.jsonl",
+            '{"image": "1.png", "caption": "a"}\n{"image": "1\\u0000.png", "caption": "a"}',
+            r"t.jsonl:2: no file can have the name '1.x00.png'",
+        ),
         ("t.csv", "filepath,title\n1.png,a\n1.png\n", "t.csv:3: has 1 column, the first line 2"),
         (
             "t.csv",
@@ -158,6 +260,7 @@ def test_lists_of_captions_and_missing_ones(tmp_path):
             "t.csv:2: there is no image .*0.png; check",
         ),
         ("t.csv", "filepath,title\nhttp://x/1.png,a\n", "t.csv:2: the image is an address.*img2da"),
+        ("t.csv", "filepath,title\nS3://x/1.png,a\n", "t.csv:2: the image is an address.*img2da"),
         ("t.csv", "filepath,title\n1.png,\n", "has no row with a caption"),
         ("t.csv", "filepath,title\n,a\n", "t.csv:2: has no path of an image"),
         ("t.jsonl", '{"image": "1.png", "caption": "a"}\n{"image"', "t.jsonl:2: is no JSON"),
@@ -201,7 +304,9 @@ def test_another_separator(tmp_path):
         opened("ImageTextList", tmp_path, list_file="t.jsonl", separator=",")
     with pytest.raises(PasslError, match="separator and quotes are for csv and tsv"):
         opened("ImageTextList", tmp_path, list_file="t.jsonl", quotes=False)
-    for separator in ("", ", "):
+    dataset = opened("ImageTextList", tmp_path, list_file="t.csv", separator="\\t")
+    assert listed(dataset) == {"1.png": ["a, b"]}, "as YAML has it without quotation marks"
+    for separator in ("", ", ", '"', "\n", "\r"):
         with pytest.raises(PasslError, match=f"separator is one character, not '{separator}'"):
             opened("ImageTextList", tmp_path, list_file="t.csv", separator=separator)
 
@@ -290,6 +395,45 @@ def test_counts_of_img2dataset_are_compared(shards, caplog):
     assert "img2dataset counted" not in caplog.text
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"successes": null}', '{"successes": Infinity}'])
+def test_counts_that_are_none(shards, caplog, content):
+    (shards / "00000_stats.json").write_text(content)
+    assert len(opened("ImageTextShards", shards)) == 4
+    assert "img2dataset counted" not in caplog.text
+
+
+def test_a_caption_before_its_image_and_names_in_capitals(tmp_path):
+    shard(tmp_path / "0.tar", [
+        ("a", {"TXT": b"one"}), ("b", {"txt": b"two", "PNG": encoded(1)}), ("a", {"png": encoded()})
+    ])  # fmt: skip
+    shard(tmp_path / "1.tar", [])
+    dataset = opened("ImageTextShards", tmp_path)
+    assert listed(dataset) == {"0.tar:b.PNG": ["two"], "0.tar:a.png": ["one"]}
+    for i, seed in ((0, 1), (1, 0)):
+        expected = np.asarray(photograph(seed, (20, 16)))
+        np.testing.assert_array_equal(np.asarray(dataset.read(i)), expected)
+
+
+@pytest.mark.parametrize("keys", [["a.b"], ["a.b.0", "a.b.1"]])
+def test_keys_with_dots_in_shards_are_said(tmp_path, keys):
+    shard(tmp_path / "0.tar", [(key, {"png": encoded(), "txt": b"x"}) for key in keys])
+    with pytest.raises(
+        PasslError, match=r"0.tar: 'a.b.*png' has a dot within its name, .* caption"
+    ):
+        opened("ImageTextShards", tmp_path)
+
+
+def test_another_text_with_dots_is_none(tmp_path, caplog):
+    """``0.en.txt`` beside ``0.png`` is another caption, which can be asked for."""
+    fields = {"png": encoded(), "en.txt": b"one"}
+    shard(tmp_path / "0.tar", [("0", fields), ("1", {**fields, "txt": b"two"})])
+    with caplog.at_level(logging.INFO, logger="passl"):
+        assert listed(opened("ImageTextShards", tmp_path)) == {"0.tar:1.png": ["two"]}
+    assert "1 image with no caption" in caplog.text
+    dataset = opened("ImageTextShards", tmp_path, caption="en.txt")
+    assert [dataset.captions(i) for i in range(2)] == [["one"], ["one"]]
+
+
 def test_a_shard_that_was_cut_short(shards):
     whole = (shards / "00001.tar").read_bytes()
     (shards / "00001.tar").write_bytes(whole[: len(whole) // 2])
@@ -299,8 +443,14 @@ def test_a_shard_that_was_cut_short(shards):
 
 def test_shards_without_captions(tmp_path):
     shard(tmp_path / "0.tar", [("0", {"png": encoded()}), ("1", {"txt": b"alone"})])
-    with pytest.raises(PasslError, match="hold no images with a caption in .txt files"):
+    with pytest.raises(
+        PasslError,
+        match=r"no images with a caption in .txt files \(1 image with no caption, 1 sample without",
+    ):
         opened("ImageTextShards", tmp_path)
+    for caption in ("", "json:", ":", "."):
+        with pytest.raises(PasslError, match=f"caption is the extension of .*, not '{caption}'"):
+            opened("ImageTextShards", tmp_path, caption=caption)
 
 
 # ------------------------------------------------ samples

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import paddle
 import pytest
-from clip import small_clip
+from clip import small_clip, small_pairs
 from clip_processes import CASES, STEPS, train
 from helpers import ROOT, running
 from stepping import assert_close
@@ -52,6 +52,13 @@ def test_every_weight_of_that_run_learns(case):
     after = alone(case, "float64")
     for key, parameter in before.named_parameters():
         assert np.abs(after[key] - parameter.numpy()).max() > 1e-6, key
+
+
+def test_the_loss_of_chance_is_that_of_the_pairs_of_all(monkeypatch):
+    network = small_clip("ViT", "float64")
+    batch = small_pairs("ViT", 4, dtype="float64")
+    monkeypatch.setattr(architecture, "process_count", lambda: 3)
+    assert network(batch)["scalars"]["chance"].item() == pytest.approx(np.log(12))
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

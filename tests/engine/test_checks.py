@@ -9,7 +9,8 @@ from helpers import NETWORK
 from PIL import Image
 
 from passl.datasets import build_dataset
-from passl.engine.checks import check_classes, check_images
+from passl.engine import checks
+from passl.engine.checks import check_classes, check_images, tell_of_captions
 from passl.modeling.architectures import build_architecture
 from passl.utils.config import Config
 from passl.utils.errors import PasslError
@@ -117,3 +118,40 @@ def test_images_with_channels_at_the_end_are_told_from_a_wrong_size():
         network({"image": paddle.zeros([2, 16, 16, 3])})
     with pytest.raises(PasslError, match="built for images of 16×16 .* but got 12×3"):
         network({"image": paddle.zeros([2, 3, 12, 3])})
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch, caplog):
+    """Says what a batch of some images with captions meets, each image with its own."""
+
+    def tell(captions, batch, transforms=({"name": "Tokenize", "context": 5},), most=2000):
+        root = tmp_path / str(len(list(tmp_path.iterdir())))
+        for number, text in enumerate(captions):
+            save_image(root / f"{number}.png")
+            (root / f"{number}.txt").write_text(text, encoding="utf-8")
+        section = {"name": "ImageTextFolder", "dataroot": str(root), "transforms": transforms}
+        dataset = build_dataset(Config(section), None)
+        monkeypatch.setattr(checks, "_CAPTIONS", most)
+        caplog.clear()
+        with caplog.at_level("INFO", logger="passl"):
+            tell_of_captions(dataset, batch)
+        return caplog.text
+
+    return tell
+
+
+def test_captions_that_are_cut_are_counted(told):
+    """A word of these is one id, and start and end are two."""
+    said = told(["a cat", "a dog", "a red cat", "a red cat sat"], 2)
+    assert "about 25.0 % of the captions have more than 5 ids and are cut (1 of 4)" in said
+    said = told(["a cat", "a big red dog", "a red big cat", "a dog"], 2, most=2)
+    assert "about 50.0 % of the captions have more than 5 ids and are cut (1 of 2)" in said
+    assert told(["a cat", "a big dog"], 2) == "" == told(["a big red cat"] * 2, 2, transforms=())
+
+
+@pytest.mark.parametrize("batch, pairs", [(2, "0.17"), (3, "0.5"), (4, "1")])
+def test_equal_captions_of_a_batch_are_counted(told, batch, pairs):
+    """One of the six pairs of four images; a batch of three has three pairs."""
+    said = told(["a cat", "a dog", "a fox", "a cat"], batch)
+    assert f"a batch of {batch} holds about {pairs} pairs of images with the same caption" in said
+    assert told(["a", "b", "c", "d"], batch) == ""

@@ -5,8 +5,10 @@ import random
 import time
 
 import numpy as np
+import paddle
 import pytest
 import yaml
+from clip import HundredIds  # noqa: F401  (registers it)
 from helpers import (
     Stop,
     losses,
@@ -18,9 +20,15 @@ from helpers import (
 )
 from pair_files import clip_config, samples, shard
 
+from passl.datasets import section_loader
+from passl.datasets.loading.sampler import EvaluationBatches
+from passl.datasets.sources.paths import ImagePaths
+from passl.datasets.view import evaluation_view
 from passl.engine import train, trainer
+from passl.modeling.architectures import build_architecture
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
+from passl.weights import load_weights
 
 PAIRS, STEPS = 60, 14  # two epochs in batches of 8
 
@@ -171,6 +179,7 @@ def test_commands(config, pairs, tmp_path):
     assert code == 0, err
     assert "a network that knows nothing has a loss of ln 8 = 2.0794" in out + err
     assert "60 images with 60 captions" in out + err
+    assert "4 images fill no batch and are left out of an epoch, others each time" in out + err
     assert "--labels 'a cat,a dog'" in out + err
     own = tmp_path / "run" / "config.yaml"
     code, out, err = run_here("eval", "-c", own, "--json", tmp_path / "found.json")
@@ -178,6 +187,38 @@ def test_commands(config, pairs, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     last = records(tmp_path / "run")[-1]
     assert found["mean_r1"] == last["mean_r1"]
+
+
+def check_probabilities(config, answers, templates):
+    """Compares answers with NumPy's, of embeddings one at a time."""
+    cfg = get_config(config)
+    network = build_architecture(cfg.model)
+    load_weights(network, str(config.parent / "checkpoints" / "best.safetensors"))
+    network.eval()
+
+    def units(rows):
+        rows = np.asarray(rows, np.float64)
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+    def of_text(text):
+        ids, _ = network.tokenizer([text], network.context)
+        return units(network.embed_texts(paddle.to_tensor(ids)).numpy()[0])
+
+    names = sorted(answers[0]["names"])
+    sentences = [[of_text(t.replace("{}", name)) for t in templates] for name in names]
+    classes = units(np.mean(sentences, axis=1))
+    paths = [answer["path"] for answer in answers]
+    section = evaluation_view(cfg)
+    dataset = ImagePaths(paths, section.dataset.transforms)
+    loader = section_loader(section, dataset, EvaluationBatches(len(paths), 4), num_workers=0)
+    with paddle.no_grad():
+        images = [network.embed_images(batch["image"]).numpy() for batch in loader]
+    logits = np.exp(network.logit_scale.item()) * units(np.concatenate(images)) @ classes.T
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    for answer, expected in zip(answers, shares):
+        found = dict(zip(answer["names"], answer["probabilities"]))
+        np.testing.assert_allclose([found[name] for name in names], expected, rtol=1e-3)
 
 
 def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
@@ -196,6 +237,15 @@ def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
     found = json.loads(answers.read_text())
     assert {name for one in found for name in one["names"]} == {"a cat", "一只狗", "a pear"}
     assert all(sum(one["probabilities"]) == pytest.approx(1.0, abs=1e-5) for one in found)
+    check_probabilities(own, found, ["a photo of {}", "art of {}"])
+    names = tmp_path / "names.txt"
+    names.write_text("a cat\n一只狗\na pear\n", encoding="utf-8")
+    code, out, err = run_here(
+        "predict", "-c", own, images, "--class-names", names, "--json", answers,
+        "--template", "a {}!",
+    )  # fmt: skip
+    assert code == 0, err
+    check_probabilities(own, json.loads(answers.read_text()), ["a {}!"])
     by_names = (
         "evaluate.evaluator={name: ZeroShot}",
         f"dataloader.val.dataset={{name: ImageFolder, dataroot: {images}, transforms: "
@@ -205,11 +255,16 @@ def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
     code, out, err = run_here("eval", "-c", own, *overrides, "--report", tmp_path / "report")
     assert code == 0, err
     assert "Top-1" in out and "apple" in (tmp_path / "report" / "report.html").read_text()
+    kept = sorted((tmp_path / "cache" / "zero_shot").iterdir())
+    train(get_config(path, [f"output_dir={tmp_path / 'other'}", *by_names]))
+    assert "top1" in records(tmp_path / "other")[-1]
+    assert sorted((tmp_path / "cache" / "zero_shot").iterdir()) == kept, "of a run nothing is"
     for arguments, message in (
         ([], "CLIP tells apart what it is told to: --labels"),
         (["--labels", "a cat"], "at least two different words"),
         (["--labels", "a cat,,a dog"], "none is empty"),
         (["--template", "a {}"], "CLIP tells apart what it is told to: --labels"),
+        (["--labels", "a cat,a dog, a cat"], "at least two different words"),
         (["--labels", "a,b", "--template", "c"], "a template has {} where"),
         (["--labels", "a,b", "--class-names", str(path)], "both say what to tell apart"),
     ):
@@ -225,6 +280,10 @@ def test_images_are_told_apart_by_words(config, photos, tmp_path, monkeypatch):
         (["model.text.context=7"], "texts have 9 ids, the text tower takes 7"),
         (["dataloader.train.dataset.transforms.1.context=20"], "texts have 20 ids"),
         (["global_batch_size=12"], "not a whole multiple"),
+        (
+            ["dataloader.train.dataset.transforms.1.tokenizer.name=HundredIds"],
+            "Tokenize makes .* with HundredIds, the network reads texts with CLIPTokenizer; give",
+        ),
     ],
 )
 def test_what_is_refused(overrides, said, config, tmp_path):

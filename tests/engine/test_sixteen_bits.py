@@ -451,7 +451,8 @@ def test_twins_and_queues_keep_float32(rounding, level, dtype, name):
         for key, value in network.twin.named_parameters():
             assert value.dtype == paddle.float32, key
             twin[key] = m * twin[key] + (1 - m) * weights[key]
-            np.testing.assert_allclose(value.numpy(), twin[key], atol=1e-7, err_msg=key)
+            # Two roundings of numbers near 1 apart, where 16 bits are apart by 1e-3.
+            np.testing.assert_allclose(value.numpy(), twin[key], atol=5e-7, err_msg=key)
     before = dict(method(name, "MlpMixer").named_parameters())
     moved = [np.abs(twin[key] - before[key].numpy()).max() for key in twin]
     assert 0 < max(moved) < 2e-3

@@ -76,6 +76,19 @@ def test_frozen_towers_in_parts():
         np.testing.assert_allclose(state[name].numpy(), tensor.numpy(), atol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("loss, fixed", [("softmax", "logit_scale"), ("sigmoid", "logit_bias")])
+def test_a_scale_or_bias_that_does_not_learn(loss, fixed):
+    whole, parts = (small_clip("ViT", "float64", loss=loss) for _ in range(2))
+    for network, count in ((whole, 1), (parts, 2)):
+        getattr(network, fixed).stop_gradient = True
+        step, _ = stepping(network, 8, rate=0.5, parts=count)
+        for number in range(2):
+            step(number, small_pairs("ViT", 8, number, "float64"))
+    state = parts.state_dict()
+    for name, tensor in whole.state_dict().items():
+        np.testing.assert_allclose(state[name].numpy(), tensor.numpy(), atol=1e-12, err_msg=name)
+
+
 def test_the_record_is_that_of_the_whole_batch():
     losses = []
     for parts in (1, 2):

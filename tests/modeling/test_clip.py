@@ -5,12 +5,13 @@ import math
 import numpy as np
 import paddle
 import pytest
-from clip import clip, pairs, small_clip, small_pairs
+from clip import TEXT, clip, pairs, small_clip, small_pairs
 from PIL import Image
 from stepping import stepping
 
 from passl.modeling.architectures import build_architecture
 from passl.modeling.backbones import build_backbone
+from passl.modeling.backbones.clip_resnet import AveragedBottleneck
 from passl.modeling.texts import build_text
 from passl.solver.groups import undecayed_names
 from passl.utils.errors import PasslError
@@ -103,6 +104,9 @@ def test_initial_weights_of_the_image_towers():
         )
     assert not block.attn.qkv.bias.numpy().any() and not block.attn.proj.bias.numpy().any()
     assert block.mlp.fc2.bias.numpy().std() == pytest.approx(3072**-0.5 / math.sqrt(3), rel=0.1)
+    network = clip("ViT", embed_dim=256)  # of towers 64 wide
+    check_std(network.image_projection.weight, 64**-0.5)
+    check_std(network.text_projection.weight, 64**-0.5)
     resnet = build_backbone({"name": "CLIPResNet", "blocks": [1, 1, 1, 1]})
     check_std(resnet.pool.k.weight, 2048**-0.5)
     check_std(resnet.pool.pos_embed, 2048**-0.5)
@@ -118,6 +122,28 @@ def test_a_fresh_network_loses_as_one_that_knows_nothing():
     assert outputs["loss"].item() == pytest.approx(math.log(16), rel=0.4)
     assert outputs["scalars"]["scale"].item() == pytest.approx(1 / 0.07, rel=1e-6)
     assert network.logit_scale.shape == []
+    network = small_clip("ViT", loss="sigmoid")
+    outputs = network(small_pairs("ViT", 16))
+    assert outputs["scalars"]["scale"].item() == pytest.approx(10.0)
+    assert network.logit_bias.item() == -10.0 and "chance" not in outputs["scalars"]
+
+
+def test_logits_are_scaled_cosines():
+    """Of a classifier of any lengths, in which two classes are one."""
+    network = small_clip("ViT", "float64")
+    network.eval()
+    images = small_pairs("ViT", 5, dtype="float64")["image"]
+    rows = np.random.default_rng(0).normal(size=(4, 48)) * [[1], [5], [0.1], [1]]
+    rows[3] = rows[0]
+    network.use_classifier(paddle.to_tensor(rows))
+    outputs = network({"image": images})
+    found = outputs["image_embedding"].numpy()
+    cosines = found @ rows.T / np.linalg.norm(found, axis=1)[:, None] / np.linalg.norm(rows, axis=1)
+    logits = outputs["logits"].numpy()
+    np.testing.assert_allclose(logits, np.exp(2.65926003693) * cosines, rtol=1e-6)
+    assert (logits[:, 0] == logits[:, 3]).all() and network.num_classes == 4
+    network.use_classifier(None)
+    assert "logits" not in network({"image": images}) and network.num_classes is None
 
 
 @pytest.mark.smoke
@@ -214,6 +240,14 @@ def test_any_backbone_is_an_image_tower():
     [
         ({"loss": "hinge"}, "loss is softmax or sigmoid, not 'hinge'"),
         ({"text": {"vocabulary": 100}}, "49408 ids, the text tower's vocabulary 100"),
+        (
+            {"text": {"vocabulary": 50_000}},
+            "ends a text with the id 49407, .* looks for 49999; set",
+        ),
+        (
+            {"text": {"end": 0}},
+            "ends a text with the id 49407, the text tower looks for 0; set text",
+        ),
         ({"project_images": False, "embed_dim": 7}, "64 features are compared .* embed_dim is 7"),
         ({"freeze": ["words"]}, "cannot freeze 'words'"),
     ],
@@ -221,6 +255,17 @@ def test_any_backbone_is_an_image_tower():
 def test_what_is_refused(changes, message):
     with pytest.raises(PasslError, match=message):
         clip("ViT", **changes)
+
+
+def test_a_larger_vocabulary_than_the_tokenizers():
+    """It is told where texts end; the ids that no text has change nothing."""
+    network = clip("ViT", text={**TEXT, "vocabulary": 49_500, "end": 49_407})
+    ids, _ = network.tokenizer(["a cat", "two dogs of snow"], 12)
+    network.eval()
+    whole = network.embed_texts(paddle.to_tensor(ids)).numpy()
+    cut = network.embed_texts(paddle.to_tensor(ids[:1, :4])).numpy()
+    np.testing.assert_allclose(whole[:1], cut, rtol=1e-4, atol=1e-6)
+    assert np.abs(whole[0] - whole[1]).max() > 1e-3
 
 
 def test_longer_texts_are_refused():
@@ -259,3 +304,77 @@ def test_other_sizes_of_images_and_texts(tower):
     centres = (np.arange(16) + 0.5) * 77 / 16 - 0.5
     expected = [np.interp(centres, np.arange(77), c) for c in small.text.pos_embed.numpy().T]
     np.testing.assert_allclose(rows, np.array(expected).T, atol=1e-6)
+
+
+def normed(maps, scale, shift):
+    """Batch normalisation in training, of ``[N, C, H, W]``."""
+    mean, variance = maps.mean((0, 2, 3), keepdims=True), maps.var((0, 2, 3), keepdims=True)
+    maps = (maps - mean) / np.sqrt(variance + 1e-5)
+    return maps * scale[:, None, None] + shift[:, None, None]
+
+
+def test_a_block_in_training_is_that_of_numpy():
+    """There averages before a convolution and behind it differ, by the statistics."""
+    paddle.seed(0)
+    block = AveragedBottleneck(6, 3, 2)
+    block.to(dtype="float64")
+    rng = np.random.default_rng(0)
+    for parameter in block.parameters():
+        parameter.set_value(rng.normal(size=parameter.shape))
+    x = rng.normal(size=(2, 6, 4, 4))
+
+    def conv_norm(layer, maps):
+        kernel = layer.conv.weight.numpy()
+        reach = kernel.shape[2] // 2
+        padded = np.pad(maps, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+        height, width = maps.shape[2:]
+        found = sum(
+            np.einsum(
+                "oc,nchw->nohw", kernel[:, :, i, j], padded[:, :, i : i + height, j : j + width]
+            )
+            for i in range(kernel.shape[2])
+            for j in range(kernel.shape[3])
+        )
+        return normed(found, layer.norm.weight.numpy(), layer.norm.bias.numpy())
+
+    def averaged(maps):
+        return maps.reshape(*maps.shape[:2], 2, 2, 2, 2).mean((3, 5))
+
+    branch = np.maximum(conv_norm(block.layers[0], x), 0)
+    branch = averaged(np.maximum(conv_norm(block.layers[1], branch), 0))
+    branch = conv_norm(block.layers[2], branch)
+    expected = np.maximum(branch + conv_norm(block.shortcut, averaged(x)), 0)
+    block.train()
+    np.testing.assert_allclose(block(paddle.to_tensor(x)).numpy(), expected, atol=1e-10)
+
+
+def test_how_deep_parameters_lie():
+    """Of five blocks in four stages; embeddings and the stem are the first layer."""
+    backbone = clip("ResNet").backbone
+    depths = backbone.parameter_depths
+    assert set(depths) == {name for name, _ in backbone.named_parameters()}
+    for name, depth in (
+        ("stem.0.conv.weight", 0),
+        ("stem.2.norm.bias", 0),
+        ("stages.0.0.layers.0.conv.weight", 1),
+        ("stages.1.0.shortcut.conv.weight", 2),
+        ("stages.1.1.layers.2.norm.weight", 3),
+        ("stages.3.0.layers.1.conv.weight", 5),
+        ("pool.q.weight", 5),
+        ("pool.pos_embed", 5),
+    ):
+        assert depths[name] == depth, name
+    text = clip("ViT").text.parameter_depths
+    assert text["token_embed.weight"] == text["pos_embed"] == 0
+    assert text["blocks.0.norm1.weight"] == 1 and text["blocks.1.mlp.fc2.bias"] == 2
+
+
+def test_positions_of_no_square_are_not_resized():
+    backbone = clip("ResNet").backbone
+    channels = backbone.pool.q.weight.shape[0]
+    for places, fits in ((9, True), (6, False), (0, False)):
+        found = backbone.adapt_weight("pool.pos_embed", [1, 1 + places, channels], "openai")
+        assert (found is not None) == fits, places
+    assert backbone.adapt_weight("pool.pos_embed", [1, 10, channels + 1], "openai") is None
+    text = clip("ViT").text
+    assert text.adapt_weight("pos_embed", [9, 63], "openai") is None

@@ -10,6 +10,7 @@ import pytest
 
 import passl.tokenization
 from passl.tokenization import CLIPTokenizer, build_tokenizer, byte_pairs
+from passl.tokenization.byte_pairs import cleaned
 from passl.utils.errors import PasslError
 
 FOLDER = Path(passl.tokenization.__file__).parent
@@ -42,6 +43,19 @@ def test_ids_are_those_of_the_authors(text):
 
 
 @pytest.mark.smoke
+def test_entities_are_read_twice_and_no_more():
+    """Also where a tag keeps ftfy from doing it once itself."""
+    assert cleaned("<b>AT&amp;T") == cleaned("<b>AT&amp;amp;T") == "<b>at&t"
+    assert cleaned("<b>AT&amp;amp;amp;T") == "<b>at&amp;t"
+
+
+def test_an_ending_is_one_in_any_case():
+    """The long s is an s that no lower case changes."""
+    tokenizer = CLIPTokenizer()
+    assert tokenizer.decode(tokenizer.encode("It\u2019\u017f a cat")) == "it '\u017f a cat"
+    assert tokenizer.decode(tokenizer.encode("it'x a cat")) == "it ' x a cat"
+
+
 def test_chinese_has_ids_of_bytes_and_comes_back():
     ids = CLIPTokenizer().encode("一只红色的袋鼠。")
     assert len(ids) == 20 and ids[:4] == [19759, 222, 34517, 103]

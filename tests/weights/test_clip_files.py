@@ -17,6 +17,7 @@ from hostile_files import torch_script_of
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
 from passl.utils.errors import PasslError
+from passl.utils.stored_array import StoredArray
 from passl.weights import WeightFile, load_weights
 from passl.weights.converting import convert_weights
 from passl.weights.formats import paddle as paddle_format
@@ -516,6 +517,27 @@ def test_a_bias_of_siglips_loss(shape, tmp_path):
     assert model.logit_bias.item() == -9.5
     report = load_weights(network(), of_torch(tmp_path, arrays))  # of the other loss
     assert report.left_out == ["logit_bias"]
+
+
+@pytest.mark.parametrize(
+    "publisher, shape",
+    [
+        ("openai", ()),
+        ("huggingface", ()),
+        ("passl_v1", (1,)),
+        ("paddlenlp", (1,)),
+        ("paddlemix", (1,)),
+    ],
+)
+def test_scale_and_bias_are_written_in_their_publishers_shape(publisher, shape):
+    model = network("ViT", loss="sigmoid")
+    naming = namings(model.backbone.released_names)[publisher]
+    for name in ("logit_scale", "logit_bias"):
+        array = model.state_dict()[name].numpy()
+        (there,) = naming.write(
+            name, StoredArray((), array.dtype, lambda array=array: array)
+        ).items()
+        assert there[0] == name and there[1].read().shape == shape
 
 
 # ------------------------------------------------ TorchScript

@@ -1,5 +1,6 @@
 """Means of two weight files (WiSE-FT), of any publishers' names."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from clip import clip, open_clip_state
@@ -37,18 +38,21 @@ def test_a_mean_is_that_of_each_number(tmp_path, share):
         np.testing.assert_array_equal(array, expected.astype("f4"), name)
 
 
-def test_sixteen_bits_stay(tmp_path):
-    one = {name: array.astype(np.float16) for name, array in arrays(0).items()}
-    torch.write(str(tmp_path / "one.pt"), one)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sixteen_bits_stay(tmp_path, dtype):
+    one = {name: array.astype(dtype) for name, array in arrays(0).items()}
+    safetensors.write(str(tmp_path / "one.safetensors"), one, {"format": "pt"})
     torch.write(str(tmp_path / "two.pt"), arrays(1))
+    mean = tmp_path / "mean.safetensors"
     convert_weights(
-        tmp_path / "one.pt", tmp_path / "mean.pt", FAMILIES, "openai", other=tmp_path / "two.pt"
+        tmp_path / "one.safetensors", mean, FAMILIES, "openai", other=tmp_path / "two.pt"
     )
-    found, two = contents(tmp_path / "mean.pt"), arrays(1)
+    found, two = contents(mean), arrays(1)
+    assert set(found) == set(one)
     for name, array in found.items():
-        assert array.dtype == np.float16, name
+        assert array.dtype == dtype, name
         expected = (one[name].astype("f8") + two[name].astype("f8")) / 2
-        np.testing.assert_array_equal(array, expected.astype(np.float16), name)
+        np.testing.assert_array_equal(array, expected.astype(dtype), name)
 
 
 def test_files_of_other_networks_are_refused(tmp_path, capsys):
@@ -71,5 +75,7 @@ def test_files_of_other_networks_are_refused(tmp_path, capsys):
     one, mean = str(tmp_path / "one.pt"), str(tmp_path / "mean.safetensors")
     assert convert_command.main([one, mean, "--mean", one, "--share", "1.5"]) == 2
     assert "lies in [0, 1], not 1.5" in capsys.readouterr().err
+    assert convert_command.main([one, mean, "--share", "0.5"]) == 2
+    assert "add --mean FILE" in capsys.readouterr().err
     assert convert_command.main([one, mean, "--mean", one]) == 0
     assert set(contents(mean)) >= {"backbone.cls_token", "text.pos_embed", "logit_scale"}

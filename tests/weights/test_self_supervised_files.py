@@ -386,6 +386,65 @@ def test_a_method_keeps_the_names_of_classes_out_of_its_backbone(tmp_path):
     np.testing.assert_array_equal(own["fc.weight"][:, 1], fresh["fc.weight"][:, 1])
 
 
+@pytest.mark.parametrize("part", ["backbone", "twin"])
+def test_a_mean_of_two_is_one_of_that_part_which_nobody_has_evaluated(part, tmp_path):
+    record = {"step": 40, "knn_top1": 47.11, "k": 20, "temperature": 0.07, "bank": 60,
+              "samples": 13}  # fmt: skip
+    files, networks = [], [method("MoCo", seed=1), method("MoCo", seed=2)]
+    for number, network in enumerate(networks):
+        for tensor in network.twin.state_dict().values():
+            tensor.set_value(tensor + 1 + number)
+        facts = {
+            "samples": 100,
+            "samples_seen": 320,
+            "config": {"model": {"name": "MoCo", "architecture": TINY}},
+            "progress": {"step": 40, "evaluation": record},
+        }
+        files.append(saved(network, tmp_path / f"{number}.safetensors", **facts, data="photos"))
+    target = tmp_path / "mean.safetensors"
+    code, out, err = run_here(
+        "convert", files[0], target, "--part", part, "--mean", files[1], "--share", "0.25"
+    )
+    assert code == 0, err
+    assert "trained by MoCo" in out and "47.11" not in out
+    prefix = "backbone." if part == "backbone" else "twin.backbone."
+    one, two = (arrays(network, prefix) for network in networks)
+    with WeightFile(target) as file:
+        assert "evaluation" not in file.metadata["origin"]
+        found = file.read_group(file.key)
+    assert set(found) == {f"backbone.{name}" for name in one}
+    for name, array in one.items():
+        expected = 0.75 * array.astype("f8") + 0.25 * two[name].astype("f8")
+        np.testing.assert_array_equal(found[f"backbone.{name}"], expected.astype("f4"), name)
+
+
+def test_a_mean_counts_as_the_first_file_does(tmp_path):
+    """Whole numbers have no mean: the place in a queue is that of one of them."""
+    files = []
+    for number, place in enumerate((8, 16)):
+        network = method("MoCo", seed=number)
+        network.queue.pointer.set_value(paddle.to_tensor([place], "int64"))
+        files.append(saved(network, tmp_path / f"{number}.safetensors"))
+    target = tmp_path / "mean.safetensors"
+    code, out, err = run_here("convert", files[0], target, "--mean", files[1])
+    assert code == 0, err
+    with WeightFile(target) as file:
+        pointer = file.read_group(file.key)["queue.pointer"]
+    assert pointer.dtype == np.int64 and pointer.tolist() == [8]
+
+
+def test_heads_of_other_classes_have_no_mean(tmp_path):
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for file, names in zip(files, (["a", "b", "c"], ["a", "c", "b"], None)):
+        saved(classifier(3), file, class_names=names)
+    target = tmp_path / "mean.safetensors"
+    code, out, err = run_here("convert", files[0], target, "--mean", files[1])
+    assert code == 2 and "1.safetensors: its head is for other classes than that of" in err
+    assert not target.exists()
+    code, out, err = run_here("convert", files[0], target, "--mean", files[2])
+    assert code == 0, err
+
+
 def test_a_name_that_a_publisher_has_not(tmp_path):
     source = saved(method("SimCLR"), tmp_path / "x.safetensors")
     code, out, err = run_here("convert", source, tmp_path / "y.pth")

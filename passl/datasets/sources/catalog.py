@@ -24,7 +24,7 @@ from passl.utils.whole_files import replacing
 _SMALLEST_INDEX = 20_000
 # A file that changed this shortly before it was looked at may have changed again unnoticed.
 _TOO_RECENT_NS = 2_000_000_000
-_VERSION = 4
+_VERSION = 5
 # Texts that are put in another order in one go: their bytes are addressed one by one.
 _AT_A_TIME = 20_000
 

@@ -16,9 +16,15 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from passl.datasets.registry import DATASETS
 from passl.datasets.sources.caption_texts import texts_of
-from passl.datasets.sources.catalog import Catalog, GrowingCaptions, GrowingNames, cached
+from passl.datasets.sources.catalog import (
+    Catalog,
+    GrowingCaptions,
+    GrowingNames,
+    by_image,
+    cached,
+)
 from passl.datasets.sources.files import existing_file, existing_folder
-from passl.datasets.sources.image_files import count
+from passl.datasets.sources.image_files import count, passed_over_text
 from passl.datasets.sources.pairs import EMPTY, NONE, ImageTextDataset
 from passl.utils.errors import PasslError, first_of, shown
 from passl.utils.system_errors import explain_os_error
@@ -98,8 +104,9 @@ def _read(root: str, file: Path, split: Optional[str]) -> Catalog:
         what = f"an entry lacks {error}" if isinstance(error, KeyError) else f"an entry: {error}"
         raise PasslError(f"{file}: is damaged, or of another kind ({what})") from None
     if not len(paths):
-        raise PasslError(f"{file}: no image in it has a caption")
-    names = paths.names()
+        beside = f" ({passed_over_text(passed_over)})" if passed_over else ""
+        raise PasslError(f"{file}: no image in it has a caption{beside}")
+    names, packed = by_image(paths.names(), captions.captions())
     folder = _folder(root, file, names[0])
     if folder:
         moved = GrowingNames()
@@ -107,9 +114,7 @@ def _read(root: str, file: Path, split: Optional[str]) -> Catalog:
             moved.add(f"{folder}/{names[i]}")
         names = moved.names()
     watched = [str(file.absolute())]
-    return Catalog(
-        root, names, None, watched=watched, passed_over=passed_over, captions=captions.captions()
-    )
+    return Catalog(root, names, None, watched=watched, passed_over=passed_over, captions=packed)
 
 
 def _content(file: Path) -> Dict[str, Any]:
@@ -117,7 +122,14 @@ def _content(file: Path) -> Dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise explain_os_error(error, file, "read") from None
+    except UnicodeDecodeError:
+        raise PasslError(f"{file}: is not UTF-8 but another encoding; save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise PasslError(
+                f"{file}: goes on behind its first object; where each line is one, call it .jsonl "
+                "and take ImageTextList"
+            ) from None
         raise PasslError(f"{file}: is no JSON, or cut short ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise PasslError(
@@ -147,7 +159,7 @@ def _coco(
 
 def _karpathy(file: Path, images: List[Any], split: Optional[str]) -> _Images:
     """Returns the images of some splits, each with its captions."""
-    wanted = None if split is None else split.split("+")
+    wanted = None if split is None else [name.strip() for name in split.split("+")]
     sizes = Counter(image["split"] for image in images)
     for name in wanted or ():
         if name not in sizes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
+from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from PIL import Image
 
+from passl.utils.errors import shown
 from passl.utils.system_errors import explain_os_error
 
 # Formats of pictures. Pillow also opens documents, films and icons, which nobody means.
@@ -130,6 +133,26 @@ def kind_of(entry: os.DirEntry) -> str:
         return _NO_EXTENSION
     plain = extension.isprintable() and " " not in extension
     return extension if plain and len(extension) <= _LONGEST_EXTENSION else _OTHER
+
+
+def missing_image(root: str, file: Path, path: str) -> str:
+    """Returns why there is no image where a list or a table says, with where it is if it is near.
+
+    Args:
+        root: the folder that paths start from.
+        file: the list.
+        path: of the image, as it stands there.
+    """
+    missing = f"there is no image {shown(os.path.join(root, path))}"
+    if "\\" in path or re.match("[A-Za-z]:", path):
+        return f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
+    near = [os.path.dirname(os.path.abspath(root)), str(file.parent)]
+    if os.path.isdir(root):
+        near += sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
+    for folder in near:
+        if os.path.isfile(os.path.join(folder, path)):
+            return f"{missing}, but one in {shown(folder)}; set dataroot to that"
+    return f"{missing}; check dataroot"
 
 
 def _identity(path: str) -> Tuple[int, int]:

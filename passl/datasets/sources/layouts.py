@@ -36,6 +36,7 @@ from passl.datasets.sources.image_files import (
     images_below,
     is_image_name,
     kind_of,
+    missing_image,
     passed_over_text,
 )
 from passl.utils.errors import PasslError, first_of, shown
@@ -212,17 +213,12 @@ def _wrong_line(line: str, first: bool) -> str:
 def _wrong_path(root: str, file: Path, path: str, form: str) -> str:
     """Returns why there is no image where the first line of a list says."""
     missing = f"there is no image {shown(os.path.join(root, path))}"
-    if "\\" in path or re.match("[A-Za-z]:", path):
-        return f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
     if path[-1] in ",;":
         space = "with a space and " if " " in form else ""
         return f"{missing}; write '{form}' {space}without '{path[-1]}'"
     if path[0] in "'\"":
         return f"{missing}; write paths without quotation marks, also those with spaces"
-    for folder in (os.path.dirname(os.path.abspath(root)), os.path.dirname(file)):
-        if os.path.isfile(os.path.join(folder, path)):
-            return f"{missing}, but one in {shown(folder)}; set dataroot to that"
-    return f"{missing}; check dataroot"
+    return missing_image(root, file, path)
 
 
 # ---------------------------------------------------------------- archives
@@ -467,7 +463,7 @@ WITHOUT = (NO_CAPTION, EMPTY_CAPTION, FOREIGN_CAPTION)  # what an image is left 
 _TWICE = "stands there twice, so that one sample would be two; give every sample a key of its own"
 _DOTS = (
     "has a dot within its name, and a sample's key ends at the first dot (WebDataset's rule), so "
-    "that its label is not found; write the shards with names that have no other dot"
+    "that its label or caption is not found; write the shards with names that have no other dot"
 )
 
 
@@ -515,7 +511,8 @@ def read_shards(
         PasslError: a damaged shard, an image without a label, or a sample with several images.
     """
     text = None if caption is None else caption.lower().partition(":")[0].lstrip(".")
-    if text is not None and (text == "json") != (":" in caption):
+    form = r"json:.+|(?!json$)[^:]+"
+    if caption is not None and not re.fullmatch(form, caption.lower().lstrip(".")):
         raise PasslError(
             f"caption is the extension of the captions' files, txt, or json:KEY, a key within "
             f"the .json files, not '{caption}'"
@@ -531,15 +528,18 @@ def read_shards(
         path = os.path.join(root, name)
         shard = _read_shard(path, wanted, labels, text)
         for key, fields in shard.images.items():
-            field = _image_of(fields, shard.others.get(key, ()), path)
+            others = shard.others.get(key, ())
+            field = _image_of(fields, others, path, text)
             if labels and key not in shard.labels:
-                if _has_dotted_label(shard.others.get(key, ())):
+                if _has_dotted_label(others):
                     raise PasslError(f"{path}: '{field.name}' {_DOTS}")
                 raise PasslError(
                     f"{path}: '{field.name}' has no label beside it ({key.lstrip('/')}.cls)"
                 )
             captions = None
             if caption is not None:
+                if key not in shard.texts and _has_dotted_text((field,), others, text):
+                    raise PasslError(f"{path}: '{field.name}' {_DOTS}")
                 captions, why = _captions_of(
                     shard.texts.get(key), caption, f"{path}: '{field.name}'"
                 )
@@ -567,6 +567,7 @@ def read_shards(
         if caption is not None:
             what += f" with a caption in .{text} files"
         found = f", but {', '.join(sorted(extensions)[:8])}" if extensions else ""
+        found += f" ({passed_over_text(passed_over)})" if passed_over else ""
         raise PasslError(f"{root}: its shards hold no {what}{found}")
     return entries.catalog(root, shards, None, shards, passed_over)
 
@@ -605,12 +606,14 @@ def _read_shard(path: str, wanted: Optional[str], labels: bool, text: Optional[s
     return shard
 
 
-def _image_of(fields: Sequence[_Field], others: Iterable[str], path: str) -> _Field:
+def _image_of(
+    fields: Sequence[_Field], others: Iterable[str], path: str, text: Optional[str]
+) -> _Field:
     """Returns the image of a sample."""
     plain = [field for field in fields if "." not in field.extension] or fields
     if len(plain) > 1:
         one, other = plain[:2]
-        if _has_dotted_label(others):
+        if _has_dotted_label(others) or _has_dotted_text(plain, others, text):
             raise PasslError(f"{path}: '{one.name}' {_DOTS}")
         raise PasslError(
             f"{path}: '{one.name}' and '{other.name}' are two images of one sample; name the "
@@ -622,6 +625,14 @@ def _image_of(fields: Sequence[_Field], others: Iterable[str], path: str) -> _Fi
 
 def _has_dotted_label(extensions: Iterable[str]) -> bool:
     return any(extension.endswith(".cls") for extension in extensions)
+
+
+def _has_dotted_text(
+    fields: Iterable[_Field], extensions: Iterable[str], text: Optional[str]
+) -> bool:
+    """Tells whether ``a.b.jpg`` has ``a.b.txt`` beside it, where a key is all before a dot."""
+    inner = [field.extension.rpartition(".")[0] for field in fields]
+    return text is not None and any(part and f"{part}.{text}" in extensions for part in inner)
 
 
 def _label(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> int:

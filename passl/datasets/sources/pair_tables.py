@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from passl.datasets.sources.caption_texts import texts_of
+from passl.datasets.sources.image_files import is_image_name
 from passl.utils.errors import PasslError, first_of, listing, shown
 from passl.utils.system_errors import explain_os_error
 from passl.utils.text_files import is_utf8, not_utf8, read_lines
@@ -87,7 +87,9 @@ def rows_of(file: Path, columns: Columns) -> Iterator[Row]:
 
 def _separated(file: Path, columns: Columns, usual: str) -> Iterator[Row]:
     separator = usual if columns.separator is None else columns.separator
-    if len(separator) != 1:
+    if separator == "\\t":  # as a config has it without quotation marks
+        separator = "\t"
+    if len(separator) != 1 or separator in '"\r\n':
         raise PasslError(f"{file}: separator is one character, not '{separator}'")
     csv.field_size_limit(_LONGEST)
     lines = (f"{line}\n" for _, line in read_lines(file))
@@ -95,21 +97,28 @@ def _separated(file: Path, columns: Columns, usual: str) -> Iterator[Row]:
         lines,
         delimiter=separator,
         quoting=csv.QUOTE_MINIMAL if columns.quotes else csv.QUOTE_NONE,
+        skipinitialspace=separator == ",",
         strict=True,
     )
     begin = 1
     try:
         # Flickr30k's has spaces behind its bars, also in front of the columns' names.
-        names = [name.strip() for name in next(reader, [])]
+        header = next((row for row in reader if any(map(str.strip, row))), None)
+        if header is None:
+            raise PasslError(f"{file}: is empty; its first line names the columns")
+        names = [name.strip() for name in header]
         places = _columns(file, names, columns, separator)
         begin = reader.line_num + 1
         for row in reader:
             number, begin = begin, reader.line_num + 1
             if begin - number > _MOST_LINES:
                 raise PasslError(f"{file}:{number}: {_runaway(begin - number)}")
-            if not row:
+            if not any(map(str.strip, row)):
                 continue
-            if len(row) <= max(places):
+            if begin - number > 1 and _has_rows_within(row, separator, places[0]):
+                raise PasslError(f"{file}:{number}: {_runaway(begin - number)}")
+            # More than there are names would be the end of a text that nobody reads.
+            if len(row) <= max(places) or any(map(str.strip, row[len(names) :])):
                 raise PasslError(
                     f"{file}:{number}: has {len(row)} column{'s' if len(row) > 1 else ''}, the "
                     f"first line {len(names)}; put text that holds the separator in double "
@@ -121,6 +130,16 @@ def _separated(file: Path, columns: Columns, usual: str) -> Iterator[Row]:
             yield number, path, texts_of(text)
     except csv.Error as error:
         raise PasslError(f"{file}:{begin}: {_no_row(error, reader.line_num - begin)}") from None
+
+
+def _has_rows_within(row: Sequence[str], separator: str, place: int) -> bool:
+    """Tells whether a cell has swallowed other rows, as one does whose quotation mark is text."""
+    for cell in row:
+        for line in cell.split("\n")[1:]:
+            cells = line.split(separator)
+            if place < len(cells) and len(cells) > 1 and is_image_name(cells[place].strip()):
+                return True
+    return False
 
 
 def _runaway(lines: int) -> str:
@@ -211,7 +230,12 @@ def _row(file: Path, number: int, names: Tuple[str, str], path: Any, text: Any) 
         raise PasslError(
             f"{file}:{number}: '{names[1]}' is {error}; name another with caption_column"
         ) from None
-    return number, "" if path is None else str(path), texts
+    if path is None or path != path:  # NaN
+        return number, "", texts
+    path = str(path)
+    if "\0" in path or any("\ud800" <= c <= "\udbff" for c in path):
+        raise PasslError(f"{file}:{number}: no file can have the name {path!r}")
+    return number, path, texts
 
 
 def _columns(
@@ -222,7 +246,7 @@ def _columns(
     Raises:
         PasslError: one is not there, or none of the usual names is.
     """
-    found = []
+    found: List[int] = []
     for given, usual, argument in (
         (columns.image, _IMAGE_COLUMNS, "image_column"),
         (columns.caption, _CAPTION_COLUMNS, "caption_column"),
@@ -235,31 +259,25 @@ def _columns(
                 f"{file}: has no column {what}, but {first_of(list(names), 8) or 'none at all'}; "
                 f"name it with {argument}{_hint(names, separator)}"
             )
+        if names.count(names[place]) > 1:
+            raise PasslError(
+                f"{file}: has several columns called '{names[place]}'; give each a name of its own"
+            )
+        if place in found:
+            raise PasslError(
+                f"{file}: image_column and caption_column are the same one, '{names[place]}'"
+            )
         found.append(place)
     return found[0], found[1]
 
 
 def _hint(names: Sequence[str], separator: Optional[str]) -> str:
-    """Says what separates the columns of a table of which only one was found."""
+    """Says what may be wrong with the first line of a csv or tsv."""
+    if separator is not None and any(map(is_image_name, names)):
+        return "; the first line seems to be a row: put one before it that names the columns"
     if separator is None or len(names) != 1:
         return ""
     for other, called in _SEPARATORS.items():
         if other in names[0]:
             return f"; its columns seem to have {called} between them: set separator"
     return ""
-
-
-def no_image(root: str, file: Path, number: int, path: str) -> PasslError:
-    """Returns the error for a row whose image is not there, with where it is if it is near."""
-    missing = f"{file}:{number}: there is no image {shown(os.path.join(root, path))}"
-    if "\\" in path or re.match("[A-Za-z]:", path):
-        return PasslError(
-            f"{missing}; this is a path of Windows: write paths from dataroot on, with /"
-        )
-    near = [os.path.dirname(os.path.abspath(root)), str(file.parent)]
-    if os.path.isdir(root):
-        near += sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
-    for folder in near:
-        if os.path.isfile(os.path.join(folder, path)):
-            return PasslError(f"{missing}, but one in {shown(folder)}; set dataroot to that")
-    return PasslError(f"{missing}; check dataroot")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from array import array
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -27,9 +28,9 @@ from passl.datasets.sources.files import (
     existing_folder,
     shards_of,
 )
-from passl.datasets.sources.image_files import count, images_below, passed_over_text
+from passl.datasets.sources.image_files import count, images_below, missing_image, passed_over_text
 from passl.datasets.sources.layouts import WITHOUT
-from passl.datasets.sources.pair_tables import Columns, no_image, rows_of
+from passl.datasets.sources.pair_tables import Columns, rows_of
 from passl.utils.errors import PasslError, shown
 from passl.utils.logging import interactive, logger
 from passl.utils.text_files import is_utf8, not_utf8, read_lines
@@ -252,6 +253,13 @@ def _read_folder(root: str) -> Catalog:
     alone = texts - len(np.unique(np.array(used, np.int64)))  # several images may have one text
     if alone > 0:
         count(passed_over, "text{s} without an image", alone)
+    if not found:
+        raise PasslError(
+            f"{shown(root)}: has no images"
+            + (f" ({passed_over_text(passed_over)})" if passed_over else "")
+            + "; ImageTextFolder reads cat.jpg with cat.txt beside it, ImageTextShards reads .tar "
+            "files of them"
+        )
     if not len(paths):
         raise PasslError(
             f"{shown(root)}: of {len(found):,} images none has a caption"
@@ -273,7 +281,7 @@ def _read_table(root: str, file: Path, columns: Columns) -> Catalog:
     for number, path, texts in rows_of(file, columns):
         if not path.strip():
             raise PasslError(f"{file}:{number}: has no path of an image")
-        if path.startswith(("http://", "https://")):
+        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
             raise PasslError(
                 f"{file}:{number}: the image is an address, {shown(path)}; fetch the images first, "
                 "with img2dataset say, which writes shards for ImageTextShards"
@@ -281,9 +289,11 @@ def _read_table(root: str, file: Path, columns: Columns) -> Catalog:
         if not texts:
             count(passed_over, EMPTY)
             continue
+        while path.startswith("./"):  # the same image as without
+            path = path[2:].lstrip("/")
         # One look catches a wrong dataroot now; a look at every file would take minutes.
         if not len(paths) and not os.path.isfile(os.path.join(root, path)):
-            raise no_image(root, file, number, path)
+            raise PasslError(f"{file}:{number}: {missing_image(root, file, path)}")
         paths.add(path)
         captions.add(texts)
     if not len(paths):
@@ -301,7 +311,7 @@ def _compare_counts(root: str, catalog: Catalog) -> None:
         stats = Path(root, f"{shard[: -len('.tar')]}_stats.json")
         try:
             counted += int(json.loads(stats.read_text(encoding="utf-8"))["successes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             continue  # it is a help, and nothing depends on it
         found += int(number)
     # It also counts images that are here, but without a caption; in which shards is not known.

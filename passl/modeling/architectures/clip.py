@@ -99,6 +99,14 @@ class CLIP(Contrastive):
                 f"{self.text.vocabulary}; set text.vocabulary={self.tokenizer.size}",
                 place=origin_of(text or {}, "vocabulary"),
             )
+        # Else all texts would have the features of their first id.
+        end = getattr(self.text, "end", self.tokenizer.end)
+        if end != self.tokenizer.end:
+            raise PasslError(
+                f"the tokenizer ends a text with the id {self.tokenizer.end}, the text tower looks "
+                f"for {end}; set text.end={self.tokenizer.end}",
+                place=origin_of(text or {}, "end"),
+            )
         self.image_projection = None
         if project_images:
             self.image_projection = _projection(self.backbone.num_features, embed_dim)
