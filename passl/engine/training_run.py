@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 import paddle
 
 from passl.datasets import ImageDataset, Loader, StandIn
-from passl.distributed.collectives import broadcast
+from passl.distributed.collectives import all_gather_object, broadcast
 from passl.distributed.interrupts import Interrupted, Interrupts
 from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes
@@ -70,6 +70,7 @@ class TrainingRun(Run):
         self._tally = Tally(self.progress)
         self._schedule = held(self.plan.schedule)
         self._shown_first_batch = self._has_begun = self._warned = False
+        self._wish: Optional[str] = None  # of a hook in this process: why the run is to stop
 
     @property
     def optimizer(self) -> Optimizer:
@@ -99,6 +100,10 @@ class TrainingRun(Run):
                 self.processes.wait()
                 if "test" in self.evaluation_loaders:
                     self._test_once()
+                if self.stopped is not None and self.is_first:
+                    # Last, and not in a checkpoint: a run that is resumed may go on all the same.
+                    record = {"step": self.progress.step, "epoch": self.epoch}
+                    write_record(self._records, {**record, "stopped": self.stopped})
             if self.is_first and not (checkpoint_folder(self.folder) / LATEST).exists():
                 raise PasslError(
                     f"{self.folder}: the run has ended without a checkpoint, because its last "
@@ -116,8 +121,9 @@ class TrainingRun(Run):
                 stepped = True
             if stepped:
                 self._call("on_step")
-                if self.at_epoch_end:  # after which the first process may have much to do alone
-                    self.processes.wait()
+            if self._stops(starting=not stepped):
+                self._call("on_stop")
+                return
             if not self.peers.may_begin(self.progress.step):
                 self._call("on_stop")
                 self.processes.wait()  # Paddle's launcher ends all others 3 s after the first
@@ -127,9 +133,30 @@ class TrainingRun(Run):
             self._make_step(self._showing_first(batches))
             stepped = True
 
+    def stop(self, reason: str) -> None:
+        self._wish = self._wish or reason
+
+    def _stops(self, starting: bool) -> bool:
+        """Tells whether a hook of any process has stopped the run; the same in all of them."""
+        step = self.progress.step
+        # Elsewhere the processes do not wait for one another, nor for their devices.
+        if self.processes.size > 1 and not (starting or self.at_epoch_end or self._recorded(step)):
+            return False
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
+        if step == self.total_steps or not self.processes.sum([self._wish is not None])[0]:
+            return False
+        wishes = [wish for wish in all_gather_object(self._wish) if wish is not None]
+        self.stopped = wishes[0]
+        logger.info("stopped after step %d of %d: %s", step, self.total_steps, self.stopped)
+        return True
+
+    def _recorded(self, step: int) -> bool:
+        """Tells whether a record is made after so many steps."""
+        return step % self.cfg.log_config.interval == 0 or step == self.total_steps
+
     def _make_step(self, batches: Iterator[Dict[str, Any]]) -> None:
         step, progress = self.progress.step, self.progress
-        due = (step + 1) % self.cfg.log_config.interval == 0 or step + 1 == self.total_steps
+        due = self._recorded(step + 1)
         rate = self._schedule(step)
         result = self.step(step, batches, rate, with_norm=due)
         self._tally.add(result)
