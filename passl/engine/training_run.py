@@ -29,7 +29,9 @@ from passl.engine.tally import Tally
 from passl.hooks import Hook, Run
 from passl.hooks.base import Record
 from passl.solver import Optimizer, WeightAverage, held
+from passl.utils.commands import command
 from passl.utils.config import plain
+from passl.utils.environment import available_cores
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.records import open_records, read_metrics, write_record
@@ -114,7 +116,8 @@ class TrainingRun(Run):
     def _make_steps(self, batches: Iterator[Dict[str, Any]]) -> None:
         """Steps until the run's end; what a step makes due happens before the next one."""
         self.architecture.train()
-        self._pace = Pace()
+        self._pace = Pace(str(self.environment["device"]))
+        batches = self._pace.watched(batches)
         stepped = False
         while True:
             if self.evaluation_due and self._validate():
@@ -184,7 +187,7 @@ class TrainingRun(Run):
         means = self._tally.means(self.processes)
         self._tally.report_skipped(self.cfg.max_bad_steps)
         self.finish_saving(wait=False)
-        pace = self._pace.images_per_second(self.processes)
+        pace = self._pace.figures(self.processes)
         norm = result.gradient_norm.item()
         record = {
             "step": self.progress.step,
@@ -192,7 +195,7 @@ class TrainingRun(Run):
             "loss": means.get("loss"),
             "lr": rate,
             "grad_norm": norm,
-            "images_per_second": pace,
+            **pace,
             **{name: value for name, value in means.items() if name != "loss"},
         }
         if not math.isfinite(norm):  # not a number that JSON has
@@ -200,6 +203,7 @@ class TrainingRun(Run):
         if record["loss"] is not None:  # else there is nothing to tell that has not been said
             self._tell("on_record", record)
         self._warn(means)
+        self._say_if_data_is_slow()
 
     def _warn(self, means: Mapping[str, float]) -> None:
         """Says what the architecture makes of the means, once until it has nothing more to say."""
@@ -207,6 +211,20 @@ class TrainingRun(Run):
         if self.is_first and text is not None and not self._warned:
             logger.warning("step %d: %s", self.progress.step, text)
         self._warned = text is not None
+
+    def _say_if_data_is_slow(self) -> None:
+        share = self._pace.share_to_tell()
+        if share is not None and self.is_first:
+            logger.warning(
+                "step %d: %.0f %% of the time is spent waiting for data: raise dataloader.train."
+                "loader.num_workers (it is %d; this machine has %d cores), pack the images with "
+                "%s, or take cheaper transforms",
+                self.progress.step,
+                100 * share,
+                self.loader.num_workers,
+                available_cores(),
+                command("pack"),
+            )
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Runs that a hook ends before their last step: for a reason of its own, or as EarlyStopping."""
 
-import json
 import math
 import shutil
 
