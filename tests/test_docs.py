@@ -48,6 +48,7 @@ EXTRAS = {  # of setup.py: the modules that they bring
     "onnx": ["paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
     "photos": ["pyarrow"],
     "devkit": ["scipy"],
+    "tensorboard": ["tensorboard"],
 }
 
 
@@ -243,6 +244,8 @@ def command_runs(words, installed, place, monkeypatch):
         options_are_known(words[1], words[2:])
     elif words[0] == "visualdl":
         assert list((place / words[2]).rglob("vdlrecords.*"))
+    elif words[0] == "tensorboard":
+        assert (place / words[2]).is_dir()
     elif words[0] == "eval":
         assert passl.main(["completion", "bash"]) == 0
     elif words[0] == "pip":
@@ -320,6 +323,11 @@ def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsy
     rows = read_metrics(tmp_path / "output" / "teacher" / "metrics.jsonl")
     assert all(0 <= r["disagreement"] < 2 for r in rows if "split" not in r)
     assert float(re.search(r"mean of classes (\S+) %", of_teacher)[1]) > 30, "it learns"
+
+    short = ["-o", "hooks=[{name: TimeLimit, hours: 0}]", "--output-dir", "output/short"]
+    assert passl.main(["train", "-c", "my_project/config.yaml", *short]) == 0
+    last = list(read_metrics(tmp_path / "output" / "short" / "metrics.jsonl"))[-1]
+    assert last == {"step": 1, "epoch": 1, "stopped": "TimeLimit: 0 hours have passed"}
 
     with pytest.raises(PasslError, match="embed_dim"):
         BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})

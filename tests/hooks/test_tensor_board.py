@@ -14,17 +14,14 @@ from passl.hooks.boards import build_boards
 from passl.utils.config import get_config
 from passl.weights import WeightFile
 
-event_accumulator = pytest.importorskip(
-    "tensorboard.backend.event_processing.event_accumulator",
-    reason="needs the extra 'tensorboard'",
-)
-from tensorboard.backend.event_processing import data_provider  # noqa: E402
-from tensorboard.backend.event_processing import (
-    plugin_event_multiplexer as multiplexing,
-)
-from tensorboard.context import RequestContext  # noqa: E402
-from tensorboard.plugins import base_plugin  # noqa: E402
-from tensorboard.plugins.hparams import (  # noqa: E402
+pytest.importorskip("tensorboard", reason="needs the extra 'tensorboard'")
+
+# isort: split
+from tensorboard.backend.event_processing import data_provider, event_accumulator
+from tensorboard.backend.event_processing import plugin_event_multiplexer as multiplexing
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import (
     api_pb2,
     backend_context,
     get_experiment,

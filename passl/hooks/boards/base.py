@@ -32,11 +32,7 @@ class Writer(abc.ABC):
     def check(self) -> None:
         """Raises PasslError where the library is not installed."""
         name = type(self).__name__
-        try:
-            found = importlib.util.find_spec(self.library) is not None
-        except ValueError:  # hidden, as sys.modules can have it
-            found = False
-        if not found:
+        if importlib.util.find_spec(self.library) is None:
             raise PasslError(
                 f"the board {name} needs a package that is not installed: pip install "
                 f"{self.package}; or take {name} out of log_config.boards"
@@ -81,6 +77,7 @@ class Writer(abc.ABC):
         Args:
             trace: gives its graph; takes a while, and may fail in any way.
         """
+        return
 
     @abc.abstractmethod
     def close(self) -> None:
