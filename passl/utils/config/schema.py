@@ -63,7 +63,7 @@ class LogSection:
 
     interval: int = 50  # steps between records of the loss
     histograms: Optional[int] = None  # epochs between histograms of the weights on the board
-    boards: List[Any] = dataclasses.field(default_factory=lambda: ["VisualDL"])  # what draws it
+    boards: List[Any] = dataclasses.field(default_factory=lambda: ["VisualDL"])  # see below
 
 
 @dataclasses.dataclass
