@@ -33,7 +33,11 @@ def build_hooks(cfg: Config, evaluator: Evaluator, is_first: bool = True) -> Lis
     """
     # The name of a board among the hooks says the same as in log_config.boards.
     named = [one for one in cfg.hooks if isinstance(one, Mapping) and one.get("name") in BOARDS]
-    boards = build_boards([*cfg.log_config.boards, *named])
+    try:
+        boards = build_boards([*cfg.log_config.boards, *named])
+    except PasslError as error:
+        error.place = error.place or origin_of(cfg.log_config, "boards")
+        raise
     extra = [section for section in cfg.hooks if section not in named]
     hooks = [HOOKS.build({"name": "Board"}, boards=boards)]
     hooks += [HOOKS.build(section) for section in ({"name": "Console"}, *extra)]

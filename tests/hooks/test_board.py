@@ -189,8 +189,10 @@ def test_a_library_that_is_not_installed_is_told_in_one_line(
 
 
 def test_an_unknown_board_is_told_with_those_there_are(photos, tmp_path):
-    with pytest.raises(PasslError, match="unknown board 'Tensorboard'.*mean 'TensorBoard'"):
+    known = "unknown board 'Tensorboard'.*mean 'TensorBoard'"
+    with pytest.raises(PasslError, match=known) as caught:
         start(photos, tmp_path / "run", log_config={"boards": ["Tensorboard"]})
+    assert caught.value.place.startswith(f"{tmp_path / 'run.yaml'}:")
 
 
 @pytest.mark.smoke

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from helpers import CLOCK, small_config
 from PIL import Image
+from visualdl import LogReader
 
 from passl.engine import train
 from passl.hooks.boards import build_boards
@@ -151,8 +152,9 @@ def test_the_settings_are_marked_for_the_page_that_compares_runs(runs):
 
 
 def test_a_resumed_run_draws_one_board(photos, tmp_path):
-    """Gone back to step 10 of a finished run: what lies beyond it is drawn once."""
-    settings = {"checkpoint": {"interval_steps": 5, "keep": 9}}
+    """Gone back to step 10 of a finished run: what lies beyond it is drawn once, by both."""
+    log = {"interval": 1, "histograms": 2, "boards": ["VisualDL", "TensorBoard"]}
+    settings = {"checkpoint": {"interval_steps": 5, "keep": 9}, "log_config": log}
     folder = start(photos, tmp_path / "run", **settings)
     tenth = folder / "checkpoints" / "step-00000010.safetensors"
     start(photos, tmp_path / "run", str(tenth), **settings)
@@ -161,6 +163,12 @@ def test_a_resumed_run_draws_one_board(photos, tmp_path):
     assert [one.step for one in board.Scalars("val/top1")] == [7, 14, 21]
     assert [one.step for one in board.Histograms("head.fc.weight")] == [0, 14, 21]
     assert len(board.Images("first batch")) == 1
+    (file,) = (folder / "visualdl").glob("vdlrecords.*")
+    other = LogReader(file_path=str(file))
+    assert [one.id for one in other.get_data("scalar", "train/loss")] == list(range(1, 22))
+    for tag in board.Tags()["scalars"]:
+        drawn = [(one.id, one.value) for one in other.get_data("scalar", tag)]
+        assert [(one.step, one.value) for one in board.Scalars(tag)] == drawn
 
 
 def test_what_is_told_can_be_read_at_once(tmp_path):

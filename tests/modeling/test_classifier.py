@@ -100,6 +100,7 @@ def test_it_changes_neither_loss_nor_gradient(monkeypatch):
 def test_nobody_waits_for_it(network, monkeypatch):
     """What brings a number to the host is not called in a forward pass."""
     given = batch([0, 1, 2, 0])
+    network.head.loss = lambda outputs, batch: outputs["logits"].mean()  # Paddle 2's own waits
 
     def waits(*arguments):
         raise AssertionError("waits for the device")
