@@ -18,9 +18,11 @@ class EarlyStopping(Hook):
     """Ends a run when so many evaluations in a row are no better than the best one before them.
 
     It counts evaluations of ``dataloader.val``, one in every ``evaluate.interval_epochs`` epochs.
-    One is better where it surpasses the best one before by more than ``min_delta``; the first one
-    always is, and one whose figure is not finite never. The run ends as at its last step: the state
-    is saved and the test split evaluated with the best weights.
+    By default one is better where it becomes the run's best: by the evaluator's main figure, and of
+    equal ones by the lower loss. With any of the other arguments it is where ``figure`` alone
+    surpasses the best one before by more than ``min_delta``. What is not finite is never better.
+    The run ends as at its last step: the state is saved and the test split evaluated with the best
+    weights.
 
     It counts by the run's own records, so a run that was interrupted stops where it would have
     stopped. A run that has been stopped says so when it is resumed, and does nothing more, unless
@@ -83,16 +85,23 @@ class EarlyStopping(Hook):
             self._waited += 1
 
     def _is_better(self, run: Run, record: Record) -> bool:
-        name = self.figure or run.evaluator.main
-        value = record.get(name)
-        if value is None or not math.isfinite(value):  # in a file null stands for what is no number
+        evaluator, best = run.evaluator, self._best
+        name = self.figure or evaluator.main
+        by_default = self.figure is None and self.more_is_better is None and not self.min_delta
+        values = [
+            record[key] for key in (evaluator.figures if by_default else [name]) if key in record
+        ]
+        # In a file null stands for what is no number.
+        if any(value is None or not math.isfinite(value) for value in values):
             return False
-        if self._best is None:
+        if best is None:
             return True
+        if by_default:
+            return evaluator.is_better(record, best)
         more = self.more_is_better
         if more is None:
-            more = name != "loss" and run.evaluator.more_is_better
-        gain = value - self._best[name] if more else self._best[name] - value
+            more = name != "loss" and evaluator.more_is_better
+        gain = record[name] - best[name] if more else best[name] - record[name]
         return gain > self.min_delta
 
     def _stop_in_time(self, run: Run) -> None:

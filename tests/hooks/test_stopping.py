@@ -182,7 +182,8 @@ def counted(values, evaluator=None, name="top1", **arguments):
     hook = EarlyStopping(**arguments)
     run = SimpleNamespace(evaluator=evaluator or Classification(), stop=said.append)
     for number, value in enumerate(values, start=1):
-        hook.on_evaluation(run, {"split": "val", "epoch": number, name: value})
+        figures = value if isinstance(value, dict) else {name: value}
+        hook.on_evaluation(run, {"split": "val", "epoch": number, **figures})
         if said:
             return number
     return None
@@ -220,6 +221,20 @@ def test_what_is_not_finite_is_never_better():
     assert counted([nan, 1.0, 2.0, nan, 3.0], patience=2) is None
     assert counted([1.0, nan, math.inf], patience=2) == 3
     assert counted([1.0, None, 2.0, 3.0], patience=2) is None  # as a file has it
+
+
+def test_of_equal_ones_the_lower_loss_is_better_by_default_as_for_the_best_checkpoint():
+    def losses(*values):
+        return [{"top1": 50.0, "loss": value} for value in values]
+
+    assert counted(losses(3.0, 2.0, 1.0, 0.5), patience=1) is None
+    assert counted(losses(3.0, 3.0), patience=1) == 2
+    assert counted(losses(3.0, 2.0), patience=1, figure="top1") == 2
+    assert counted(losses(3.0, 2.0), patience=1, min_delta=0.1) == 2
+    assert counted(losses(3.0, None, math.nan, 2.0), patience=3) is None
+    assert counted(losses(3.0, None, math.inf), patience=2) == 3
+    assert counted([{"top1": 60.0, "loss": None}, *losses(1.0)], patience=2) is None
+    assert counted([{"top1": 50.0, "loss": 1.0}, {"top1": 60.0, "loss": 9.0}], patience=1) is None
 
 
 def test_only_the_validation_counts():
