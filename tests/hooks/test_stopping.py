@@ -312,6 +312,7 @@ def test_going_back_to_an_older_checkpoint_forgets_what_came_after_it(run, scrip
         ({"patience": 2, "figure": "top2"}, "figure 'top2' .* of EarlyStopping|did you mean 'top"),
         ({}, "needs the argument 'patience'"),
     ],
+    ids=["patience", "min_delta", "figure", "nothing"],
 )
 def test_what_it_cannot_go_by_is_refused_before_anything_is_written(
     run, tmp_path, arguments, message
