@@ -89,19 +89,21 @@ def latest_step(folder):
 class AtStep(Hook):
     """Stops a run after a step, at a moment of one's choice."""
 
-    def __init__(self, step: int, moment: str = "on_step"):
-        self.step = step
+    def __init__(self, step: int, moment: str = "on_step", reason: str = "AtStep: enough"):
+        self.step, self.reason = step, reason
         setattr(self, moment, self._look)
 
     def _look(self, run, record=None):
         if run.progress.step >= self.step:
-            run.stop("AtStep: enough")
+            run.stop(self.reason)
 
 
 @pytest.fixture
 def at_step(monkeypatch):
     monkeypatch.setitem(HOOKS._factories, "AtStep", AtStep)
-    return lambda *arguments: [{"name": "AtStep", **dict(zip(("step", "moment"), arguments))}]
+    return lambda *arguments: [
+        {"name": "AtStep", **dict(zip(("step", "moment", "reason"), arguments))}
+    ]
 
 
 def test_a_hook_ends_a_run_after_the_step_that_it_is_at(run, at_step, messages):
@@ -129,6 +131,12 @@ def test_a_run_that_a_hook_has_stopped_goes_on_without_it_to_the_very_same_end(r
     run()
     assert [r for r in records(folder) if r["step"] != 10] == records(whole)
     assert not [r for r in records(folder) if "stopped" in r]
+
+
+def test_the_first_reason_counts(run, at_step):
+    """Of two hooks in one step: records come before the step's own moment."""
+    folder = run(hooks=at_step(3, "on_step", "the second") + at_step(3, "on_record", "the first"))
+    assert stopped_at(folder) == (3, "the first")
 
 
 def test_at_its_last_step_a_run_ends_as_ever(run, at_step):
@@ -213,6 +221,9 @@ def test_of_a_loss_less_is_better_and_of_other_figures_as_the_evaluator_says():
 
     assert counted(falling, Errors(), patience=1) is None
     assert counted(falling[::-1], Errors(), patience=1) == 2
+    for more in ({"min_delta": 0.1}, {"figure": "top1"}):
+        assert counted(falling, Errors(), patience=1, **more) is None
+        assert counted(falling[::-1], Errors(), patience=1, **more) == 2
 
 
 def test_what_is_not_finite_is_never_better():
