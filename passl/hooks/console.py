@@ -42,7 +42,7 @@ class Console(Hook):
                         f"loss {record['loss']:.4f}",
                         f"lr {record['lr']:.2e}",
                         f"{record['images_per_second']:.0f} images/s",
-                        *_more(record),
+                        *_more(run, record),
                     ]
                 ),
                 refresh=False,
@@ -59,7 +59,7 @@ class Console(Hook):
             record["loss"],
             record["lr"],
             rate,
-            "".join(f"  {text}" for text in _more(record)),
+            "".join(f"  {text}" for text in _more(run, record)),
             tqdm.format_interval(left),
         )
 
@@ -80,11 +80,13 @@ class Console(Hook):
             self._bar.close()
 
 
-def _more(record: Record) -> List[str]:
-    """Returns what else a line says, in short: accuracy, a wait for data, memory."""
-    said = []
-    if "top1" in record:
-        said.append(f"Top-1 {record['top1']:.1f} %")
+def _more(run: Run, record: Record) -> List[str]:
+    """Returns what else a line says, in short: figures, a wait for data, memory.
+
+    Of what is recorded in training it is what the run's evaluator would show of an evaluation.
+    """
+    figures = {key: value for key, value in record.items() if key != "loss"}
+    said = [f"{title} {text}" for title, text in run.evaluator.shown(figures).items()]
     if record.get("step_seconds"):
         share = record["data_seconds"] / record["step_seconds"]
         if share >= _WORTH_SAYING:

@@ -17,6 +17,7 @@ from passl.engine.execution import Execution
 from passl.engine.precision import Precision
 from passl.engine.step import TrainingStep
 from passl.engine.tally import Tally
+from passl.evaluation.classification import Classification
 from passl.hooks.base import HOOKS, Hook, Progress
 from passl.hooks.console import Console
 from passl.modeling.architectures import ARCHITECTURES, Architecture
@@ -375,7 +376,10 @@ def test_the_console_says_how_long_the_rest_takes(caplog, monkeypatch):
     logging.getLogger("passl").propagate = True
     monkeypatch.setattr("passl.hooks.console.interactive", lambda: False)
     run = types.SimpleNamespace(
-        total_steps=100, global_batch=30, cfg=types.SimpleNamespace(epochs=4)
+        total_steps=100,
+        global_batch=30,
+        cfg=types.SimpleNamespace(epochs=4),
+        evaluator=Classification(),
     )
     record = {"epoch": 3, "step": 60, "loss": 1.5, "lr": 0.1, "images_per_second": 10.0}
     Console().on_record(run, record)
@@ -383,10 +387,10 @@ def test_the_console_says_how_long_the_rest_takes(caplog, monkeypatch):
     assert "Top-1" not in caplog.text and "data" not in caplog.text
     more = {"top1": 43.21, "step_seconds": 2.0, "data_seconds": 0.86, "memory_mb": 2048.0}
     Console().on_record(run, {**record, **more})
-    assert "10.0 images/s  Top-1 43.2 %  data 43 %  2.0 GiB  02:00 left" in caplog.text
+    assert "10.0 images/s  Top-1 43.21 %  data 43 %  2.0 GiB  02:00 left" in caplog.text
     caplog.clear()
     Console().on_record(run, {**record, **more, "data_seconds": 0.05})
-    assert "Top-1 43.2 %  2.0 GiB" in caplog.text
+    assert "Top-1 43.21 %  2.0 GiB" in caplog.text
 
 
 def test_the_bar_says_the_same_in_short(monkeypatch):
@@ -395,8 +399,9 @@ def test_the_bar_says_the_same_in_short(monkeypatch):
     hook._bar = types.SimpleNamespace(set_postfix_str=lambda text, refresh: said.append(text))
     record = {"loss": 1.5, "lr": 0.1, "images_per_second": 10.0, "top1": 43.21}
     more = {"step_seconds": 2.0, "data_seconds": 0.86, "memory_mb": 512.0}
-    hook.on_record(None, {**record, **more})
-    assert said == ["loss 1.5000, lr 1.00e-01, 10 images/s, Top-1 43.2 %, data 43 %, 0.5 GiB"]
+    run = types.SimpleNamespace(evaluator=Classification())
+    hook.on_record(run, {**record, **more})
+    assert said == ["loss 1.5000, lr 1.00e-01, 10 images/s, Top-1 43.21 %, data 43 %, 0.5 GiB"]
 
 
 class InEveryProcess(Hook):

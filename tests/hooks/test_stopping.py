@@ -107,12 +107,13 @@ def at_step(monkeypatch):
 
 
 def test_a_hook_ends_a_run_after_the_step_that_it_is_at(run, at_step, messages):
-    folder = run(hooks=at_step(5))
-    assert latest_step(folder) == 5
-    assert [r["step"] for r in records(folder)] == [3, 5, 5]  # a record, the test, the reason
+    """One that nothing is due after: neither a record nor a checkpoint."""
+    folder = run(hooks=at_step(4))
+    assert latest_step(folder) == 4
+    assert [r["step"] for r in records(folder)] == [3, 4, 4]  # a record, the test, the reason
     assert records(folder)[1]["split"] == "test"
-    assert records(folder)[2] == {"step": 5, "epoch": 1, "stopped": "AtStep: enough"}
-    assert "stopped after step 5 of 21: AtStep: enough" in messages()
+    assert records(folder)[2] == {"step": 4, "epoch": 1, "stopped": "AtStep: enough"}
+    assert "stopped after step 4 of 21: AtStep: enough" in messages()
     assert not [text for text in messages() if "continue with --resume" in text]
 
 
