@@ -74,6 +74,8 @@ setup(
         ],
         # tools/export.py --format onnx. PaddlePaddle 2 needs paddle2onnx<2.
         "onnx": ["paddle2onnx>=1.3", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
+        # log_config.boards: [TensorBoard]
+        "tensorboard": ["tensorboard>=2.20"],
         # The devkit of ImageNet's archives has its labels in a MATLAB file.
         "devkit": ["scipy"],
         "dev": [
@@ -84,6 +86,7 @@ setup(
             "scipy",
             "playwright",
             "docstring-parser",
+            "tensorboard>=2.20",
         ],
     },
     entry_points={

@@ -29,7 +29,8 @@ import yaml
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSES, CLOCK = 7, ("images_per_second", "seconds")
+CLASSES = 7
+CLOCK = ("images_per_second", "seconds", "step_seconds", "data_seconds", "memory_mb")
 RESOLVE = """
 import json, sys
 from passl.utils.config import get_config, plain

@@ -20,6 +20,7 @@ import passl  # noqa: E402, F401  before anything imports paddle
 from passl.datasets import BATCH_TRANSFORMS, DATASETS, TRANSFORMS  # noqa: E402
 from passl.evaluation import EVALUATORS  # noqa: E402
 from passl.hooks import HOOKS  # noqa: E402
+from passl.hooks.boards import BOARDS  # noqa: E402
 from passl.modeling.architectures import ARCHITECTURES  # noqa: E402
 from passl.modeling.backbones import BACKBONES  # noqa: E402
 from passl.modeling.heads import HEADS  # noqa: E402
@@ -50,9 +51,10 @@ PARTS = (
     ),
     ("optimizer", OPTIMIZERS, "how weights are changed", ("model",)),
     ("evaluate.evaluator", EVALUATORS, "what says how good the network is", ()),
+    ("log_config.boards", BOARDS, "a list of names, or of mappings with `name` and arguments", ()),
     ("hooks", HOOKS, "a list; besides the three that are always there", ()),
 )
-BUILT_IN_HOOKS = ("VisualDL", "Console", "Checkpoint")
+BUILT_IN_HOOKS = ("Board", "Console", "Checkpoint")
 
 
 def cell(text):
@@ -142,8 +144,6 @@ def config_reference():
         if variants:
             names = ", ".join(f"`{name}`" for name in variants)
             lines += [f"With other defaults, those of the papers: {names}.", ""]
-        if registry is HOOKS and lines[-2].startswith("### "):
-            lines += ["None comes with PASSL; [extending](extending.md) writes one.", ""]
     return "\n".join(lines).rstrip()
 
 

@@ -7,7 +7,7 @@ from helpers import small_config
 from PIL import Image
 
 import passl  # noqa: F401  before anything imports paddle
-from passl.hooks import visual_dl
+from passl.hooks import board
 from passl.modeling import graph
 from passl.utils.config import plain
 from passl.utils.environment import available_cores
@@ -52,7 +52,7 @@ def each_graph_is_traced_once():
         return graphs[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visual_dl, "trace", traced)
+        patch.setattr(board, "trace", traced)
         yield
 
 

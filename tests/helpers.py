@@ -203,10 +203,14 @@ def children_of(pid):
     return found
 
 
+# What a training record says of the machine rather than of what is learned.
+CLOCK = ("images_per_second", "step_seconds", "data_seconds", "memory_mb")
+
+
 def records(folder):
-    """Returns a run's metrics without what no two runs can share: the clock."""
+    """Returns a run's metrics without what no two runs can share: clock and memory."""
     lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    clock = ("images_per_second", "seconds")
+    clock = (*CLOCK, "seconds")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 

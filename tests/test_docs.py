@@ -49,6 +49,7 @@ EXTRAS = {  # of setup.py: the modules that they bring
     "onnx": ["paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
     "photos": ["pyarrow"],
     "devkit": ["scipy"],
+    "tensorboard": ["tensorboard"],
 }
 
 
@@ -251,6 +252,8 @@ def command_runs(words, installed, place, monkeypatch):
         options_are_known(words[1], words[2:])
     elif words[0] == "visualdl":
         assert list((place / words[2]).rglob("vdlrecords.*"))
+    elif words[0] == "tensorboard":
+        assert (place / words[2]).is_dir()
     elif words[0] == "eval":
         assert passl.main(["completion", "bash"]) == 0
     elif words[0] == "pip":
@@ -346,6 +349,11 @@ def test_a_project_with_a_part_of_every_kind(place, tmp_path, monkeypatch, capsy
     assert all(colour in told for colour in ("红色", "绿色", "蓝色"))
     *_, last = read_metrics(tmp_path / "output" / "words" / "metrics.jsonl")
     assert last["top1"] > 40, "a name of each of seven colours: 14 by chance"
+
+    short = ["-o", "hooks=[{name: TimeLimit, hours: 0}]", "--output-dir", "output/short"]
+    assert passl.main(["train", "-c", "my_project/config.yaml", *short]) == 0
+    last = list(read_metrics(tmp_path / "output" / "short" / "metrics.jsonl"))[-1]
+    assert last == {"step": 1, "epoch": 1, "stopped": "TimeLimit: 0 hours have passed"}
 
     with pytest.raises(PasslError, match="embed_dim"):
         BACKBONES.build({"name": "PatchAverage", "embed_dim": "many"})

@@ -127,7 +127,7 @@ def _build(
     cfg, architecture, optimizer, datasets = (
         plan.cfg, plan.architecture, plan.optimizer, plan.datasets
     )  # fmt: skip
-    hooks = build_hooks(cfg.hooks, processes.is_first)
+    hooks = build_hooks(cfg, plan.evaluator, processes.is_first)
     progress = start.check(cfg, datasets["train"], plan.global_batch)
     start.load_pretrained(architecture, datasets["train"].class_names)
     average = None if cfg.ema is None else WeightAverage(architecture, **cfg.ema)

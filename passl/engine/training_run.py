@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 import paddle
 
 from passl.datasets import ImageDataset, Loader, StandIn
-from passl.distributed.collectives import broadcast
+from passl.distributed.collectives import all_gather_object, broadcast
 from passl.distributed.interrupts import Interrupted, Interrupts
 from passl.distributed.peers import Peers
 from passl.distributed.processes import Processes
@@ -29,7 +29,9 @@ from passl.engine.tally import Tally
 from passl.hooks import Hook, Run
 from passl.hooks.base import Record
 from passl.solver import Optimizer, WeightAverage, held
+from passl.utils.commands import command
 from passl.utils.config import plain
+from passl.utils.environment import available_cores
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.records import open_records, read_metrics, write_record
@@ -70,6 +72,7 @@ class TrainingRun(Run):
         self._tally = Tally(self.progress)
         self._schedule = held(self.plan.schedule)
         self._shown_first_batch = self._has_begun = self._warned = False
+        self._wish: Optional[str] = None  # of a hook in this process: why the run is to stop
 
     @property
     def optimizer(self) -> Optimizer:
@@ -99,6 +102,10 @@ class TrainingRun(Run):
                 self.processes.wait()
                 if "test" in self.evaluation_loaders:
                     self._test_once()
+                if self.stopped is not None and self.is_first:
+                    # Last, and not in a checkpoint: a run that is resumed may go on all the same.
+                    record = {"step": self.progress.step, "epoch": self.epoch}
+                    write_record(self._records, {**record, "stopped": self.stopped})
             if self.is_first and not (checkpoint_folder(self.folder) / LATEST).exists():
                 raise PasslError(
                     f"{self.folder}: the run has ended without a checkpoint, because its last "
@@ -109,15 +116,17 @@ class TrainingRun(Run):
     def _make_steps(self, batches: Iterator[Dict[str, Any]]) -> None:
         """Steps until the run's end; what a step makes due happens before the next one."""
         self.architecture.train()
-        self._pace = Pace()
+        self._pace = Pace(str(self.environment["device"]))
+        batches = self._pace.watched(batches)
         stepped = False
         while True:
             if self.evaluation_due and self._validate():
                 stepped = True
             if stepped:
                 self._call("on_step")
-                if self.at_epoch_end:  # after which the first process may have much to do alone
-                    self.processes.wait()
+            if self._stops(starting=not stepped):
+                self._call("on_stop")
+                return
             if not self.peers.may_begin(self.progress.step):
                 self._call("on_stop")
                 self.processes.wait()  # Paddle's launcher ends all others 3 s after the first
@@ -127,9 +136,30 @@ class TrainingRun(Run):
             self._make_step(self._showing_first(batches))
             stepped = True
 
+    def stop(self, reason: str) -> None:
+        self._wish = self._wish or reason
+
+    def _stops(self, starting: bool) -> bool:
+        """Tells whether a hook of any process has stopped the run; the same in all of them."""
+        step = self.progress.step
+        # Elsewhere the processes do not wait for one another, nor for their devices.
+        if self.processes.size > 1 and not (starting or self.at_epoch_end or self._recorded(step)):
+            return False
+        self.processes.wait()  # for the first one, whose hooks may have had more to do
+        if step == self.total_steps or not self.processes.sum([self._wish is not None])[0]:
+            return False
+        wishes = [wish for wish in all_gather_object(self._wish) if wish is not None]
+        self.stopped = wishes[0]
+        logger.info("stopped after step %d of %d: %s", step, self.total_steps, self.stopped)
+        return True
+
+    def _recorded(self, step: int) -> bool:
+        """Tells whether a record is made after so many steps."""
+        return step % self.cfg.log_config.interval == 0 or step == self.total_steps
+
     def _make_step(self, batches: Iterator[Dict[str, Any]]) -> None:
         step, progress = self.progress.step, self.progress
-        due = (step + 1) % self.cfg.log_config.interval == 0 or step + 1 == self.total_steps
+        due = self._recorded(step + 1)
         rate = self._schedule(step)
         result = self.step(step, batches, rate, with_norm=due)
         self._tally.add(result)
@@ -157,7 +187,7 @@ class TrainingRun(Run):
         means = self._tally.means(self.processes)
         self._tally.report_skipped(self.cfg.max_bad_steps)
         self.finish_saving(wait=False)
-        pace = self._pace.images_per_second(self.processes)
+        pace = self._pace.figures(self.processes)
         norm = result.gradient_norm.item()
         record = {
             "step": self.progress.step,
@@ -165,7 +195,7 @@ class TrainingRun(Run):
             "loss": means.get("loss"),
             "lr": rate,
             "grad_norm": norm,
-            "images_per_second": pace,
+            **pace,
             **{name: value for name, value in means.items() if name != "loss"},
         }
         if not math.isfinite(norm):  # not a number that JSON has
@@ -173,6 +203,7 @@ class TrainingRun(Run):
         if record["loss"] is not None:  # else there is nothing to tell that has not been said
             self._tell("on_record", record)
         self._warn(means)
+        self._say_if_data_is_slow()
 
     def _warn(self, means: Mapping[str, float]) -> None:
         """Says what the architecture makes of the means, once until it has nothing more to say."""
@@ -180,6 +211,20 @@ class TrainingRun(Run):
         if self.is_first and text is not None and not self._warned:
             logger.warning("step %d: %s", self.progress.step, text)
         self._warned = text is not None
+
+    def _say_if_data_is_slow(self) -> None:
+        share = self._pace.share_to_tell()
+        if share is not None and self.is_first:
+            logger.warning(
+                "step %d: %.0f %% of the time is spent waiting for data: raise dataloader.train."
+                "loader.num_workers (it is %d; this machine has %d cores), pack the images with "
+                "%s, or take cheaper transforms",
+                self.progress.step,
+                100 * share,
+                self.loader.num_workers,
+                available_cores(),
+                command("pack"),
+            )
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[None]:

@@ -59,6 +59,7 @@ class Run:
         is_first: whether this is the first process, the one that writes.
         resumed_at: the step of the checkpoint that the run goes on from, 0 without one; not that of
             ``progress`` where a step has another number of images now.
+        stopped: why a hook has stopped the run, once all processes know; None while it goes on.
     """
 
     cfg: Config
@@ -73,6 +74,7 @@ class Run:
     evaluator: Evaluator
     is_first: bool
     resumed_at: int
+    stopped: Optional[str] = dataclasses.field(init=False, default=None)
 
     @property
     def epoch(self) -> int:
@@ -95,6 +97,24 @@ class Run:
         return (
             due and progress.evaluated_step != progress.step and self.cfg.dataloader.val is not None
         )
+
+    def stop(self, reason: str) -> None:
+        """Ends the run after the step that it is at, as if that were its last one.
+
+        What the step makes due happens; then the state is saved, the test split is evaluated with
+        the best weights, and the command exits with 0. The reason is logged and stands in the last
+        record (``stopped``). Resumed, the run goes on, unless a hook stops it again, in
+        ``on_start`` perhaps.
+
+        Any hook may call it, at any moment but the last two, in one process or in several. With
+        several processes all stop after the same step: the next one that makes a record, ends an
+        epoch or is followed by an evaluation, where they speak to one another anyway; the one that
+        the hook was called after, if it is such a step.
+
+        Args:
+            reason: for the user; beginning with the name of the hook. The first one counts.
+        """
+        raise NotImplementedError
 
     def save(self, paths: List[Path], after: Callable[[], None]) -> bool:
         """Takes the state down and writes it, atomically, to each of the paths.
@@ -128,6 +148,17 @@ class Hook:
 
     in_every_process = False
 
+    def check(self, cfg: Config, evaluator: Evaluator) -> None:
+        """Before anything runs or is written, in every process.
+
+        Args:
+            cfg: the whole config.
+            evaluator: the run's.
+
+        Raises:
+            PasslError: it cannot look on at such a run, and what to change.
+        """
+
     def on_start(self, run: Run) -> None:
         """Before the first step of this process."""
 
@@ -147,7 +178,10 @@ class Hook:
         """An evaluation of a split is done."""
 
     def on_stop(self, run: Run) -> None:
-        """The user or the system asked the run to stop; it will end after this."""
+        """The run stops before its last step; ``run.stopped`` says why, where a hook wanted it.
+
+        Otherwise the user or the system did, and the run ends after this.
+        """
 
     def on_end(self, run: Run) -> None:
         """Always last, also after an error."""

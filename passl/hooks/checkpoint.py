@@ -64,6 +64,8 @@ class Checkpoint(Hook):
             self._save(run)
         if not self._is_saved(run):
             return
+        if run.stopped is not None:  # its end waits for what is being written, and tells
+            return
         run.finish_saving()
         logger.info(
             "saved at step %d in %s; continue with --resume auto",

@@ -70,7 +70,7 @@ def dry_run(
             class_names=plan.datasets["train"].class_names,
         )  # fmt: skip
         plan.architecture.after_loading(report)
-    build_hooks(cfg.hooks)
+    build_hooks(cfg, plan.evaluator)
     average = None if cfg.ema is None else WeightAverage(plan.architecture, **cfg.ema)
     for name, dataset in plan.datasets.items():
         check_images(plan.architecture, dataset, plan.sections[name], name, cfg.seed)

@@ -38,8 +38,11 @@ def open_records(path: Path, until: int, evaluated: bool = True) -> TextIO:
     kept = [
         record
         for record in read_metrics(path)
-        if record["step"] < until
-        or (record["step"] == until and (evaluated or "split" not in record))
+        if "stopped" not in record  # which is told of the last step
+        and (
+            record["step"] < until
+            or (record["step"] == until and (evaluated or "split" not in record))
+        )
     ]
     with replacing(path) as aside:
         with open(aside, "w", encoding="utf-8") as file:

@@ -60,10 +60,10 @@ def test_a_dry_run_with_made_up_pairs(config, tmp_path):
 
 
 def test_the_first_batch_of_a_run_is_shown_with_its_texts(config, tmp_path, monkeypatch):
-    from passl.hooks import visual_dl
+    from passl.hooks import board
 
-    drawn, real = [], visual_dl.batch_cells
-    monkeypatch.setattr(visual_dl, "batch_cells", lambda *a: [drawn.append(real(*a)), drawn[-1]][1])
+    drawn, real = [], board.batch_cells
+    monkeypatch.setattr(board, "batch_cells", lambda *a: [drawn.append(real(*a)), drawn[-1]][1])
     code, out, err = run_here("train", "-c", config, "--output-dir", tmp_path / "run")
     assert code == 0, err
     assert (tmp_path / "run/first_batch.png").is_file()

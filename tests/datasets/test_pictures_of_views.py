@@ -6,7 +6,7 @@ from PIL import Image
 
 from passl.datasets import EvaluationBatches, Loader, SampleKey, build_dataset
 from passl.datasets.batch_cells import batch_cells, view_titles
-from passl.hooks.visual_dl import hyper_parameters
+from passl.hooks.board import hyper_parameters
 from passl.inspection import pictures
 from passl.inspection.dry_run import _transforms, dry_run
 from passl.utils.config import get_config

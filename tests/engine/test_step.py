@@ -14,10 +14,10 @@ from passl.datasets import StandIn
 from passl.distributed.processes import Processes
 from passl.engine import train
 from passl.engine.execution import Execution
-from passl.engine.pace import Pace
 from passl.engine.precision import Precision
 from passl.engine.step import TrainingStep
 from passl.engine.tally import Tally
+from passl.evaluation.classification import Classification
 from passl.hooks.base import HOOKS, Hook, Progress
 from passl.hooks.console import Console
 from passl.modeling.architectures import ARCHITECTURES, Architecture
@@ -245,8 +245,8 @@ class Two(Processes):
     """This process and one that has seen two images of loss 1.5 each, which is not there."""
 
     def sum(self, values):
-        if len(values) == 2:
-            return [values[0] + 3.0, values[1] + 2.0]
+        if len(values) % 2 == 0:  # pairs, of the loss first
+            return [values[0] + 3.0, values[1] + 2.0, *values[2:]]
         return super().sum(values)
 
 
@@ -371,32 +371,37 @@ def test_skipped_steps_are_told_once(monkeypatch):
         tally.report_skipped(3)
 
 
-def test_the_pace_is_that_of_the_time_that_was_trained(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("passl.engine.pace.time.perf_counter", lambda: now[0])
-    pace = Pace()
-    pace.add(30)
-    now[0] += 2
-    with pace.paused():
-        now[0] += 50
-    pace.add(10)
-    now[0] += 3
-    assert pace.images_per_second(Processes()) == 40 / 5
-    pace.add(8)
-    now[0] += 4
-    assert pace.images_per_second(Processes()) == 2.0
-
-
 def test_the_console_says_how_long_the_rest_takes(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     logging.getLogger("passl").propagate = True
     monkeypatch.setattr("passl.hooks.console.interactive", lambda: False)
     run = types.SimpleNamespace(
-        total_steps=100, global_batch=30, cfg=types.SimpleNamespace(epochs=4)
+        total_steps=100,
+        global_batch=30,
+        cfg=types.SimpleNamespace(epochs=4),
+        evaluator=Classification(),
     )
     record = {"epoch": 3, "step": 60, "loss": 1.5, "lr": 0.1, "images_per_second": 10.0}
     Console().on_record(run, record)
     assert "step 60/100" in caplog.text and "02:00 left" in caplog.text  # 40 steps of 30 at 10/s
+    assert "Top-1" not in caplog.text and "data" not in caplog.text
+    more = {"top1": 43.21, "step_seconds": 2.0, "data_seconds": 0.86, "memory_mb": 2048.0}
+    Console().on_record(run, {**record, **more})
+    assert "10.0 images/s  Top-1 43.21 %  data 43 %  2.0 GiB  02:00 left" in caplog.text
+    caplog.clear()
+    Console().on_record(run, {**record, **more, "data_seconds": 0.05})
+    assert "Top-1 43.21 %  2.0 GiB" in caplog.text
+
+
+def test_the_bar_says_the_same_in_short(monkeypatch):
+    said = []
+    hook = Console()
+    hook._bar = types.SimpleNamespace(set_postfix_str=lambda text, refresh: said.append(text))
+    record = {"loss": 1.5, "lr": 0.1, "images_per_second": 10.0, "top1": 43.21}
+    more = {"step_seconds": 2.0, "data_seconds": 0.86, "memory_mb": 512.0}
+    run = types.SimpleNamespace(evaluator=Classification())
+    hook.on_record(run, {**record, **more})
+    assert said == ["loss 1.5000, lr 1.00e-01, 10 images/s, Top-1 43.21 %, data 43 %, 0.5 GiB"]
 
 
 class InEveryProcess(Hook):

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import records, run_here, small_config
+from helpers import CLOCK, records, run_here, small_config
 
 from passl.datasets import TrainingBatches, build_dataset
 from passl.distributed.interrupts import Interrupts
@@ -56,7 +56,8 @@ def test_learns_and_keeps_its_account(run):
         "loss",
         "lr",
         "grad_norm",
-        "images_per_second",
+        *CLOCK,
+        "top1",
     }
     assert steps[0]["loss"] == pytest.approx(np.log(3), abs=1e-6)  # the zero head knows nothing
     assert np.mean([r["loss"] for r in steps[-4:]]) < 0.9 * np.log(3)
@@ -111,21 +112,22 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(run):
         [*plain, "global_batch_size=8", "dataloader.train.sampler.batch_size=2"],
         epochs=2,
     )
-    losses = [[r["loss"] for r in records(folder) if "split" not in r] for folder in (whole, parts)]
-    assert len(losses[0]) == 14
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    for name in ("loss", "top1"):
+        found = [[r[name] for r in records(f) if "split" not in r] for f in (whole, parts)]
+        assert len(found[0]) == 14 and len(set(found[0])) > 3
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
 
 
 def test_the_recorded_loss_is_the_mean_since_the_last_record(run):
-    single = [r["loss"] for r in records(run("single", epochs=1)) if "split" not in r]
-    grouped = [
-        r for r in records(run("grouped", epochs=1, log_config={"interval": 3})) if "loss" in r
-    ]
-    grouped = [(r["step"], r["loss"]) for r in grouped if "split" not in r]
-    expected = [(3, np.mean(single[:3])), (6, np.mean(single[3:6])), (7, single[6])]
-    for (step, loss), (expected_step, expected_loss) in zip(grouped, expected):
-        assert step == expected_step
-        assert loss == pytest.approx(expected_loss, rel=1e-6)
+    each, grouped = (
+        [r for r in records(run(name, epochs=1, log_config={"interval": n})) if "split" not in r]
+        for name, n in (("single", 1), ("grouped", 3))
+    )
+    assert [r["step"] for r in grouped] == [3, 6, 7]
+    for name in ("loss", "top1"):
+        single = [r[name] for r in each]
+        expected = [np.mean(single[:3]), np.mean(single[3:6]), single[6]]
+        assert [r[name] for r in grouped] == pytest.approx(expected, rel=1e-6)
 
 
 def test_pretrained_starts_from_the_weights(run, tmp_path, photos):

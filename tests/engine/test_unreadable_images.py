@@ -97,10 +97,10 @@ def test_a_batch_that_weighs_nothing_leaves_the_statistics_of_a_batch_normalisat
 
 
 def test_the_first_batch_that_is_looked_at_has_an_image(run, monkeypatch):
-    from passl.hooks.visual_dl import VisualDL
+    from passl.hooks.board import Board
 
     seen = []
-    monkeypatch.setattr(VisualDL, "on_first_batch", lambda self, run, batch: seen.append(batch))
+    monkeypatch.setattr(Board, "on_first_batch", lambda self, run, batch: seen.append(batch))
     run(1, "run", seed=_seed_that_begins_with(0, 32))
     assert len(seen) == 1 and not isinstance(seen[0], StandIn)
 

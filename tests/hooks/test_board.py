@@ -14,14 +14,17 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import small_config
+from helpers import CLOCK, small_config
 from PIL import Image
 from visualdl import LogReader
 
 from passl.engine import train
-from passl.hooks.visual_dl import VisualDL
+from passl.hooks import build_hooks
+from passl.hooks.board import Board
+from passl.hooks.boards import BOARDS, Writer, build_boards
 from passl.modeling.graph import as_model_file, trace
 from passl.utils.config import get_config
+from passl.utils.errors import PasslError
 from passl.utils.records import read_metrics
 from passl.weights import WeightFile
 
@@ -51,7 +54,7 @@ def test_the_board_holds_the_run(runs):
     board = LogReader(file_path=str(next((runs / "slow" / "visualdl").glob("vdlrecords.*"))))
     tags = board.get_tags()
     assert set(tags["scalar"]) == {
-        *(f"train/{name}" for name in ("loss", "lr", "grad_norm", "images_per_second")),
+        *(f"train/{name}" for name in ("loss", "lr", "grad_norm", "top1", *CLOCK)),
         *(
             f"{s}/{n}"
             for s in ("val", "test")
@@ -91,23 +94,105 @@ def test_a_resumed_run_draws_one_board(photos, tmp_path):
     assert [r.id for r in board.get_data("histogram", "head.fc.weight")] == [0, 14, 21]
 
 
+class Told(Writer):
+    """A board that only notes what it is to draw."""
+
+    folder, library = "told", "json"
+
+    def __init__(self, mark: str = "told"):
+        self.mark, self.drawn = mark, []
+
+    def open(self, folder):
+        self.drawn.append("open")
+
+    def add_settings(self, settings, figures):
+        self.drawn.append(("settings", figures))
+
+    def add_text(self, tag, text):
+        self.drawn.append(("text", tag))
+
+    def add_number(self, tag, value, step):
+        self.drawn.append((tag, step))
+
+    def add_picture(self, tag, path):
+        self.drawn.append(("picture", tag))
+
+    def add_histogram(self, tag, counts, edges, step):
+        self.drawn.append((tag, sum(counts)))
+
+    def close(self):
+        self.drawn.append("close")
+
+
 def test_numbers_that_are_none_are_not_drawn(tmp_path):
     network = paddle.nn.Linear(2, 2)
     network.bias.set_value(paddle.to_tensor([float("nan"), 3.0]))
     network.weight.set_value(paddle.full([2, 2], float("inf")))
-    drawn = []
-    hook = VisualDL()
-    hook._writer = SimpleNamespace(
-        add_scalar=lambda tag, value, step: drawn.append(tag),
-        _get_file_writer=lambda: SimpleNamespace(add_record=drawn.append),
-    )
+    board = Told()
+    hook = Board([board])
     hook.on_record(None, {"step": 1, "loss": float("nan"), "lr": 0.1})
     hook.on_record(None, {"step": 2, "loss": None, "lr": 0.1})  # as a file has it
-    assert drawn == ["train/lr"] * 2
+    assert board.drawn == [("train/lr", 1), ("train/lr", 2)]
     with open(tmp_path / "histograms.jsonl", "w") as hook._histograms:
         hook._note_weights(SimpleNamespace(architecture=network, progress=SimpleNamespace(step=1)))
     counts = {r["name"]: sum(r["counts"]) for r in read_metrics(tmp_path / "histograms.jsonl")}
-    assert counts == {"weight": 0, "bias": 1}
+    assert counts == {"weight": 0, "bias": 1} == dict(board.drawn[2:])
+
+
+@pytest.fixture
+def told(monkeypatch):
+    monkeypatch.setitem(BOARDS._factories, "Told", Told)
+    built, init = [], Told.__init__
+    monkeypatch.setattr(Told, "__init__", lambda self, mark="told": init(self, mark))
+    monkeypatch.setattr(Told, "close", lambda self: built.append(self))
+    return built
+
+
+@pytest.mark.parametrize("how", ["boards", "hooks", "both"])
+def test_a_board_of_ones_own_is_drawn_beside_the_others_once(photos, tmp_path, told, how):
+    changes = {"epochs": 1}
+    if how != "hooks":
+        changes["log_config"] = {"interval": 7, "boards": ["Told", {"name": "VisualDL"}]}
+    if how != "boards":
+        changes["hooks"] = [{"name": "Told"}, {"name": "VisualDL"}]
+    folder = start(photos, tmp_path / "run", **changes)
+    (board,) = told
+    figures = ["val/top1", "val/top5", "val/loss", "train/loss"]
+    assert board.drawn[:3] == ["open", ("settings", figures), ("text", "config")]
+    assert ("train/loss", 7) in board.drawn and ("test/top1", 7) in board.drawn
+    assert board.drawn.count(("picture", "first batch")) == 1
+    assert len(list((folder / "visualdl").glob("vdlrecords.*"))) == 1
+
+
+def test_boards_take_arguments_and_none_are_needed(photos, tmp_path, config_file, told):
+    (board,) = build_boards([{"name": "Told", "mark": "mine"}])
+    assert board.mark == "mine"
+    cfg = get_config(config_file(log_config={"boards": []}))
+    (hook, *_) = build_hooks(cfg, None)
+    assert isinstance(hook, Board) and hook._boards == []
+
+
+@pytest.mark.parametrize("boards", [["Told"], ["VisualDL", "Told"]])
+def test_a_library_that_is_not_installed_is_told_in_one_line(
+    photos, tmp_path, told, monkeypatch, boards
+):
+    monkeypatch.setattr(Told, "library", "no_such_library")
+    monkeypatch.setattr(Told, "package", "'mine[told]'")
+    with pytest.raises(PasslError) as caught:
+        start(photos, tmp_path / "run", log_config={"boards": boards})
+    assert str(caught.value) == (
+        f"{tmp_path / 'run.yaml'}:{caught.value.place.split(':')[1]}: the board Told needs a "
+        "package that is not installed: pip install 'mine[told]'; or take Told out of "
+        "log_config.boards"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_board_is_told_with_those_there_are(photos, tmp_path):
+    known = "unknown board 'Tensorboard'.*mean 'TensorBoard'"
+    with pytest.raises(PasslError, match=known) as caught:
+        start(photos, tmp_path / "run", log_config={"boards": ["Tensorboard"]})
+    assert caught.value.place.startswith(f"{tmp_path / 'run.yaml'}:")
 
 
 @pytest.mark.smoke
@@ -170,7 +255,7 @@ def test_a_browser_shows_curves_images_graph_weights_and_settings(board, runs):
         page.get_by_text("train", exact=True).first.click()
         page.wait_for_timeout(2500)  # the curves are drawn with an animation
         charts = page.locator("canvas:visible")
-        assert charts.count() == 4  # loss, lr, gradient norm, images a second
+        assert charts.count() == 8  # loss, lr, gradient norm, Top-1, images a second, times, memory
         for chart in charts.all():
             picture = Image.open(io.BytesIO(chart.screenshot())).convert("RGB")
             pixels = np.asarray(picture).astype(int)

@@ -62,7 +62,8 @@ class LogSection:
     """``log_config``."""
 
     interval: int = 50  # steps between records of the loss
-    histograms: Optional[int] = None  # epochs between histograms of the weights in VisualDL
+    histograms: Optional[int] = None  # epochs between histograms of the weights on the board
+    boards: List[Any] = dataclasses.field(default_factory=lambda: ["VisualDL"])  # see below
 
 
 @dataclasses.dataclass

@@ -1,24 +1,22 @@
-"""The board: a run's curves, first images, network, weights and settings in VisualDL."""
+"""The board: a run's curves, first images, network, weights and settings, for people to look at."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import time
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, TextIO, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, TextIO, Union
 
 import numpy as np
 
 from passl.datasets.batch_cells import batch_cells
 from passl.datasets.dataset import image_fields
+from passl.evaluation import Evaluator
 from passl.hooks.base import HOOKS, Hook, Record, Run
-from passl.modeling.graph import as_model_file, trace
+from passl.hooks.boards import Writer
+from passl.modeling.graph import trace
 from passl.utils.arrays import own_array
-from passl.utils.config import Config, plain
+from passl.utils.config import Config, origin_of, plain
 from passl.utils.contact_sheet import contact_sheet, in_rows
-from passl.utils.lent_home import writable_home
+from passl.utils.errors import PasslError
 from passl.utils.logging import logger
 from passl.utils.records import open_records, read_metrics, write_record
 from passl.utils.run_folder import RECORDS
@@ -30,8 +28,8 @@ _BINS = 30  # of a histogram
 
 
 @HOOKS.register
-class VisualDL(Hook):
-    """Keeps ``<folder>/visualdl``, a board to open with ``visualdl --logdir <folder>/visualdl``.
+class Board(Hook):
+    """Keeps a board of the run, by each of the libraries that ``log_config.boards`` names.
 
     It shows every number of every record against the step; the first batch as the network got it,
     with its labels; the graph of the network; the settings of the run with its latest figures, so
@@ -41,22 +39,31 @@ class VisualDL(Hook):
     Files of the run are the truth and the board a view of them: a resumed run draws the board anew
     from ``metrics.jsonl``, ``histograms.jsonl`` and ``first_batch.png``, so that no curve doubles
     back on itself.
+
+    Args:
+        boards: what draws it.
     """
 
-    def __init__(self):
-        self._writer: Any = None
+    def __init__(self, boards: Sequence[Writer] = ()):
+        self._boards = boards
         self._histograms: Optional[TextIO] = None
 
-    def on_start(self, run: Run) -> None:
-        # Imported late: it takes a second that an evaluation or --help should not.
-        with writable_home():
-            from visualdl import LogWriter
+    def check(self, cfg: Config, evaluator: Evaluator) -> None:
+        for board in self._boards:
+            try:
+                board.check()
+            except PasslError as error:
+                error.place = origin_of(cfg.log_config, "boards")
+                raise
 
-        folder = run.folder / "visualdl"
-        for file in folder.glob("vdlrecords.*"):
-            file.unlink()
-        self._writer = LogWriter(logdir=str(folder))
-        self._add_settings(run)
+    def on_start(self, run: Run) -> None:
+        evaluated = run.cfg.dataloader.val is not None
+        figures = [f"val/{name}" for name in run.evaluator.figures] if evaluated else []
+        settings = {**hyper_parameters(run.cfg), "global_batch_size": run.global_batch}
+        for board in self._boards:
+            board.open(run.folder / board.folder)
+            board.add_settings(settings, [*figures, "train/loss"])
+            board.add_text("config", run.cfg.to_yaml())
         for record in read_metrics(run.folder / RECORDS):
             self.on_record(run, record)
         if run.cfg.log_config.histograms is not None:
@@ -77,24 +84,23 @@ class VisualDL(Hook):
             rows = in_rows(batch_cells(batch, run.loader), len(image_fields(batch)))
             with replacing(picture) as aside:
                 contact_sheet(rows).save(aside, format="PNG")
-        self._add_picture(picture)
-        graph = run.folder / "visualdl" / "vdlgraph.pdmodel"  # the board goes by the name
-        if not graph.exists():
+        for board in self._boards:
+            board.add_picture("first batch", picture)
             try:
-                content = as_model_file(trace(run.cfg.model, batch["image"].shape[1:]))
+                board.add_graph(lambda: trace(run.cfg.model, batch["image"].shape[1:]))
+            except OSError:
+                raise
             except Exception as error:  # a network of the user's own may do what Paddle cannot
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 logger.warning("the board has no graph of the network: %s", reason[-1])
-                return
-            with replacing(graph) as aside:
-                aside.write_bytes(content)
 
     def on_record(self, run: Run, record: Record) -> None:
         section = record.get("split", "train")
         for key, value in record.items():
             number = isinstance(value, (int, float)) and math.isfinite(value)
             if key not in _NO_CURVES and number:
-                self._writer.add_scalar(f"{section}/{key}", value, record["step"])
+                for board in self._boards:
+                    board.add_number(f"{section}/{key}", value, record["step"])
 
     on_evaluation = on_record
 
@@ -105,31 +111,11 @@ class VisualDL(Hook):
                 self._note_weights(run)
 
     def on_end(self, run: Run) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        for board in self._boards:
+            board.close()
         if self._histograms is not None:
             self._histograms.close()
             self._histograms = None
-
-    def _add_settings(self, run: Run) -> None:
-        from visualdl.component.base_component import hparam
-
-        evaluated = run.cfg.dataloader.val is not None
-        figures = [f"val/{name}" for name in run.evaluator.figures] if evaluated else []
-        settings = {**hyper_parameters(run.cfg), "global_batch_size": run.global_batch}
-        # add_hparams takes no folder whose name is not UTF-8.
-        name = hashlib.md5(os.fsencode(self._writer.file_name)).hexdigest()
-        metrics = [*figures, "train/loss"]
-        self._writer._get_file_writer().add_record(
-            hparam(name, settings, metrics, walltime=round(1000 * time.time()))
-        )
-        self._writer.add_text("config", run.cfg.to_yaml(), 0)
-
-    def _add_picture(self, path: Path) -> None:
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            self._writer.add_image("first batch", np.asarray(picture.convert("RGB")), 0)
 
     def _note_weights(self, run: Run) -> None:
         for name, parameter in run.architecture.named_parameters():
@@ -146,18 +132,8 @@ class VisualDL(Hook):
             self._add_histogram(record)
 
     def _add_histogram(self, record: Record) -> None:
-        from visualdl.component.base_component import histogram
-
-        # add_histogram would count again, and takes nothing that has been counted.
-        self._writer._get_file_writer().add_record(
-            histogram(
-                tag=record["name"],
-                hist=np.asarray(record["counts"]),
-                bin_edges=np.asarray(record["edges"]),
-                step=record["step"],
-                walltime=0,
-            )
-        )
+        for board in self._boards:
+            board.add_histogram(record["name"], record["counts"], record["edges"], record["step"])
 
 
 def hyper_parameters(cfg: Config) -> Dict[str, Union[int, float, str]]:
