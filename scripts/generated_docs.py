@@ -28,7 +28,7 @@ from passl.solver.optimizers import OPTIMIZERS  # noqa: E402
 from passl.solver.schedules import SCHEDULES  # noqa: E402
 from passl.utils import config  # noqa: E402
 from passl.utils.migration import V1_CHANGES  # noqa: E402
-from passl.utils.zoo import as_markdown  # noqa: E402
+from passl.utils.zoo import as_markdown, as_short_markdown  # noqa: E402
 
 # Where in a config each registry's entries stand, and what the program itself supplies to them.
 PARTS = (
@@ -212,12 +212,12 @@ SIX = (
     "resmlp_12_224.fb_in1k",
     "cyclemlp_b1.authors_in1k",
     "vit_b16_224.augreg_in21k_ft_in1k",
-    "deit_ti16_224.fb_in1k",
+    "swin_t_224.ms_in1k",
 )
 
 GENERATED = {
     "zoo": as_markdown,
-    "six of the zoo": lambda: as_markdown(SIX),
+    "six of the zoo": lambda: as_short_markdown(SIX),
     "v1 changes": v1_changes,
     "config reference": config_reference,
     "api": api_reference,

@@ -197,15 +197,28 @@ def as_text(names: Optional[Sequence[str]] = None) -> str:
     return "\n\n".join(blocks)
 
 
-def as_markdown(names: Optional[Sequence[str]] = None) -> str:
-    """Returns the zoo, or the releases of some names, as a table of a document."""
+def as_short_markdown(names: Sequence[str]) -> str:
+    """Returns some releases as a small table of a document."""
+    rows = [
+        "| release | trained on | parameters | Top-1 / Top-5, reported by |",
+        "|---|---|---|---|",
+    ]
+    for release in map(get_release, names):
+        reported = "<br>".join(f"{a} ({a.by})" for a in release.reported)
+        rows.append(
+            f"| `{release.name}` | {release.provenance} | {release.parameters:,} | {reported} |"
+        )
+    return "\n".join(rows)
+
+
+def as_markdown() -> str:
+    """Returns the zoo as a table of a document."""
     rows = [
         "| release | config | trained on | parameters | Top-1 / Top-5 as reported by others "
         "| measured here | files |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in names or releases():
-        release = get_release(name)
+    for release in releases().values():
         reported, measured = (
             "<br>".join(f"{a} ({a.by})" for a in accuracies)
             for accuracies in (release.reported, release.measured)
