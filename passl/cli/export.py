@@ -75,8 +75,8 @@ def _main(arguments: argparse.Namespace) -> None:
     select_device("cpu", cfg.tf32)  # what is written is the same for all devices
     network = Network(cfg.model["architecture"], cfg.model.get("head"))
     report = load_named_weights(network, arguments, cfg)
-    compare_with_zoo(Path(report.path), section)
-    facts: Dict[str, Any] = {"config": arguments.config, "weights": report.path}
+    compare_with_zoo(report, section)
+    facts: Dict[str, Any] = {"config": arguments.config, "weights": report.whence}
     if arguments.features:
         network.head = None
         facts["output"] = {"features": network.num_features}
