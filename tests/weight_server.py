@@ -53,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
             body = body[begin:]
         headers["Content-Length"] = str(len(body))
+        if answer.cut is not None or answer.headers:
+            headers["Connection"] = "close"
         headers.update(answer.headers)
         self.send_response(status)
         for name, value in headers.items():
@@ -66,8 +68,6 @@ class _Handler(BaseHTTPRequestHandler):
                 with site.lock:
                     site.sent += len(sent[place : place + 4096])
                 time.sleep(site.pace)
-        if answer.cut is not None or answer.headers:
-            self.close_connection = True
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -105,8 +105,10 @@ class Site:
         return self
 
     def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
 
 def without_proxies(monkeypatch):

@@ -367,7 +367,7 @@ def _reason(error: BaseException) -> str:
     found = re.search(r"IncompleteRead\((\d+) bytes read, (\d+) more", text)
     if found:
         return f"{int(found[1]):,} bytes came, {int(found[2]):,} more were to come"
-    inner = error.args[0] if error.args else error
-    inner = getattr(inner, "reason", inner)
-    last = str(inner).rpartition(": ")[2].strip("()'\" ")
-    return last[:120] or type(error).__name__
+    inner: Any = error
+    while inner.args and isinstance(inner.args[-1], BaseException):
+        inner = getattr(inner.args[-1], "reason", None) or inner.args[-1]
+    return str(inner).rpartition(": ")[2][:120] or type(inner).__name__
