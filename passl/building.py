@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 import os
-from typing import Any, List, Mapping, Optional, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 from passl.modeling.architectures.classifier import Network
 from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
+from passl.utils.config import get_config
 from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.plugins import import_plugins
 from passl.weights import WeightFile, count_classes, load_weights
@@ -25,6 +25,7 @@ _STAGES = (
     "model.backbone.forward_stages(images) those of each stage, where the network has stages"
 )
 _FILE = "a weight file is given with pretrained=FILE"
+_ARCHITECTURE = "model.architecture."
 _OF_TIMM = {
     "img_size": "this network takes images of any size; leave it out",
     "in_chans": "it is called in_channels here",
@@ -37,7 +38,7 @@ _OF_TIMM = {
     "checkpoint_path": _FILE,
     "pretrained_cfg": _FILE,
     "pretrained_cfg_overlay": _FILE,
-    "cache_dir": f"nothing is fetched; {_FILE}",
+    "cache_dir": "what is fetched is kept in the folder weights of PASSL_CACHE, if that is set",
 }
 
 
@@ -53,9 +54,12 @@ def create_model(
     """Returns a network: images in, logits (or features) out, in evaluation mode.
 
     Args:
-        name: of a backbone: ``mlp_mixer_b16_224``.
-        pretrained: a weight file, whoever released it; see ``passl.weights.WeightFile``. None or
-            False: none. Nothing is ever fetched.
+        name: of a backbone, ``mlp_mixer_b16_224``, or of a release, whose network it then is,
+            ``mlp_mixer_b16_224.goog_in1k``.
+        pretrained: a weight file, whoever released it; see ``passl.weights.WeightFile``. Or the
+            name of a release, or an address, whose file is fetched once and kept. True: the release
+            that ``name`` is, or else the first one of that network that ``passl models`` lists.
+            None or False: none, and nothing is fetched.
         num_classes: number of logits; 0 for features without a head. Where it is not that of
             the file, the head begins anew. Default: as many as the file has, or 1000.
         weights_key: which of the file's mappings to take, where it has several.
@@ -67,16 +71,18 @@ def create_model(
         The network, ``[N, 3, H, W]`` to ``[N, num_classes]`` or ``[N, num_features]``.
 
     Raises:
-        PasslError: an unknown name or argument, or a file that does not fit.
+        PasslError: an unknown name or argument, or a file that cannot be had or does not fit.
 
     Example:
         >>> model = passl.create_model("mlp_mixer_b16_224", pretrained="Mixer-B_16.npz")
         >>> model(images).shape
         [8, 1000]
+        >>> model = passl.create_model("mlp_mixer_b16_224.goog_in1k", pretrained=True)
     """
     import_plugins()
+    name, pretrained, settings = _resolve(name, pretrained)
     _check(name, pretrained, arguments)
-    cfg = {"name": name, **arguments}
+    cfg = {"name": name, **settings, **arguments}
     if pretrained is None or pretrained is False:
         network = _build(cfg, 1000 if num_classes is None else num_classes)
     else:
@@ -119,15 +125,59 @@ def _build(cfg: Any, num_classes: int) -> Network:
     return Network(cfg, head if num_classes else None)
 
 
+def _resolve(name: str, pretrained: Any) -> Tuple[str, Any, Dict[str, Any]]:
+    """Returns the backbone and the weights that are meant, and what the backbone is built with.
+
+    Of a release that differs from the network of its name (``patch_size``, ``qkv_bias``, …), these
+    are the arguments that make it so.
+    """
+    releases = zoo.releases()
+    chosen = None
+    if isinstance(name, str) and name not in BACKBONES.names():
+        chosen = releases.get(name.partition("@")[0])
+        if chosen is None and "." in name:
+            raise PasslError(
+                f"no released weights are called '{name}'{_meant(name)}; passl models lists them"
+            )
+    if pretrained is True and chosen is None:
+        of_network = [release for release in releases if release.partition(".")[0] == name]
+        if not of_network:
+            networks = {release.partition(".")[0] for release in releases}
+            raise PasslError(
+                f"pretrained=True: there are no released weights of '{name}'"
+                f"{suggest(name, networks)}; passl models lists them"
+            )
+        pretrained = of_network[0]
+    elif pretrained is True:
+        pretrained = name
+    release = chosen
+    if isinstance(pretrained, str) and not os.path.lexists(pretrained):
+        release = releases.get(pretrained.partition("@")[0], chosen)
+    if release is None:
+        return name, pretrained, {}
+    section = get_config(release.config, release.overrides).model.architecture
+    backbone = name if chosen is None else section.name
+    if section.name != backbone:
+        return backbone, pretrained, {}
+    keys = [
+        override[len(_ARCHITECTURE) :].partition("=")[0]
+        for override in release.overrides
+        if override.startswith(_ARCHITECTURE)
+    ]
+    return backbone, pretrained, {key: section[key] for key in keys if key != "name"}
+
+
+def _meant(name: str) -> str:
+    """Returns which release may be meant by a name that is none: timm's for it, or a near one."""
+    page = f"{zoo.HUGGING_FACE}timm/{name}"
+    for release in zoo.releases().values():
+        if any(file.url == page for file in release.files):
+            return f" here; what timm calls so is '{release.name}'"
+    return suggest(name, zoo.releases())
+
+
 def _check(name: str, pretrained: Any, arguments: Mapping[str, Any]) -> None:
     """Raises a PasslError of one line for what is easily mistaken, by users of timm above all."""
-    if isinstance(name, str) and "." in name and name not in BACKBONES.names():
-        network = name.partition(".")[0]
-        near = difflib.get_close_matches(network, BACKBONES.names(), 1)
-        raise PasslError(
-            f"'{name}' names weights; nothing is fetched: create_model('{near[0] if near else '…'}'"
-            ", pretrained=FILE) takes a file of them, and passl models tells where it is from"
-        )
     known = {**inspect.signature(create_model).parameters, **BACKBONES.arguments(name)}
     del known["arguments"]
     for key in arguments:
@@ -136,17 +186,5 @@ def _check(name: str, pretrained: Any, arguments: Mapping[str, Any]) -> None:
             if key in _OF_TIMM:
                 raise PasslError(f"{words}: {_OF_TIMM[key]}")
             raise PasslError(f"{words}{suggest(key, known)}; it takes: {listing(known)}")
-    if pretrained is True:
-        files = {
-            file.name: None
-            for release in zoo.releases().values()
-            if release.name.partition(".")[0] == name
-            for file in release.files
-        }
-        raise PasslError(
-            f"pretrained=True: nothing is fetched; give the path of a weight file, pretrained=FILE"
-            f"{', one of: ' + ', '.join(files) if files else ''} (passl models tells where they "
-            "are from)"
-        )
     if not (pretrained is None or isinstance(pretrained, (bool, str, os.PathLike))):
         raise PasslError(f"pretrained is the path of a weight file, not {pretrained!r:.60}")

@@ -136,15 +136,19 @@ def _classes_of_weights(arguments: argparse.Namespace, cfg: Config) -> int:
     return count
 
 
-def compare_with_zoo(weights: Path, section: Config) -> None:
+def compare_with_zoo(report: LoadReport, section: Config) -> None:
     """Warns where a released file is used on other images than it asks for."""
+    weights = report.path
     known = zoo.files_called(weights)
-    for release, file in known:
-        if not zoo.has_known_hash(weights, file):
-            logger.warning(
-                "%s: has the name of a file of %s, but not its content (SHA-256 %s…); is it "
-                "damaged, or another one?", weights, release.name, file.sha256,
-            )  # fmt: skip
+    if report.source is not None:  # then its hash was compared already
+        known = [(r, file) for r, file in known if r.name == report.source.release]
+    else:
+        for release, file in known:
+            if not zoo.has_known_hash(weights, file):
+                logger.warning(
+                    "%s: has the name of a file of %s, but not its content (SHA-256 %s…); is it "
+                    "damaged, or another one?", weights, release.name, file.sha256,
+                )  # fmt: skip
     wanted = [release.preprocessing for release, _ in known]
     given = (plain(section.dataset.get("transforms")), plain(section.batch_transforms))
     if wanted and given not in [(p.transforms(), p.batch_transforms()) for p in wanted]:
@@ -158,9 +162,10 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     """Adds ``--weights`` and what belongs to it, for commands that use a trained network."""
     parser.add_argument(
         "--weights", metavar="PATH",
-        help="a checkpoint, or a released file (eval --list names them): Google's .npz, "
-        ".safetensors, torch's .pth, .pt or .bin, Paddle's .pdparams; or the folder of a run, of "
-        "which the best checkpoint is taken, or else the latest; default: the output folder",
+        help="a checkpoint, or a released file: Google's .npz, .safetensors, torch's .pth, .pt or "
+        ".bin, Paddle's .pdparams; or the name of a release (passl models lists them), or an "
+        "address, https://…, which is fetched once; or the folder of a run, of which the best "
+        "checkpoint is taken, or else the latest; default: the output folder",
     )  # fmt: skip
     add_weights_key(parser)
     add_allow_partial(parser)
@@ -176,23 +181,25 @@ def load_named_weights(network: nn.Layer, arguments: argparse.Namespace, cfg: Co
     return load_weights(network, weights, arguments.weights_key, arguments.allow_partial)
 
 
-def _named_weights(arguments: argparse.Namespace, cfg: Config) -> Path:
-    return _of_own_run(cfg) if arguments.weights is None else weight_file(arguments.weights)
+def _named_weights(arguments: argparse.Namespace, cfg: Config) -> str:
+    return str(_of_own_run(cfg)) if arguments.weights is None else weight_file(arguments.weights)
 
 
-def weight_file(given: str) -> Path:
+def weight_file(given: str) -> str:
     """Returns the weight file that a path means: of a run's folder the best, or latest, checkpoint.
+
+    The name of a release and an address stay as they are: who opens the file fetches it.
 
     Raises:
         PasslError: a folder without checkpoints.
     """
+    if not os.path.isdir(given):
+        return given
     path = Path(given)
-    if not path.is_dir():
-        return path
     found = _kept(checkpoint_folder(path)) or _kept(path)
     if found is None:
         raise PasslError(f"{path}: is a folder without {BEST} or {LATEST}; name a weight file")
-    return found
+    return str(found)
 
 
 def _of_own_run(cfg: Config) -> Path:

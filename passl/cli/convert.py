@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         "--part backbone\n"
         f"  {command('convert')} ViT-B-32.pt mean.safetensors --mean finetuned.safetensors",
     )
-    parser.add_argument("source", metavar="SRC", help="any weight file that eval reads")
+    parser.add_argument(
+        "source", metavar="SRC", help="any weight file, or name of a release, that eval takes"
+    )
     parser.add_argument(
         "target", metavar="DST",
         help="what to write; its suffix picks the format: .npz, .pth, .pt, .bin, .pdparams, "

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Evaluate weights over exactly the images of a set: Top-1, Top-5 and loss, or what "
         "evaluate.evaluator of the config measures.",
-        f"  {command('eval')} -c mlp-mixer_b16_224 --weights Mixer-B_16.npz\n"
+        f"  {command('eval')} -c mlp-mixer_b16_224 --weights mlp_mixer_b16_224.goog_in1k\n"
         f"  {command('eval')} -c mlp-mixer_groceries --split test --report output/report\n"
         f"  {launched_command('eval')} -c … --weights …",
     )
@@ -96,7 +96,7 @@ def _evaluate(
         dataset = build_dataset(section.dataset, section.loader.max_pixels)
     architecture = build_architecture(cfg.model)
     report = load_named_weights(architecture, arguments, cfg)
-    compare_with_zoo(Path(report.path), section)
+    compare_with_zoo(report, section)
     check_classes(architecture, dataset, report.metadata.get("class_names"), section)
     evaluator = build_evaluator(cfg.evaluate.evaluator, architecture)
     loader = evaluation_loader(dataset, section, processes)
@@ -126,7 +126,7 @@ def _evaluate(
         names = list(evaluator.names) or names_of_classes(
             classes, report, arguments, section, dataset.class_names
         )
-        facts = {"config": arguments.config, "weights": report.path, "split": arguments.split}
+        facts = {"config": arguments.config, "weights": report.whence, "split": arguments.split}
         path = write_report(
             Path(arguments.report), answers, dataset, names, evaluator, result, facts
         )

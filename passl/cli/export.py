@@ -95,8 +95,8 @@ def _main(arguments: argparse.Namespace) -> None:
     size = image_size(section)
     select_device("cpu", cfg.tf32)  # what is written is the same for all devices
     network, report, words = _network(arguments, cfg)
-    compare_with_zoo(Path(report.path), section)
-    facts: Dict[str, Any] = {"config": arguments.config, "weights": report.path}
+    compare_with_zoo(report, section)
+    facts: Dict[str, Any] = {"config": arguments.config, "weights": report.whence}
     if arguments.features:
         facts["output"] = {"features": network.num_features}
     else:

@@ -56,7 +56,7 @@ def _main(arguments: argparse.Namespace) -> None:
     origin = describe_origin(report.metadata.get("origin"))
     facts = {
         "config": arguments.config,
-        "weights": report.path if origin is None else f"{report.path}, {origin}",
+        "weights": report.whence if origin is None else f"{report.whence}, {origin}",
         "view": words_of_view(section),
     }
     _write_features(folder, paths, rows, facts)

@@ -15,17 +15,25 @@ from passl.modeling.backbones import BACKBONES
 from passl.utils import zoo
 from passl.utils.errors import PasslError, suggest
 from passl.utils.shipped import config_root
+from passl.weights import WeightFile
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Show the networks, configs and released weights that there are; or everything known of "
-        "some released weights: files, hashes, preprocessing, reported accuracy.",
-        "  passl models\n  passl models mlp_mixer_b16_224.goog_in1k\n  passl models mlp_mixer_l16",
+        "some released weights: files, hashes, preprocessing, reported accuracy. Or fetch them "
+        "ahead, for machines without a network.",
+        "  passl models\n  passl models mlp_mixer_b16_224.goog_in1k\n  passl models mlp_mixer_l16\n"
+        "  passl models --fetch mlp_mixer_b16_224.goog_in1k deit_ti16_224.fb_in1k",
     )
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="a release, or how its name begins"
     )
+    parser.add_argument(
+        "--fetch", action="store_true",
+        help="fetch the weights of these releases into the cache ($PASSL_CACHE/weights or "
+        "~/.cache/passl/weights), and print where they are; NAME@PUBLISHER picks one publisher's",
+    )  # fmt: skip
     add_imports(parser)
     return parser
 
@@ -33,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
 def _main(arguments: argparse.Namespace) -> None:
     import_named(arguments)
     releases = zoo.releases()
+    if arguments.fetch:
+        _fetch(arguments.names)
+        return
     if not arguments.names:
         print(_overview())
         return
@@ -46,6 +57,16 @@ def _main(arguments: argparse.Namespace) -> None:
             )
         chosen += found
     print(zoo.as_text(chosen))
+
+
+def _fetch(names: List[str]) -> None:
+    if not names:
+        raise PasslError("--fetch takes names of releases; passl models lists them")
+    for name in names:
+        zoo.get_release(name.partition("@")[0])
+    for name in names:
+        with WeightFile(name) as file:
+            print(file.path)
 
 
 def _overview() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import List, Optional, Tuple
 
 from passl.cli.common import compare_with_zoo, load_named_weights
@@ -91,7 +90,7 @@ def open_network(
     if used is None:
         raise PasslError(f"{type(architecture).__name__} has no part called '{part}'")
     report = load_named_weights(used, arguments, cfg)
-    compare_with_zoo(Path(report.path), section)
+    compare_with_zoo(report, section)
     return architecture, report
 
 

@@ -94,7 +94,7 @@ def _main(arguments: argparse.Namespace) -> None:
     facts = {
         "in": ", ".join(arguments.folders),
         "config": arguments.config,
-        "weights": report.path if origin is None else f"{report.path}, {origin}",
+        "weights": report.whence if origin is None else f"{report.whence}, {origin}",
         "view": words_of_view(section),
     }
     page = Path(arguments.output or Path(cfg.output_dir, "search")) / "answers.html"

@@ -39,9 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--pretrained", metavar="PATH",
-        help="begin from weights: a checkpoint, the folder of a run, or a released file (see "
-        f"{command('eval')} --list); of a head for other classes the rows with the same class "
-        "names are taken, and of what was pre-trained without labels the backbone",
+        help="begin from weights: a checkpoint, the folder of a run, a released file, the name of "
+        "a release (passl models lists them) or an address, https://…; of a head for other classes "
+        "the rows with the same class names are taken, and of what was pre-trained without labels "
+        "the backbone",
     )  # fmt: skip
     parser.add_argument(
         "--extend", choices=("stretch", "hold"),
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(arguments: argparse.Namespace) -> None:
     cfg = config_of(arguments)
-    pretrained = None if arguments.pretrained is None else str(weight_file(arguments.pretrained))
+    pretrained = None if arguments.pretrained is None else weight_file(arguments.pretrained)
     if arguments.dry_run:
         # Imported late: drawing takes half a second that training should not wait for.
         from passl.inspection.dry_run import dry_run, format_table

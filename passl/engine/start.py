@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 from passl.datasets import ImageDataset
 from passl.engine.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ class Start:
         checkpoint: what the run goes on from; None where it begins.
         resumed_at: the step that the checkpoint was written at, 0 without one.
         pretrained: the weights that the run began or begins from, None for none.
+        source: where those come from, if they were fetched; else None.
 
     Raises:
         PasslError: the folder holds a run that was not to be continued, the checkpoint cannot be
@@ -56,11 +58,13 @@ class Start:
         self._allow_batch_change = allow_batch_change
         self._allow_data_change = allow_data_change
         self.pretrained = pretrained
+        self.source: Optional[Dict[str, str]] = None
         path = self._find(resume)
         self.checkpoint = None if path is None else Checkpoint.open(path)
         self.resumed_at = 0 if self.checkpoint is None else self.checkpoint.progress.step
         if self.checkpoint is not None:
             self.pretrained = self.checkpoint.file.metadata.get("pretrained")
+            self.source = self.checkpoint.file.metadata.get("pretrained_source")
         elif resume == "auto":
             logger.info(
                 "no checkpoint in %s: beginning %s",
@@ -134,4 +138,5 @@ class Start:
                 new_head=True,
                 class_names=class_names,
             )
+            self.source = None if report.source is None else dataclasses.asdict(report.source)
             architecture.after_loading(report)

@@ -373,6 +373,7 @@ class TrainingRun(Run):
             "class_names": self.datasets["train"].class_names,
             "training_set": self.training_set,
             "pretrained": self.start.pretrained,
+            "pretrained_source": self.start.source,
             "schedule_epochs": self.plan.schedule_epochs,
             "config": plain(self.cfg),
             "environment": self.environment,

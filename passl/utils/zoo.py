@@ -15,6 +15,8 @@ from passl.utils.errors import PasslError, listing, suggest
 from passl.utils.shipped import config_root
 from passl.utils.whole_files import sha256_of
 
+HUGGING_FACE = "https://huggingface.co/"
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -77,6 +79,16 @@ class ReleasedFile:
     by: str
     url: str
     sha256: Optional[str] = None  # its first hexadecimal digits, where they are known
+
+    def address(self) -> Optional[str]:
+        """Returns where the bytes of the file are; None where ``url`` is a page for people.
+
+        Of a repository of Hugging Face that is ``resolve/main/<file>``, as its documentation of
+        downloading says: huggingface.co/docs/hub/models-downloading.
+        """
+        if self.url.startswith(HUGGING_FACE) and self.url.count("/") == HUGGING_FACE.count("/") + 1:
+            return f"{self.url}/resolve/main/{self.name}"
+        return self.url if self.url.rpartition("/")[2] == self.name else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,6 +70,10 @@ def quick_gelu_of(file: WeightFile) -> Tuple[Dict[str, bool], str]:
         return recorded, "by its own record"
     if file.metadata and file.metadata.get("publisher", OWN) == OWN:
         return {}, ""
+    if file.source is not None and file.source.release:
+        quick = zoo.get_release(file.source.release).quick_gelu
+        if quick is not None:
+            return dict.fromkeys(SETTINGS, quick), f"as {file.source.release}"
     quick, source = _by_hash(file)
     if quick is None and not source:
         quick, source = _by_name(file.path)

@@ -15,6 +15,7 @@ from passl.utils.errors import PasslError, first_of
 from passl.utils.logging import logger
 from passl.utils.stored_array import BFLOAT16, StoredArray
 from passl.weights.activations import QUICK_GELU, SETTINGS, quick_gelu_of
+from passl.weights.named import Source
 from passl.weights.naming import OWN, ReleasedNames, translate
 from passl.weights.origin import describe_origin
 from passl.weights.reading import WeightFile
@@ -34,6 +35,7 @@ class LoadReport:
         kept: names that were not, and have their initial values.
         left_out: names of the file's tensors that were not used.
         metadata: what PASSL recorded in the file (``class_names``, ``config``, …).
+        source: of a file that was fetched, else None.
         has_head: whether the head's tensors, if the network has any, are the file's.
         of_imagenet: whether the head, of 1,000 classes, is one of ImageNet-1k: the run's data set
             was that, or it is a release, as which a file counts that PASSL has not written.
@@ -46,6 +48,12 @@ class LoadReport:
     kept: List[str]
     left_out: List[str]
     metadata: Dict[str, Any]
+    source: Optional[Source] = None
+
+    @property
+    def whence(self) -> str:
+        """The file, for records: with release and hash where it was fetched."""
+        return self.path if self.source is None else f"{self.path}: {self.source}"
 
     @property
     def has_head(self) -> bool:
@@ -73,7 +81,8 @@ def load_weights(
         model: an architecture, a network as ``create_model`` returns, or a backbone alone, for
             which the file's head is left out, as parts are for any that has not got them. An
             architecture without a ``backbone`` of that name takes files of its own.
-        path: the file, see ``WeightFile`` for the formats; or one that is open.
+        path: the file, see ``WeightFile`` for the formats, and for names and addresses in the place
+            of a path; or one that is open.
         key: which of the file's mappings to take, where it has several.
         allow_partial: load what fits, and report the rest.
         new_head: leave the head as it is where the file has none, or one for other classes:
@@ -194,7 +203,7 @@ def _load(
         len(loaded),
         file.format,
         found.publisher,
-        f", {origin}" if origin else "",
+        (f", {origin}" if origin else "") + (f", {file.source}" if file.source else ""),
     )
     names = [prefix + name for name in model.state_dict()]
     return LoadReport(
@@ -205,6 +214,7 @@ def _load(
         [name[len(prefix) :] for name in names if name not in set(loaded)],
         found.left_out + left_out + unexpected + list(mismatched),
         file.metadata,
+        file.source,
     )
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import stat
 import zipfile
+from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Union
 
 import numpy as np
@@ -18,6 +19,7 @@ from passl.utils.stored_array import DamagedFile, StoredArray, Window
 from passl.utils.system_errors import explain_os_error
 from passl.weights.formats import npz, paddle, safetensors, torch
 from passl.weights.formats.contents import Contents
+from passl.weights.named import Source, hint, is_named, named_file
 
 # The key under which a file keeps the network, in order of preference, where its tensors do not
 # stand at the top level. A moving average is never taken unasked.
@@ -57,19 +59,25 @@ _HARMLESS_SIZE, _MOST_PACKED = 1 << 28, 20
 PathLike = Union[str, os.PathLike]
 
 
+class NoWeights(PasslError):
+    """A file is damaged, or is none that holds weights."""
+
+
 class WeightFile:
     """A weight file, open: names, shapes and types are known, numbers are read on demand.
 
     Args:
         path: the file; PASSL's own checkpoints, ``.safetensors``, torch's ``.pth``/``.pt``/
             ``.bin`` (both formats), Paddle's ``.pdparams``, or NumPy's ``.npz``. The content
-            decides, not the name.
+            decides, not the name. Where no such file is there: the name of a release, or an
+            address, whose file is fetched; see ``passl.weights.named``.
         key: which of its mappings to take as the network's weights (``state_dict_ema``); by
             default the usual one.
         remedy: what to do where the file is damaged.
 
     Attributes:
-        path: as given.
+        path: as given, or of the file in the cache.
+        source: where a file of the cache comes from; None for any other.
         format: what the content is: ``safetensors``, ``torch``, ``paddle`` or ``npz``.
         convention: how linear layers are stored, see ``Contents``.
         key: where in the file ``tensors`` stand; ``""`` is its top level.
@@ -94,7 +102,11 @@ class WeightFile:
         remedy: str = "download it again, or take another",
     ):
         self.path = os.fspath(path)
+        self.source: Optional[Source] = None
         self._remedy = remedy
+        if is_named(self.path):
+            self.path, self.source = named_file(self.path, _check_whole)
+            self._remedy = "remove it, and it is fetched again"
         self._zip: Optional[zipfile.ZipFile] = None
         self._file = _open(self.path)
         try:
@@ -156,7 +168,7 @@ class WeightFile:
                 raise explain_os_error(error, self.path, "read") from error
             where = f" at '{what}'" if what else ""
             reason = _printable(str(error).partition("\n")[0][:200]) or type(error).__name__
-            raise PasslError(
+            raise NoWeights(
                 f"{self.path}: is damaged, or is not what its name says{where} ({reason}); "
                 f"{self._remedy}"
             ) from error
@@ -173,7 +185,7 @@ class WeightFile:
         if int.from_bytes(head[:8], "little") < size and head[8:9] == b"{":
             self.format = "safetensors"
             return safetensors.read(self.path, self._file, size)
-        raise PasslError(f"{self.path}: {_guess(head) if size else f'is empty; {self._remedy}'}")
+        raise NoWeights(f"{self.path}: {_guess(head) if size else f'is empty; {self._remedy}'}")
 
     def _read_zip(self, size: int) -> Contents:
         end = zipfile._EndRecData(self._file)
@@ -192,7 +204,7 @@ class WeightFile:
         if npz.is_npz(names):
             self.format = "npz"
             return npz.read(self._zip)
-        raise PasslError(
+        raise NoWeights(
             f"{self.path}: is a zip file, but neither torch's nor NumPy's; it holds "
             f"{listing(_printable(name[:60]) for name in names[:3]) or 'nothing'}; unpack it "
             "first if the weights are inside"
@@ -267,11 +279,21 @@ def _open(path: str) -> BinaryIO:
             raise PasslError(f"{path}: is not a file")
         return open(path, "rb")
     except FileNotFoundError:
-        raise PasslError(f"{path}: there is no such file") from None
+        raise PasslError(f"{path}: there is no such file{hint(path)}") from None
     except OSError as error:
         raise explain_os_error(error, path, "read") from None
     except ValueError as error:  # of a name that no file can have
         raise PasslError(f"{path}: cannot be read ({error})") from None
+
+
+def _check_whole(path: Path) -> None:
+    """Raises a NoWeights for a file that is no weight file, or not a whole one."""
+    try:
+        WeightFile(path).close()
+    except NoWeights:
+        raise
+    except PasslError:  # which of its networks is meant is asked later
+        pass
 
 
 def _check(contents: Contents, size: int) -> None:
