@@ -152,6 +152,9 @@ def place(photos, tmp_path_factory):
         checkpoints.mkdir(parents=True)
         write_tensor_file(checkpoints / "best.safetensors", tensors, {})
         (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
+        release = folder / "cache" / "weights" / "mlp_mixer_b16_224.goog_in1k"
+        release.mkdir(parents=True)
+        (release / "Mixer-B_16.npz").symlink_to(folder / "Mixer-B_16.npz")
         argv = ["train", "-c", "simclr_own_images", "--output-dir", "output/pretrained"]
         argv += ["-o", "epochs=1", "-o", "lr_scheduler.warmup_epochs=0"]
         assert passl.main(argv) == 0
@@ -218,6 +221,7 @@ def command_runs(words, installed, place, monkeypatch):
         return  # test_a_project_with_a_part_of_every_kind makes the files, and runs these
     monkeypatch.chdir(place)
     monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
+    monkeypatch.setenv("PASSL_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["passl"])
     narrow(monkeypatch)
     hide_what_is_not(monkeypatch, installed)
@@ -256,6 +260,8 @@ def command_runs(words, installed, place, monkeypatch):
 
 def run_blocks(page, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
+    monkeypatch.setenv("PASSL_OFFLINE", "1")
     narrow(monkeypatch)
     installed = set().union(*(installed_by(words) for _, words in words_of(page)))
     hide_what_is_not(monkeypatch, installed & EXTRAS.keys())
