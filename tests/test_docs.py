@@ -37,6 +37,7 @@ from passl.tokenization import TOKENIZERS
 from passl.utils.config import get_config
 from passl.utils.errors import PasslError
 from passl.utils.records import read_metrics
+from passl.utils.zoo import get_release
 from passl.weights import write_tensor_file
 from passl.weights.formats import torch
 
@@ -45,6 +46,7 @@ from generated_docs import FILES, with_generated
 
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES.append(ROOT / "benchmarks" / "README.md")
+VIT = "vit_s16_224.augreg_in21k"
 EXTRAS = {  # of setup.py: the modules that they bring
     "onnx": ["paddle2onnx", "onnx", "onnxoptimizer", "onnxruntime", "openvino"],
     "photos": ["pyarrow"],
@@ -117,6 +119,8 @@ def narrow(monkeypatch):
                 small = functools.partial(factory.func, **{**factory.keywords, **sizes})
                 monkeypatch.setitem(BACKBONES._factories, name, small)
     tower = {"num_blocks": 1, "embed_dim": 32, "num_heads": 2}
+    small = functools.partial(BACKBONES._factories["vit_s16_224"], **tower)
+    monkeypatch.setitem(BACKBONES._factories, "vit_s16_224", small)
     small = functools.partial(BACKBONES._factories["clip_vit_b32_224"], **tower)
     monkeypatch.setitem(BACKBONES._factories, "clip_vit_b32_224", small)
     text = functools.partial(TextTransformer, **tower)
@@ -125,6 +129,17 @@ def narrow(monkeypatch):
     monkeypatch.setattr(synthetic, "_EVALUATION", 16)
     monkeypatch.setattr(pictures, "_IMAGES", 1)
     monkeypatch.setattr(pictures, "_DRAWS", 2)
+
+
+def small_vit(folder):
+    """Puts the release that the README fine-tunes into the cache, with the narrow network."""
+    (file,) = [file for file in get_release(VIT).files if file.by == "google"]
+    network = create_model("vit_s16_224", num_classes=21843)
+    tensors = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    write_tensor_file(folder / "vit.safetensors", tensors, {})
+    path = folder / "cache" / "weights" / VIT / file.name
+    path.parent.mkdir(parents=True)
+    assert passl.main(["convert", str(folder / "vit.safetensors"), str(path)]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +153,8 @@ def place(photos, tmp_path_factory):
     Image.open(photos / "test" / "pear" / "002.jpg").save(folder / "cat.jpg")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("PASSL_CACHE", str(folder / "cache"))
+        patch.setenv("PASSL_OFFLINE", "1")
         narrow(patch)
         argv = ["train", "-c", "mlp-mixer_own_images", "--output-dir", "output/mine"]
         argv += ["-o", "model.head.num_classes=3", "-o", "epochs=1"]
@@ -160,6 +177,12 @@ def place(photos, tmp_path_factory):
         checkpoints.mkdir(parents=True)
         (folder / "tuned" / "weights.safetensors").rename(checkpoints / "latest.safetensors")
         (folder / "FILE").symlink_to(folder / "Mixer-B_16.npz")
+        release = folder / "cache" / "weights" / "mlp_mixer_b16_224.goog_in1k"
+        release.mkdir(parents=True)
+        (release / "Mixer-B_16.npz").symlink_to(folder / "Mixer-B_16.npz")
+        small_vit(folder)
+        argv = ["finetune", VIT, "mine", "--epochs", "1", "--output-dir", "output/photos"]
+        assert passl.main(argv) == 0
         argv = ["train", "-c", "simclr_own_images", "--output-dir", "output/pretrained"]
         argv += ["-o", "epochs=1", "-o", "lr_scheduler.warmup_epochs=0"]
         assert passl.main(argv) == 0
@@ -227,6 +250,7 @@ def command_runs(words, installed, place, monkeypatch):
         return  # test_a_project_with_a_part_of_every_kind makes the files, and runs these
     monkeypatch.chdir(place)
     monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
+    monkeypatch.setenv("PASSL_OFFLINE", "1")
     monkeypatch.setattr(sys, "argv", ["passl"])
     narrow(monkeypatch)
     hide_what_is_not(monkeypatch, installed)
@@ -267,6 +291,8 @@ def command_runs(words, installed, place, monkeypatch):
 
 def run_blocks(page, place, monkeypatch):
     monkeypatch.chdir(place)
+    monkeypatch.setenv("PASSL_CACHE", str(place / "cache"))
+    monkeypatch.setenv("PASSL_OFFLINE", "1")
     narrow(monkeypatch)
     installed = set().union(*(installed_by(words) for _, words in words_of(page)))
     hide_what_is_not(monkeypatch, installed & EXTRAS.keys())

@@ -125,7 +125,8 @@ class Release:
     def command(self) -> str:
         """Returns the command that evaluates it."""
         overrides = "".join(f" -o {override}" for override in self.overrides)
-        return f"{command('eval')} -c {self.config}{overrides} --weights {self.files[0].name}"
+        weights = self.name if any(file.address() for file in self.files) else self.files[0].name
+        return f"{command('eval')} -c {self.config}{overrides} --weights {weights}"
 
 
 @functools.cache

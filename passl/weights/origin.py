@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional
 from passl.utils.text import visible
 
 _LONGEST = 60  # characters of a name in a message
+_DIGITS = 12  # of a hash
 
 
 def origin_of_weights(
@@ -23,8 +24,9 @@ def origin_of_weights(
     Returns:
         ``method`` (the name of the architecture), ``architecture`` (the config of the backbone),
         ``data`` and ``images`` (the data set, and how many images it has), ``epochs``,
-        ``images_seen``, and ``evaluation``, the record of the weights themselves where they were
-        evaluated; nothing where nothing is known.
+        ``images_seen``, ``begun_from`` (the release or address of fetched weights, see
+        ``passl.weights.named.Source``), and ``evaluation``, the record of the weights themselves
+        where they were evaluated; nothing where nothing is known.
     """
     handed_on, config = metadata.get("origin"), metadata.get("config")
     progress = _mapping(metadata.get("progress"))
@@ -41,6 +43,8 @@ def origin_of_weights(
         if _are_numbers(metadata, "samples_seen", "samples") and metadata["samples"] > 0:
             seen, images = metadata["samples_seen"], metadata["samples"]
             found.update(images=images, epochs=round(seen / images, 2), images_seen=seen)
+        if metadata.get("pretrained_source"):
+            found["begun_from"] = metadata["pretrained_source"]
         record = _mapping(progress.get("evaluation") or progress.get("best"))
         if record and record.get("step") == progress.get("step"):
             found["evaluation"] = dict(record)
@@ -65,6 +69,10 @@ def describe_origin(origin: Any) -> Optional[str]:
     text = f"trained by {_name(method)}"
     if origin.get("part") == "twin":
         text += " (its momentum encoder)"
+    begun_from = _mapping(origin.get("begun_from"))
+    name = begun_from.get("release") or begun_from.get("address")
+    if isinstance(name, str) and isinstance(begun_from.get("sha256"), str):
+        text += f" from {_name(name)} (SHA-256 {_name(begun_from['sha256'][:_DIGITS])}…)"
     images = [f"{origin['images']:,} images"] if _are_numbers(origin, "images") else []
     data = [_name(origin["data"])] if isinstance(origin.get("data"), str) else []
     if images or data:

@@ -178,6 +178,8 @@ def test_a_run_records_what_it_began_from(released, mirror, tmp_path, config_fil
     with WeightFile(latest) as file:
         assert file.metadata["pretrained_source"] == whence
         assert file.metadata["progress"]["step"] == 14
+    code, said, err = run_here("convert", latest, tmp_path / "converted.safetensors")
+    assert f"from small.own_in1k (SHA-256 {whence['sha256'][:12]}…)" in said, err
     assert len(mirror.requests) == 1 and not (tmp_path / "empty" / "weights").exists()
 
 

@@ -261,6 +261,16 @@ def test_its_origin_is_told(tmp_path, said):
             {"method": "A", "evaluation": {"top1": 76.6, "samples": 50000}},
             "trained by A, Top-1 76.60 % of 50,000 images",
         ),
+        (
+            {"method": "A", "begun_from": {"release": "b.c_in1k", "sha256": "0123456789abcdef"}},
+            "trained by A from b.c_in1k (SHA-256 0123456789ab…)",
+        ),
+        ({"method": "A", "begun_from": {"release": 3, "sha256": "0"}}, "trained by A"),
+        ({"method": "A", "begun_from": {"address": "x", "sha256": 0}}, "trained by A"),
+        (
+            {"method": "A", "begun_from": {"release": "", "address": "h\n", "sha256": "\x1b"}},
+            r"trained by A from h  (SHA-256 \x1b…)",
+        ),
         ({"method": "\x1b[31m\nA" + "b" * 999}, r"trained by \x1b[31m A" + "b" * 53),
     ],
     ids=lambda value: "",  # they are text with spaces and escapes
