@@ -165,9 +165,12 @@ def test_harmless_differences(tmp_path, name, content):
 
 
 def test_usual_names_of_columns_have_an_order(tmp_path):
-    header = ("filepath", "text", "image", "title")
-    table(tmp_path, "t.csv", [("1.png", "no", "no.png", "a")], header)
-    assert listed(opened("ImageTextList", tmp_path, list_file="t.csv")) == {"1.png": ["a"]}
+    for number, others in enumerate(
+        (("caption", "title"), ("captions", "caption"), ("text", "captions"))
+    ):
+        header, name = ("filepath", others[0], "image", others[1]), f"{number}.csv"
+        table(tmp_path, name, [("1.png", "no", "no.png", "a")], header)
+        assert listed(opened("ImageTextList", tmp_path, list_file=name)) == {"1.png": ["a"]}
 
 
 def test_an_image_under_two_spellings_and_a_link(tmp_path):
