@@ -165,9 +165,12 @@ def test_harmless_differences(tmp_path, name, content):
 
 
 def test_usual_names_of_columns_have_an_order(tmp_path):
-    header = ("filepath", "text", "image", "title")
-    table(tmp_path, "t.csv", [("1.png", "no", "no.png", "a")], header)
-    assert listed(opened("ImageTextList", tmp_path, list_file="t.csv")) == {"1.png": ["a"]}
+    for number, others in enumerate(
+        (("caption", "title"), ("captions", "caption"), ("text", "captions"))
+    ):
+        header, name = ("filepath", others[0], "image", others[1]), f"{number}.csv"
+        table(tmp_path, name, [("1.png", "no", "no.png", "a")], header)
+        assert listed(opened("ImageTextList", tmp_path, list_file=name)) == {"1.png": ["a"]}
 
 
 def test_an_image_under_two_spellings_and_a_link(tmp_path):
@@ -536,6 +539,28 @@ def test_equal_captions_in_a_batch(tmp_path, caplog):
         count = len(list(itertools.combinations(range(n), size)))
         expected = sum(weight * equal for weight, equal in found) / count
         assert dataset.equal_pairs(size) == pytest.approx(expected)
+
+
+def test_equal_captions_among_many(tmp_path, caplog):
+    """Against sums over all pairs of images; texts stand at some images several times."""
+    from collections import Counter
+
+    rng = np.random.default_rng(0)
+    rows = [(f"{rng.integers(200)}.png", f"text {rng.integers(9) ** 2}") for _ in range(900)]
+    image(tmp_path, rows[0][0])
+    lines = [json.dumps({"image": path, "caption": text}) for path, text in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with caplog.at_level(logging.INFO, logger="passl"):
+        dataset = opened("ImageTextList", tmp_path, list_file="t.jsonl", subset="[:70%]")
+    own = [Counter(dataset.captions(i)) for i in range(len(dataset))]
+    shares = [{text: k / sum(c.values()) for text, k in c.items()} for c in own]
+    pairs = [(a, b) for i, a in enumerate(shares) for b in shares[:i]]
+    expected = np.mean([sum(a[text] * b.get(text, 0) for text in a) for a, b in pairs])
+    assert dataset.equal_pairs(2) == pytest.approx(expected)
+    stands = Counter(text for c in own for text in c)
+    shared = sum(k for c in own for text, k in c.items() if stands[text] > 1)
+    several = sum(sum(c.values()) > 1 for c in own)
+    assert f"{several} images have several; {shared} captions stand at several" in caplog.text
 
 
 def test_captions_as_arrays():
