@@ -114,7 +114,7 @@ def convert_weights(
     write, usual, convention = _FORMATS[target.suffix]
     with contextlib.ExitStack() as files:
         file = files.enter_context(WeightFile(source, key))
-        released_names, found = _read(file, families)
+        released_names, found = _read(file, families, publisher or usual)
         naming = _naming(publisher or usual, released_names, target)
         tensors = found.tensors if part is None else _of_part(found.tensors, part, file.path)
         quick_gelu: Dict[str, bool] = {}
@@ -125,7 +125,7 @@ def convert_weights(
             quick_gelu = quick_gelu_of(file)[0]
         if other is not None:
             theirs = files.enter_context(WeightFile(other))
-            _, of_theirs = _read(theirs, families)
+            _, of_theirs = _read(theirs, families, publisher or usual)
             others = of_theirs.tensors
             if part == "twin":  # the backbone beside it is another network
                 others = _of_part(others, part, theirs.path)
@@ -162,9 +162,9 @@ def convert_weights(
 
 
 def _read(
-    file: WeightFile, families: Mapping[str, ReleasedNames]
+    file: WeightFile, families: Mapping[str, ReleasedNames], publisher: str
 ) -> Tuple[ReleasedNames, Translation]:
-    released_names, found = _family(file, families)
+    released_names, found = _family(file, families, publisher)
     if found.unexpected or found.refused:
         stray = [*found.unexpected, *found.refused]
         raise PasslError(
@@ -218,11 +218,13 @@ def _of_both(ours: Mapping[str, bool], file: WeightFile, other: WeightFile) -> D
 
 
 def _family(
-    file: WeightFile, families: Mapping[str, ReleasedNames]
+    file: WeightFile, families: Mapping[str, ReleasedNames], publisher: str
 ) -> Tuple[ReleasedNames, Translation]:
     """Returns the names of the family that the file is of, and the file in our names.
 
-    Families share names (``patch_embed.proj``, ``head``), so that it is the one that knows most.
+    Families share names (``patch_embed.proj``, ``head``), so that it is the one that knows most; and
+    of those that know as much, as CLIP's ViT and the plain one do, the one that leaves least out, or
+    in which the publisher whose names are wanted has a name for everything.
     """
     problems, fitting = [], []
     for released_names in families.values():
@@ -234,7 +236,9 @@ def _family(
         own = namings(released_names)[OWN]
         known = sum(own.to_here(name) is not None for name in found.tensors)
         if known:
-            fitting.append((known + len(found.left_out), released_names, found))
+            named = _names_all(namings(released_names).get(publisher), found.tensors)
+            understood = known + len(found.left_out)
+            fitting.append(((understood, known, named), released_names, found))
     if fitting:
         _, released_names, found = max(fitting, key=lambda fit: fit[0])
         return released_names, found
@@ -243,6 +247,15 @@ def _family(
     raise PasslError(
         f"{file.path}: its names belong to no network that is known ({listing(families)})"
     )
+
+
+def _names_all(naming: Optional[Naming], tensors: Mapping[str, StoredArray]) -> bool:
+    """Tells whether a publisher has a name for each of the tensors."""
+    if naming is None:
+        return False
+    with contextlib.suppress(PasslError):
+        return all(naming.write(name, array) is not None for name, array in tensors.items())
+    return False
 
 
 def _of_part(tensors: Mapping[str, StoredArray], part: str, path: str) -> Dict[str, StoredArray]:

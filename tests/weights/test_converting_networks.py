@@ -10,7 +10,7 @@ from passl.modeling.backbones import BACKBONES
 from passl.utils.stored_array import StoredArray
 from passl.weights import WeightFile
 from passl.weights.formats import safetensors
-from passl.weights.naming import Naming
+from passl.weights.naming import Naming, namings
 
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -64,6 +64,29 @@ def test_a_file_of_ours_is_of_the_family_that_knows_all_of_it(name, tmp_path):
     tables = BACKBONES.attribute(name, "released_names", {})
     back = convert(tmp_path / "theirs.pth", tmp_path / "back.safetensors", "passl")
     assert "timm" in tables and set(back) == set(arrays)
+
+
+@pytest.mark.parametrize("publisher, suffix", [("google", ".npz"), ("timm", ".pth")])
+def test_a_vit_of_ours_is_no_tower_of_clip(publisher, suffix, tmp_path):
+    """Whose ViT has the same names here, and others elsewhere; and the other way round."""
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 192, "num_blocks": 1, "num_heads": 3}
+    network = Network(
+        {"name": "VisionTransformer", **sizes}, {"name": "ClassificationHead", "num_classes": 3}
+    )
+    arrays = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    source, theirs = tmp_path / "own.safetensors", tmp_path / f"theirs{suffix}"
+    safetensors.write_tensor_file(source, arrays, {"kind": "weights"})
+    tables = namings(BACKBONES.attribute("VisionTransformer", "released_names", {}))
+    expected = {}
+    for name, array in arrays.items():
+        kept = StoredArray(array.shape, array.dtype, lambda array=array: array)
+        expected.update(tables[publisher].write(name, kept))
+    found = convert(source, theirs, publisher)
+    assert set(found) == set(expected)
+    assert_same(convert(theirs, tmp_path / "back.safetensors", "passl"), arrays)
+    backbone = {name: array for name, array in arrays.items() if name.startswith("backbone.")}
+    safetensors.write_tensor_file(source, backbone, {"kind": "weights"})
+    assert any(name.startswith("visual.") for name in convert(source, tmp_path / "x.pt", "openai"))
 
 
 def stored(shape):
