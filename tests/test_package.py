@@ -1,13 +1,15 @@
 """The installed wheel, outside any checkout."""
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import my_project
+from helpers import losses, my_project, wait_for_step, weights
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,7 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
         names = archive.namelist()
         assert "passl/configs/mlp_mixer/mlp-mixer_b16_224.yaml" in names
         assert "passl/configs/zoo/mlp_mixer.yaml" in names
+        assert "passl/configs/_own_images_finetune.yaml" in names and "passl/py.typed" in names
         assert "passl/datasets/sources/imagenet_1k.txt" in names
         assert not [n for n in names if n.startswith(("tests/", "tools/", "configs/"))]
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
@@ -87,3 +90,30 @@ def test_the_wheel_carries_commands_and_configs(tmp_path):
     ):
         run = python(command, tool, "-c", saved, *arguments, cwd=other, env=env)
         assert run.returncode == 0 and said in run.stdout, (tool, run.stdout, run.stderr)
+
+    # The same on two processes, killed in the second epoch, and to its end.
+    def launched(folder, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2",
+             "--log_dir", tmp_path / "logs", command, "train", "-c", config, "--output-dir", folder,
+             "-o", "dataloader.train.sampler.batch_size=7", "-o", "log_config.interval=1",
+             *arguments],
+            cwd=elsewhere, env={**env, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = launched(whole)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    process = launched(killed)
+    wait_for_step(process, killed, 25)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert max(losses(killed)) < 40
+    process = launched(killed, "--resume", "auto")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert losses(killed) == losses(whole) and set(losses(whole)) == set(range(1, 41))
+    for name, array in weights(whole).items():
+        np.testing.assert_array_equal(array, weights(killed)[name], err_msg=name)

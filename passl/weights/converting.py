@@ -222,8 +222,8 @@ def _family(
 ) -> Tuple[ReleasedNames, Translation]:
     """Returns the names of the family that the file is of, and the file in our names.
 
-    Families share names (``patch_embed.proj``, ``head``), so that it is the one that knows most; and
-    of those that know as much, as CLIP's ViT and the plain one do, the one that leaves least out, or
+    Families share names (``patch_embed.proj``, ``head``), so that it is the one that knows most; of
+    those that know as much, as CLIP's ViT and the plain one do, the one that leaves least out, or
     in which the publisher whose names are wanted has a name for everything.
     """
     problems, fitting = [], []
@@ -253,9 +253,10 @@ def _names_all(naming: Optional[Naming], tensors: Mapping[str, StoredArray]) -> 
     """Tells whether a publisher has a name for each of the tensors."""
     if naming is None:
         return False
-    with contextlib.suppress(PasslError):
+    try:
         return all(naming.write(name, array) is not None for name, array in tensors.items())
-    return False
+    except PasslError:  # a name it has, but no room for such an array
+        return True
 
 
 def _of_part(tensors: Mapping[str, StoredArray], part: str, path: str) -> Dict[str, StoredArray]:

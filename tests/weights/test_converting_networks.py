@@ -89,6 +89,18 @@ def test_a_vit_of_ours_is_no_tower_of_clip(publisher, suffix, tmp_path):
     assert any(name.startswith("visual.") for name in convert(source, tmp_path / "x.pt", "openai"))
 
 
+def test_what_google_has_no_room_for_is_said_of_the_right_network(tmp_path, capsys):
+    sizes = {"img_size": 8, "patch_size": 4, "embed_dim": 4, "num_blocks": 1, "num_heads": 2}
+    network = Network(
+        {"name": "VisionTransformer", **sizes}, {"name": "ClassificationHead", "num_classes": 3}
+    )
+    arrays = {key: tensor.numpy() for key, tensor in network.state_dict().items()}
+    source = tmp_path / "own.safetensors"
+    safetensors.write_tensor_file(source, arrays, {"kind": "weights"})
+    assert convert_command.main([str(source), str(tmp_path / "theirs.npz")]) == 2
+    assert "how many heads a network of 4 channels has" in capsys.readouterr().err
+
+
 def stored(shape):
     array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     return StoredArray(shape, array.dtype, lambda: array)
