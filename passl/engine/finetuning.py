@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Dict, List, Optional, Sequence
 
+from passl.datasets.sources.image_files import images_below
+from passl.datasets.sources.layouts import class_folders
 from passl.datasets.sources.parts import find_parts
 from passl.utils import zoo
 from passl.utils.config import Config, get_config, plain, shipped_configs
@@ -14,6 +17,7 @@ from passl.utils.zoo import Release
 
 _RECIPE = "_own_images_finetune"
 _HELD_OUT = 10  # % of the images, where no others are there to choose the checkpoint by
+_MOST_HELD_OUT = 50
 
 
 def find_release(name: str) -> Release:
@@ -53,8 +57,8 @@ def finetuning_config(
     """Returns the config that fine-tunes released weights on images in class folders.
 
     It is the recipe of the family, ``configs/<family>/<family>_own_images_finetune.yaml``, with the
-    network and the view of the release. A tenth of the images of each class is held out where there
-    is no ``val``.
+    network and the view of the release. Where there is no ``val``, a tenth of the images of each
+    class is held out, or as much more as makes it one image of the smallest class.
 
     Args:
         release: where it begins.
@@ -88,8 +92,9 @@ def finetuning_config(
     if head is not None:
         ours["model.head"] = head
     if "val" not in parts:
-        ours["dataloader.train.dataset.subset"] = f"[:{100 - _HELD_OUT}%]"
-        ours["dataloader.val.dataset.subset"] = f"[{100 - _HELD_OUT}%:]"
+        kept = 100 - _held_out(parts["train"])
+        ours["dataloader.train.dataset.subset"] = f"[:{kept}%]"
+        ours["dataloader.val.dataset.subset"] = f"[{kept}%:]"
     if "test" in parts:
         val = plain(base.dataloader.val)
         ours["dataloader.test"] = {
@@ -98,6 +103,14 @@ def finetuning_config(
         }
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in ours.items()]
     return get_config(recipe, [*given, *overrides])
+
+
+def _held_out(folder: str) -> int:
+    """Returns how many % of each class to hold out."""
+    counts = [len(images_below(folder, name, {})) for name in class_folders(folder)]
+    smallest = min([count for count in counts if count > 1], default=1)
+    # A class of n is cut at n · (1 - share), rounded.
+    return min(_MOST_HELD_OUT, max(_HELD_OUT, math.ceil(50 / smallest) + 1))
 
 
 def compares_words(theirs: Config) -> bool:

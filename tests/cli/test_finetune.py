@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import paddle
 import pytest
-from helpers import records, run_here
+from helpers import photograph, records, run_here
 
 from passl.building import create_model
+from passl.datasets import build_dataset
 from passl.datasets.sources.parts import find_parts
 from passl.engine.finetuning import batches, find_release, finetuning_config
 from passl.evaluation.zero_shot import zero_shot_classifier
@@ -230,6 +231,24 @@ def test_the_warm_up_goes_with_the_epochs(photos, tmp_path):
     few = finetuning_config(release, str(photos), "out", epochs=5)
     assert few.epochs == 5 and own.epochs == 20
     assert few.lr_scheduler.warmup_epochs / own.lr_scheduler.warmup_epochs == 0.25
+
+
+@pytest.mark.parametrize(
+    "sizes, kept",
+    [((40, 6), 90), ((40, 5), 89), ((3, 3), 82), ((2, 9), 74), ((1, 1), 50), ((1, 30), 90)],
+)
+def test_of_few_images_one_of_each_class_is_held_out(sizes, kept, tmp_path):
+    for number, count in enumerate(sizes):
+        (tmp_path / f"class{number}").mkdir()
+        for i in range(count):
+            photograph(i, (8, 8)).save(tmp_path / f"class{number}" / f"{i}.png")
+    cfg = finetuning_config(get_release(NAME), str(tmp_path), "out")
+    train, val = (cfg.dataloader[part].dataset for part in ("train", "val"))
+    assert train.subset == f"[:{kept}%]" and val.subset == f"[{kept}%:]"
+    if min(sizes) > 1:
+        for part, section in (("train", train), ("val", val)):
+            labels = build_dataset(section).labels
+            assert set(labels.tolist()) == {0, 1}, part
 
 
 @pytest.mark.parametrize(
