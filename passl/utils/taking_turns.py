@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import threading
@@ -14,6 +13,11 @@ from typing import Any, Callable, Iterator
 
 from passl.utils.errors import PasslError
 from passl.utils.logging import logger
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _PATIENCE, _POLL = 900.0, 0.2  # seconds
 _HELD = (errno.EACCES, errno.EAGAIN)
@@ -53,6 +57,8 @@ def taking_turns(lock: Path, progress: Callable[[], Any], doing: str) -> Iterato
 
 
 def _locked(lock: Path, progress: Callable[[], Any], doing: str) -> Any:
+    if fcntl is None:
+        return None
     seen, since = None, 0.0
     while True:
         file = open(lock, "a+", encoding="utf-8")

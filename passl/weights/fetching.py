@@ -30,6 +30,7 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds; doubled each time
 _FURTHER = 1 << 20  # bytes: with so many more, a try does not count as failed
 _BLOCK = 1 << 18
 _BUSY = (429, 500, 502, 503, 504)
+_PAGE = re.compile(rb"\s*<(!doctype|!--|html|head|body|\?xml)", re.I)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -154,7 +155,7 @@ class _Transfer:
         have = self._read_state()
         if have and have == self._whole:  # the process ended before the last step
             return
-        session, fails = _session(), 0
+        session, fails, most = _session(), 0, have
         with session, tqdm(
             desc=self._target.name, unit="B", unit_scale=True, leave=False,
             disable=not interactive(),
@@ -166,7 +167,8 @@ class _Transfer:
                     return
                 except _Cut as cut:
                     now = _size(self._part)
-                    fails = 1 if now >= have + _FURTHER else fails + 1
+                    fails = 1 if now >= most + _FURTHER else fails + 1
+                    most = max(most, now)
                     have = now if self._validator else 0
                     if fails == _TRIES:
                         raise self._error(f"{cut}, {_TRIES} times") from None
@@ -263,7 +265,7 @@ class _Transfer:
             size = answer.headers.get("Content-Length", "")
             self._whole = int(size) if size.isdecimal() else None
             self._validator = _validator_of(answer)
-        self._check_room(have)
+        self._check_room()
         logger.info(
             "fetching %s%s%s", self._shown,
             f", {self._whole / 1e6:,.1f} MB" if self._whole else "",
@@ -296,10 +298,10 @@ class _Transfer:
         self._whole = self._whole if whole is None else whole
         return _validator_of(answer) in (self._validator, None)
 
-    def _check_room(self, have: int) -> None:
+    def _check_room(self) -> None:
         if self._whole is not None:
             free = shutil.disk_usage(self._part.parent).free
-            if self._whole - have > free:
+            if self._whole > free + _size(self._part):
                 full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._target))
                 raise explain_os_error(full)
 
@@ -353,7 +355,7 @@ def _validator_of(answer: Any) -> Optional[str]:
 
 def _is_page(answer: Any, block: bytes) -> bool:
     kind = answer.headers.get("Content-Type", "")
-    return kind.startswith("text/html") or block.lstrip()[:1] == b"<"
+    return kind.startswith("text/html") or bool(_PAGE.match(block))
 
 
 def _reason(error: BaseException) -> str:
