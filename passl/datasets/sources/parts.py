@@ -32,7 +32,7 @@ def find_parts(root: str) -> Dict[str, str]:
     if not os.path.isdir(root):
         what = "is a file, not a folder" if os.path.exists(root) else "there is no such folder"
         raise PasslError(f"{shown(root)}: {what}; name one with a folder of images for each class")
-    there = {name.lower(): name for name in reversed(class_folders(root))}
+    there = {name.lower(): name for name in class_folders(root)}
     parts = {}
     for part, names in _NAMES.items():
         found = [there[name] for name in names if name in there]
