@@ -213,9 +213,15 @@ def test_mistakes(run, tmp_path):
 
 
 def test_a_run_begins_from_another(run, photos, tmp_path):
-    cfg = passl.get_config(run / "config.yaml", [f"output_dir={tmp_path / 'next'}"])
+    slow = "lr_scheduler.learning_rate=1.0e-12"
+    cfg = passl.get_config(run / "config.yaml", [f"output_dir={tmp_path / 'next'}", slow])
     record = passl.train(cfg, pretrained=run)
     assert record["epoch"] == 1
+    one, other = (
+        passl.load_run(folder).network.state_dict() for folder in (run, tmp_path / "next")
+    )
+    for name, tensor in one.items():
+        np.testing.assert_allclose(other[name].numpy(), tensor.numpy(), atol=1e-7, err_msg=name)
     first = passl.load_run(tmp_path / "next").records[0]
     assert first["step"] == 1 and paddle.get_device().startswith(("cpu", "gpu"))
     with pytest.raises(PasslError, match="holds a run already"):

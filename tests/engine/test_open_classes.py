@@ -48,6 +48,16 @@ def test_a_run_has_as_many_classes_as_its_folders(config, photos, tmp_path):
     assert code == 0 and "Top-1" in out, err
 
 
+def test_a_run_of_before_the_width_left_the_configs_goes_on(config, tmp_path):
+    path, run = config(), tmp_path / "run"
+    arguments = ("train", "-c", path, "--output-dir", run)
+    width = get_config(path).model.architecture.embed_dim
+    code, out, err = run_here(*arguments, "-o", f"model.head.in_channels={width}")
+    assert code == 0, err
+    code, out, err = run_here(*arguments, "--resume", "auto")
+    assert code == 0 and "nothing is left to train" in out + err, err
+
+
 def test_nothing_of_the_number_depends_on_how_it_is_said(config):
     cfg = get_config(config())
     plans = [make_plan(c, Processes()) for c in (cfg, get_config(config(), ["seed=0"]))]
