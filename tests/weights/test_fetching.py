@@ -97,18 +97,19 @@ def test_the_time_of_change_tells_files_apart_too_and_a_weak_tag_does_not(site, 
     assert site.requests[1][1]["If-Range"] == when
 
 
-def test_a_file_that_has_changed_in_between_begins_anew(site, target):
+@pytest.mark.parametrize("other", [OTHER, OTHER[:1000]], ids=["as long", "shorter"])
+def test_a_file_that_has_changed_in_between_begins_anew(site, target, other):
     site.answers = [Answer(cut=MIDDLE)]
     site.files["/file.bin"] = CONTENT
 
     def change():
         while len(site.requests) < 1 or site.sent < MIDDLE:
             time.sleep(0.001)
-        site.files["/file.bin"] = OTHER
+        site.files["/file.bin"] = other
 
     thread = threading.Thread(target=change)
     thread.start()
-    assert got(site, target) == OTHER
+    assert got(site, target) == other
     thread.join()
 
 
