@@ -190,11 +190,10 @@ class _Transfer:
             validator, whole = state["validator"], state["size"]
         except (OSError, ValueError, KeyError, TypeError):
             return 0
-        have = _size(self._part)
-        if not isinstance(validator, str) or (isinstance(whole, int) and have > whole):
+        if not isinstance(validator, str):
             return 0
         self._validator, self._whole = validator, whole
-        return have
+        return _size(self._part)
 
     def _write_state(self) -> None:
         state = {"address": self._shown, "validator": self._validator, "size": self._whole}

@@ -240,7 +240,6 @@ def _source(wanted: _Wanted) -> Source:
 def _read_record(path: Path) -> Dict[str, Any]:
     try:
         record = json.loads(_record_of(path).read_text(encoding="utf-8"))
-        assert isinstance(record["sha256"], str)
-        return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return record if isinstance(record["sha256"], str) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -207,6 +207,15 @@ def test_a_file_that_was_changed_in_the_cache_is_noticed(site, cache, content):
     assert len(site.requests) == 2
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3}', "\xff"])
+def test_a_record_that_cannot_be_read_is_written_anew(site, cache, content, text):
+    WeightFile("small.own_in1k").close()
+    record = cache / "small.own_in1k" / "x.npz.json"
+    record.write_text(text, encoding="latin-1")
+    WeightFile("small.own_in1k").close()
+    assert json.loads(record.read_text())["sha256"] == hashlib.sha256(content[0]).hexdigest()
+
+
 def test_a_publisher_who_has_changed_a_file_is_noticed(site, cache, content, messages):
     WeightFile("small.own_in1k").close()
     (cache / "small.own_in1k" / "x.npz").unlink()
