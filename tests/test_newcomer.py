@@ -42,7 +42,11 @@ def section(page, title):
 def test_the_readme_from_a_clone_to_an_answer(photos, released, tmp_path, capsys):
     clone = tmp_path / "passl"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    shutil.copytree(photos / "train", clone / "mine")
+    for path in sorted((photos / "train").rglob("*.jpg")):
+        folder = clone / "mine" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        if len(list(folder.iterdir())) < 8:
+            shutil.copyfile(path, folder / path.name)
     shutil.copytree(photos / "val", clone / "photos")
     shutil.copyfile(photos / "test" / "pear" / "002.jpg", clone / "cat.jpg")
     page = clone / "section.md"
