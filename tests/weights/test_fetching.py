@@ -496,6 +496,23 @@ def test_who_holds_a_file_and_does_nothing_is_not_waited_for_for_ever(site, targ
     holder.communicate()
 
 
+def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path, monkeypatch):
+    """As who was first removes it when it is done, between our opening and locking it."""
+    lock, real, calls = tmp_path / "x.lock", turns.fcntl.lockf, []
+
+    def lockf(file, how):
+        real(file, how)
+        calls.append(file)
+        if len(calls) == 1:
+            lock.unlink()
+
+    monkeypatch.setattr(turns.fcntl, "lockf", lockf)
+    with turns.taking_turns(lock, lambda: 0, "trying") as alone:
+        assert alone and len(calls) == 2
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert not lock.exists()
+
+
 @pytest.mark.parametrize("no_module", [False, True])
 def test_a_file_system_without_locks(site, target, monkeypatch, no_module):
     def none(*arguments):
