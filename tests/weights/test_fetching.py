@@ -449,6 +449,7 @@ def test_a_part_of_another_address_or_of_an_unknown_one_is_not_taken(site, targe
         part.write_bytes(OTHER[:MIDDLE])
         state.unlink(missing_ok=True) if text is None else state.write_text(text)
         assert got(site, target) == CONTENT, text
+        assert '"size": 10' in str(text) or "Range" not in site.requests[-1][1], text
         target.unlink()
     # A whole one, whose process ended before the last step, needs no server.
     part.write_bytes(CONTENT)
