@@ -449,6 +449,7 @@ def test_a_part_of_another_address_or_of_an_unknown_one_is_not_taken(site, targe
         part.write_bytes(OTHER[:MIDDLE])
         state.unlink(missing_ok=True) if text is None else state.write_text(text)
         assert got(site, target) == CONTENT, text
+        assert '"size": 10' in str(text) or "Range" not in site.requests[-1][1], text
         target.unlink()
     # A whole one, whose process ended before the last step, needs no server.
     part.write_bytes(CONTENT)
@@ -494,6 +495,23 @@ def test_who_holds_a_file_and_does_nothing_is_not_waited_for_for_ever(site, targ
     assert got(site, target) == CONTENT and stop.is_set()
     thread.join()
     holder.communicate()
+
+
+def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path, monkeypatch):
+    """As who was first removes it when it is done, between our opening and locking it."""
+    lock, real, calls = tmp_path / "x.lock", turns.fcntl.lockf, []
+
+    def lockf(file, how):
+        real(file, how)
+        calls.append(file)
+        if len(calls) == 1:
+            lock.unlink()
+
+    monkeypatch.setattr(turns.fcntl, "lockf", lockf)
+    with turns.taking_turns(lock, lambda: 0, "trying") as alone:
+        assert alone and len(calls) == 2
+        assert lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("no_module", [False, True])

@@ -192,6 +192,14 @@ def test_names_of_addresses(site, cache, content):
     assert len(site.requests) == requests
 
 
+def test_a_file_that_is_as_it_was_is_not_read_again_for_its_hash(site, cache, monkeypatch):
+    WeightFile("small.own_in1k").close()
+    hashed = []
+    monkeypatch.setattr("passl.weights.named.sha256_of", hashed.append)
+    WeightFile("small.own_in1k").close()
+    assert not hashed
+
+
 def test_a_file_that_was_changed_in_the_cache_is_noticed(site, cache, content):
     WeightFile("small.own_in1k").close()
     place = cache / "small.own_in1k" / "x.npz"
