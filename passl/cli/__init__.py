@@ -9,8 +9,9 @@ from passl.utils.environment import import_paddle
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What requirements.txt asks for, by the names that Python knows it by.
 REQUIRED = (
-    "PIL", "fontTools", "ftfy", "matplotlib", "ml_dtypes", "numba", "numpy", "omegaconf", "regex",
-    "safetensors", "shtab", "simplejpeg", "tqdm", "typeguard", "visualdl", "yaml",
+    "PIL", "fontTools", "ftfy", "matplotlib", "ml_dtypes", "numba", "numpy", "omegaconf", "psutil",
+    "regex", "requests", "safetensors", "shtab", "simplejpeg", "tqdm", "typeguard", "visualdl",
+    "yaml",
 )  # fmt: skip
 
 

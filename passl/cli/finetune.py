@@ -42,14 +42,14 @@ from passl.weights.writing import write_network
 def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "Fine-tune released weights on your own images, by the recipe of the network's family. "
-        "FOLDER has a folder of images for each class, or train/ and perhaps val/ and test/ with "
+        "DIR has a folder of images for each class, or train/ and perhaps val/ and test/ with "
         "such folders; without val/, a tenth of each class is held out. It ends with a report; the "
         "same command goes on after an interruption.",
         f"  {command('finetune')} vit_s16_224.augreg_in21k photos/\n"
         f"  {command('finetune')} mlp_mixer_b16_224 photos/ --weights Mixer-B_16.npz --epochs 5",
     )
     parser.add_argument("name", metavar="NAME", help="a release or a network; passl models lists")
-    parser.add_argument("folder", metavar="FOLDER", help="the images, in a folder for each class")
+    parser.add_argument("folder", metavar="DIR", help="the images, in a folder for each class")
     parser.add_argument(
         "--output-dir", metavar="DIR", help="default: output/<name>-<name of the folder>"
     )

@@ -272,7 +272,7 @@ class _Transfer:
         )  # fmt: skip
         bar.total = self._whole
         bar.update(have - bar.n)
-        with open(self._part, "r+b" if goes_on else "wb") as file:
+        with open(self._part, "r+b") if goes_on else open(self._part, "wb") as file:
             if not goes_on:
                 self._write_state()
             file.seek(have)

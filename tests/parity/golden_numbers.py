@@ -119,7 +119,8 @@ def loss_and_gradients(network, expected=None):
     And compares the logits, as ``check_summary`` does, where they are given.
     """
     network.clear_gradients()
-    logits = network(paddle.to_tensor(images()))
+    dtype = next(iter(network.parameters())).dtype
+    logits = network(paddle.to_tensor(images()).astype(dtype))
     if expected is not None:
         _check(_in_short(logits), np.array(expected))
     loss = nn.functional.cross_entropy(logits, paddle.to_tensor(LABELS))

@@ -49,13 +49,20 @@ def test_those_of_bottlenecks_too(tmp_path):
 
 
 def test_in_training_loss_gradients_and_statistics_are_torchvisions(tmp_path):
+    """In float64; in float32 batch norms of two images make 1e-4 of the processor's rounding."""
     network = golden_network("resnet18", "torchvision", tmp_path)
     network.train()
     loss, norms = loss_and_gradients(network, TRAINING)
     assert loss == pytest.approx(LOSS, rel=1e-5)
+    for name, norm in NORMS.items():
+        assert norms[name] == pytest.approx(norm, rel=1e-3), name
+    network = golden_network("resnet18", "torchvision", tmp_path).to(dtype="float64")
+    network.train()
+    loss, norms = loss_and_gradients(network, TRAINING)
+    assert loss == pytest.approx(LOSS, rel=1e-8)
     assert norms.keys() == {name for name, _ in network.named_parameters()}
     for name, norm in NORMS.items():
-        assert norms[name] == pytest.approx(norm, rel=1e-4), name
+        assert norms[name] == pytest.approx(norm, rel=1e-7), name
     state = network.state_dict()
     for name, norm in MEANS.items():
         assert np.linalg.norm(state[name].numpy()) == pytest.approx(norm, rel=1e-5), name

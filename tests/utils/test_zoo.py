@@ -88,6 +88,8 @@ def test_configs_take_their_preprocessing_from_the_zoo():
             names = [t["name"] for t in section.get("batch_transforms", [])]
             assert "Normalize" not in names, path
         assert "transforms" not in values.get("dataloader", {}).get("val", {}).get("dataset", {})
+        if path.stem.endswith("_own_images_finetune"):
+            continue  # of other classes
         assert f"{RELEASES[values['preprocessing']].reported[0].top1:.2f}" in path.read_text()
     assert named >= 3
 
