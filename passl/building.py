@@ -140,9 +140,9 @@ def _resolve(name: str, pretrained: Any) -> Tuple[str, Any, Dict[str, Any]]:
                 f"no released weights are called '{name}'{_meant(name)}; passl models lists them"
             )
     if pretrained is True and chosen is None:
-        of_network = [release for release in releases if release.partition(".")[0] == name]
+        networks = zoo.networks()
+        of_network = networks.get(str(name))
         if not of_network:
-            networks = {release.partition(".")[0] for release in releases}
             raise PasslError(
                 f"pretrained=True: there are no released weights of '{name}'"
                 f"{suggest(name, networks)}; passl models lists them"

@@ -17,7 +17,7 @@ from passl.datasets.sources.class_names import readable_names
 from passl.datasets.sources.given import GivenImages
 from passl.datasets.view import evaluation_view, words_of_view
 from passl.deployment.predictor import Prediction, predict
-from passl.evaluation.zero_shot import read_templates, zero_shot_classifier
+from passl.evaluation.zero_shot import OF_LABELS, read_templates, zero_shot_classifier
 from passl.modeling.architectures import Architecture, build_architecture
 from passl.modeling.architectures.classifier import Network
 from passl.utils.config import Config, get_config, plain
@@ -189,7 +189,7 @@ class Predictor:
         source: Union[str, os.PathLike, TrainedNetwork],
         topk: int = 5,
         labels: Optional[Sequence[str]] = None,
-        template: Union[str, Sequence[str]] = "a photo of {}.",
+        template: Union[str, Sequence[str]] = OF_LABELS,
         batch_size: int = 32,
         device: str = "auto",
     ):
@@ -271,6 +271,5 @@ def _loaded(cfg: Config, weights: str, device: str) -> TrainedNetwork:
     network.eval()
     names = None
     if isinstance(network, Network):
-        recorded = report.metadata.get("class_names") if report.has_head else None
-        names = readable_names(network.num_classes, recorded, report.of_imagenet)
+        names = readable_names(network.num_classes, report.class_names, report.of_imagenet)
     return TrainedNetwork(network, names, View(evaluation_view(cfg)), cfg, [], report.path)

@@ -260,9 +260,8 @@ def names_of_classes(
                 f"{num_classes} classes"
             )
         return readable_names(num_classes, given)
-    recorded = report.metadata.get("class_names") if report.has_head else None
     imagenet = report.of_imagenet or (of_data is not None and section.dataset.name == "ImageNet")
-    names = readable_names(num_classes, of_data or recorded, imagenet)
+    names = readable_names(num_classes, of_data or report.class_names, imagenet)
     if names == readable_names(num_classes, None):
         logger.info(
             "%s: does not say what its classes are called; --class-names FILE does", report.path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from passl.datasets.sources.parts import find_parts
 from passl.distributed.processes import launched_size
 from passl.engine import train
 from passl.engine.finetuning import batches, compares_words, find_release, finetuning_config
-from passl.evaluation.zero_shot import PLAIN, zero_shot_classifier
+from passl.evaluation.zero_shot import PLAIN, names_as_words, zero_shot_classifier
 from passl.inspection.fitting import images_that_fit, memory_of
 from passl.modeling.architectures import build_architecture
 from passl.utils.commands import command
@@ -90,10 +89,9 @@ def _main(arguments: argparse.Namespace) -> None:
             overrides.append(f"epochs={arguments.epochs}")
         cfg, pretrained = _of_run(folder, release, arguments.folder, overrides), None
     else:
-        make = functools.partial(
-            finetuning_config, release, arguments.folder, folder, arguments.epochs
+        cfg = finetuning_config(
+            release, arguments.folder, folder, arguments.epochs, overrides, _batches
         )
-        cfg = make([*_batches(make(overrides)), *overrides])
         pretrained = _start(arguments, release, cfg)
     train(cfg, resume="auto", pretrained=pretrained, weights_key=arguments.weights_key)
     config, report = (str(Path(folder) / name) for name in (RUN_CONFIG, "report"))
@@ -123,16 +121,13 @@ def _of_run(folder: str, release: Release, images: str, overrides: List[str]) ->
 def _batches(cfg: Config) -> List[str]:
     """Returns overrides that suit the machine and the number of images."""
     device = select_device(cfg.device, cfg.tf32)
-    counts = {}
-    for part in ("train", "val"):
-        section = cfg.dataloader[part]
-        counts[part] = len(build_dataset(section.dataset, section.loader.max_pixels))
+    samples = len(build_dataset(cfg.dataloader.train.dataset))
     shape = [3, *image_size(cfg.dataloader.val)]
     most = cfg.dataloader.train.sampler.batch_size
     fitting = images_that_fit(with_classes(cfg, 2), shape, most, memory_of(device))
     if fitting < most:
         logger.info("%d images at a time fit into memory; gradients are accumulated", fitting)
-    return batches(cfg, fitting, counts["train"])
+    return batches(cfg, fitting, samples)
 
 
 def _start(arguments: argparse.Namespace, release: Release, cfg: Config) -> str:
@@ -143,12 +138,11 @@ def _start(arguments: argparse.Namespace, release: Release, cfg: Config) -> str:
     weights = weight_file(arguments.weights or release.name)
     theirs = get_config(release.config, release.overrides)
     if not compares_words(theirs):
-        return str(weights)
+        return weights
     clip = build_architecture(theirs.model)
     report = load_weights(clip, weights, arguments.weights_key)
     names = build_dataset(cfg.dataloader.train.dataset, None).class_names
-    words = [name.replace("_", " ") for name in names]
-    network = clip.as_network(zero_shot_classifier(clip, words, [PLAIN]))
+    network = clip.as_network(zero_shot_classifier(clip, names_as_words(names), [PLAIN]))
     start = Path(cfg.output_dir) / "start.safetensors"
     with filling(start.parent):
         write_network(start, network, report, names)

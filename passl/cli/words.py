@@ -12,14 +12,13 @@ import paddle
 from passl.datasets.sources.class_names import imagenet_classes, read_class_names
 from passl.evaluation.zero_shot import (
     IMAGENET,
+    OF_LABELS,
     imagenet_names,
     read_templates,
     zero_shot_classifier,
 )
 from passl.modeling.architectures import Architecture
 from passl.utils.errors import PasslError
-
-_TEMPLATE = "a photo of {}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ def add_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", action="append", metavar="TEXT",
         help="with CLIP, a sentence with {} for the words; may be repeated, for the mean of "
-        f"several; or {IMAGENET}, for the 80 of CLIP's authors (default: '{_TEMPLATE}')",
+        f"several; or {IMAGENET}, for the 80 of CLIP's authors (default: '{OF_LABELS}')",
     )  # fmt: skip
 
 
@@ -82,7 +81,7 @@ def words_of(arguments: argparse.Namespace, network: Architecture) -> Optional[W
             f"{type(network).__name__} tells apart what it is told to: --labels 'a cat,a dog', "
             "or --class-names FILE with a name a line"
         )
-    templates = arguments.template or [_TEMPLATE]
+    templates = arguments.template or [OF_LABELS]
     return Words(
         names, read_templates(IMAGENET if templates == [IMAGENET] else templates), recorded
     )

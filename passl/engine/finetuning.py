@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from passl.datasets.sources.image_files import images_below
 from passl.datasets.sources.layouts import class_folders
@@ -32,10 +32,9 @@ def find_release(name: str) -> Release:
     known = zoo.releases()
     if name in known:
         return known[name]
-    plain_name = name.replace("-", "_")
-    found = [release for release in known if release.partition(".")[0] == plain_name]
+    plain_name, networks = name.replace("-", "_"), zoo.networks()
+    found = networks.get(plain_name, [])
     if not found:
-        networks = {release.partition(".")[0] for release in known}
         raise PasslError(
             f"no released weights are called '{name}'{suggest(plain_name, {*known, *networks})}; "
             "passl models lists them"
@@ -53,6 +52,7 @@ def finetuning_config(
     output_dir: str,
     epochs: Optional[int] = None,
     overrides: Sequence[str] = (),
+    suit: Callable[[Config], List[str]] = lambda cfg: [],
 ) -> Config:
     """Returns the config that fine-tunes released weights on images in class folders.
 
@@ -66,6 +66,7 @@ def finetuning_config(
         output_dir: of the run.
         epochs: of the run, with a warm-up in proportion; by default the recipe's.
         overrides: of the user, which count most.
+        suit: returns further ones, which suit the machine and the images, by a look at the config.
 
     Raises:
         PasslError: weights of a family without a recipe, or a folder without class folders.
@@ -102,7 +103,9 @@ def finetuning_config(
             "sampler": val["sampler"],
         }
     given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in ours.items()]
-    return get_config(recipe, [*given, *overrides])
+    cfg = get_config(recipe, [*given, *overrides])
+    further = suit(cfg)
+    return get_config(recipe, [*given, *further, *overrides]) if further else cfg
 
 
 def _held_out(folder: str) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import socket
@@ -14,12 +12,11 @@ from typing import Any, Optional
 
 from passl.distributed.processes import Processes
 from passl.utils.errors import PasslError
+from passl.utils.file_locks import Held, NoLocks, lock_file
 from passl.utils.logging import logger
 from passl.utils.system_errors import explain_os_error
 
 LOCK = ".lock"
-_HELD = (errno.EACCES, errno.EAGAIN)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RunLock:
@@ -75,41 +72,24 @@ class RunLock:
             )
 
     def _lock(self) -> None:
-        while True:
-            file = open(self._path, "a+", encoding="utf-8")
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                held = self._holder(file) if error.errno in _HELD else ""
-                file.close()
-                if held:
-                    raise PasslError(
-                        f"{self._path.parent}: a run goes on here ({held}); wait for it, stop it, "
-                        "or choose another --output-dir"
-                    ) from None
-                if error.errno not in _NO_LOCKS:
-                    raise
-                self._path.unlink(missing_ok=True)
-                logger.warning(
-                    "%s: its file system has no locks (%s): see to it that no other run writes "
-                    "there", self._path.parent, error.strerror,
-                )  # fmt: skip
-                return
-            # The run before may have removed the file between our opening and locking it.
-            if self._path.exists() and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
-                break
-            file.close()
-        file.truncate(0)
         holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.ctime()}
-        file.write(json.dumps(holder) + "\n")
-        file.flush()
-        self._file = file
-
-    @staticmethod
-    def _holder(file: Any) -> str:
         try:
-            file.seek(0)
-            held = json.loads(file.readline())
-            return f"process {held['process']} on {held['host']}, since {held['since']}"
-        except (ValueError, KeyError, TypeError, OSError):  # it is about to write it
-            return "it has just begun"
+            self._file = lock_file(self._path, json.dumps(holder))
+        except Held as held:
+            raise PasslError(
+                f"{self._path.parent}: a run goes on here ({_in_words(held.said)}); wait for it, "
+                "stop it, or choose another --output-dir"
+            ) from None
+        except NoLocks as error:
+            logger.warning(
+                "%s: its file system has no locks (%s): see to it that no other run writes there",
+                self._path.parent, error,
+            )  # fmt: skip
+
+
+def _in_words(said: str) -> str:
+    try:
+        held = json.loads(said)
+        return f"process {held['process']} on {held['host']}, since {held['since']}"
+    except (ValueError, KeyError, TypeError):  # it is about to write it
+        return "it has just begun"

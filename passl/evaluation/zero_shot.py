@@ -42,6 +42,7 @@ from passl.utils.whole_files import replacing
 _FOLDER = Path(__file__).parent  # the lists beside are described in imagenet_prompts.md
 IMAGENET = "imagenet"
 PLAIN = "a photo of a {}."
+OF_LABELS = "a photo of {}."  # which come with their article
 # The seven that section "Prompt engineering" of the authors' notebook ends with, which are better
 # than all eighty with their smaller networks.
 _SEVEN = (
@@ -107,7 +108,7 @@ class ZeroShot(Classification):
                 "evaluate.evaluator.class_names"
             )
         else:
-            names = [name.replace("_", " ") for name in readable_names(len(own), own)]
+            names = names_as_words(own)
         highest = int(dataset.labels.argmax())
         if dataset.labels[highest] >= len(names):
             raise PasslError(
@@ -137,6 +138,11 @@ class ZeroShot(Classification):
         (ties,) = evaluation.sum([ties])
         result.update(classes=len(self.names), templates=len(self.templates))
         return {**result, "ties": int(ties)} if ties else result
+
+
+def names_as_words(class_names: Sequence[str]) -> List[str]:
+    """Returns what classes of these names are called in a sentence: see ``ZeroShot``."""
+    return [name.replace("_", " ") for name in readable_names(len(class_names), class_names)]
 
 
 def imagenet_names() -> List[str]:

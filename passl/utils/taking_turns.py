@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional, TextIO
 
 from passl.utils.errors import PasslError
+from passl.utils.file_locks import Held, NoLocks, lock_file
 from passl.utils.logging import logger
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 _PATIENCE, _POLL = 900.0, 0.2  # seconds
-_HELD = (errno.EACCES, errno.EAGAIN)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # A lock of the operating system is the process's: all its threads would have it.
 _THREADS = threading.Lock()
 
@@ -56,47 +49,23 @@ def taking_turns(lock: Path, progress: Callable[[], Any], doing: str) -> Iterato
                 file.close()
 
 
-def _locked(lock: Path, progress: Callable[[], Any], doing: str) -> Any:
-    if fcntl is None:
-        return None
+def _locked(lock: Path, progress: Callable[[], Any], doing: str) -> Optional[TextIO]:
     seen, since = None, 0.0
     while True:
-        file = open(lock, "a+", encoding="utf-8")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _holder(file)
-            file.close()
-            if error.errno in _NO_LOCKS:
-                lock.unlink(missing_ok=True)
-                return None
-            if error.errno not in _HELD:
-                raise
-            if seen is None:
-                logger.info("%s: %s is %s; waiting for it", lock, holder, doing)
-            now = (progress(), holder)
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > _PATIENCE:
-                raise PasslError(
-                    f"{lock}: is held by {holder}, which has got no further for "
-                    f"{_PATIENCE / 60:.0f} minutes; end it, or remove this file if it is gone"
-                ) from None
-            time.sleep(_POLL)
-            continue
-        # The process before may have removed the file between our opening and locking it.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                break
-        file.close()
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def _holder(file: Any) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        file.seek(0)
-        return file.readline(200).strip() or "another process"
-    return "another process"
+            return lock_file(lock, f"process {os.getpid()} on {socket.gethostname()}")
+        except NoLocks:
+            return None
+        except Held as held:
+            holder = held.said or "another process"
+        if seen is None:
+            logger.info("%s: %s is %s; waiting for it", lock, holder, doing)
+        now = (progress(), holder)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since > _PATIENCE:
+            raise PasslError(
+                f"{lock}: is held by {holder}, which has got no further for "
+                f"{_PATIENCE / 60:.0f} minutes; end it, or remove this file if it is gone"
+            )
+        time.sleep(_POLL)

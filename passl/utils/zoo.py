@@ -164,6 +164,14 @@ def get_release(name: str) -> Release:
     return known[name]
 
 
+def networks() -> Dict[str, List[str]]:
+    """Returns the networks that there are releases of, and these, ``<network>.<origin>``."""
+    found: Dict[str, List[str]] = {}
+    for name in releases():
+        found.setdefault(name.partition(".")[0], []).append(name)
+    return found
+
+
 def files_called(path: Union[str, os.PathLike]) -> List[Tuple[Release, ReleasedFile]]:
     """Returns the releases that have a file of this name; different ones may share a name."""
     name = Path(path).name

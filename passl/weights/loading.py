@@ -60,6 +60,11 @@ class LoadReport:
         return not any(name.startswith(_HEAD) for name in self.kept)
 
     @property
+    def class_names(self) -> Optional[List[str]]:
+        """Those that the file records of its head; None where that is not used, or nothing is."""
+        return self.metadata.get("class_names") if self.has_head else None
+
+    @property
     def of_imagenet(self) -> bool:
         return self.has_head and data_of(self.metadata, self.publisher) == IMAGENET
 

@@ -96,11 +96,10 @@ def named_file(given: str, check: Callable[[Path], None]) -> Tuple[str, Source]:
 def hint(given: str) -> str:
     """Returns what may have been meant by a file that is not there, for its message."""
     name = given.partition("@")[0]
-    releases = zoo.releases()
-    of_network = [release for release in releases if release.partition(".")[0] == name]
+    of_network = zoo.networks().get(name)
     if of_network:
         return f", and it is no release but a network, whose releases are {listing(of_network)}"
-    near = difflib.get_close_matches(name, releases, 1, 0.8)
+    near = difflib.get_close_matches(name, zoo.releases(), 1, 0.8)
     return f", and no release is called so (did you mean '{near[0]}'?)" if near else ""
 
 

@@ -105,6 +105,14 @@ def test_parts_of_a_set_are_used_as_such(photos, released, tmp_path):
     assert f"{photos / 'test'} (test)" in out
 
 
+def test_a_small_memory_takes_a_batch_in_parts(photos, released, tmp_path, monkeypatch):
+    monkeypatch.setattr("passl.cli.finetune.images_that_fit", lambda *arguments: 4)
+    code, out, err = finetune(tmp_path, photos, released)
+    assert code == 0 and "4 images at a time fit into memory" in out + err, err
+    cfg = get_config(tmp_path / "run" / "config.yaml")
+    assert cfg.dataloader.train.sampler.batch_size == 4 and cfg.global_batch_size == 16
+
+
 def test_the_networks_of_a_release_are_those_of_its_config(photos, tmp_path):
     """With the recipe's regularisation, in the release's size; of every family, and odd ones."""
     seen = set()

@@ -97,7 +97,7 @@ def test_a_resumed_run_draws_one_board(photos, tmp_path):
 class Told(Writer):
     """A board that only notes what it is to draw."""
 
-    folder, library = "told", "json"
+    folder, module = "told", "json"
 
     def __init__(self, mark: str = "told"):
         self.mark, self.drawn = mark, []
@@ -176,7 +176,7 @@ def test_boards_take_arguments_and_none_are_needed(photos, tmp_path, config_file
 def test_a_library_that_is_not_installed_is_told_in_one_line(
     photos, tmp_path, told, monkeypatch, boards
 ):
-    monkeypatch.setattr(Told, "library", "no_such_library")
+    monkeypatch.setattr(Told, "module", "no_such_library")
     monkeypatch.setattr(Told, "package", "'mine[told]'")
     with pytest.raises(PasslError) as caught:
         start(photos, tmp_path / "run", log_config={"boards": boards})

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from weight_server import PEM, Answer, Site, without_proxies
 
+from passl.utils import file_locks
 from passl.utils import taking_turns as turns
 from passl.utils.errors import PasslError
 from passl.weights import fetching
@@ -499,7 +500,7 @@ def test_who_holds_a_file_and_does_nothing_is_not_waited_for_for_ever(site, targ
 
 def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path, monkeypatch):
     """As who was first removes it when it is done, between our opening and locking it."""
-    lock, real, calls = tmp_path / "x.lock", turns.fcntl.lockf, []
+    lock, real, calls = tmp_path / "x.lock", file_locks.fcntl.lockf, []
 
     def lockf(file, how):
         real(file, how)
@@ -507,7 +508,7 @@ def test_a_lock_that_another_process_removed_is_taken_anew(tmp_path, monkeypatch
         if len(calls) == 1:
             lock.unlink()
 
-    monkeypatch.setattr(turns.fcntl, "lockf", lockf)
+    monkeypatch.setattr(file_locks.fcntl, "lockf", lockf)
     with turns.taking_turns(lock, lambda: 0, "trying") as alone:
         assert alone and len(calls) == 2
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
@@ -520,9 +521,9 @@ def test_a_file_system_without_locks(site, target, monkeypatch, no_module):
         raise OSError(errno.ENOLCK, "No locks available")
 
     if no_module:
-        monkeypatch.setattr(turns, "fcntl", None)
+        monkeypatch.setattr(file_locks, "fcntl", None)
     else:
-        monkeypatch.setattr(turns.fcntl, "lockf", none)
+        monkeypatch.setattr(file_locks.fcntl, "lockf", none)
     site.answers = [Answer(cut=MIDDLE)]
     target.parent.mkdir()
     theirs = target.with_name("file.bin.part")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
-from passl.datasets.dataset import ImageDataset
-from passl.datasets.images.decoding import decode_image, rgb_of
-from passl.datasets.images.failures import reading_failed
+from passl.datasets.images.decoding import rgb_of
 from passl.datasets.images.rgb_image import RgbImage
+from passl.datasets.sources.paths import ImagePaths
 from passl.utils.errors import PasslError
 
 
-class GivenImages(ImageDataset):
+class GivenImages(ImagePaths):
     """Images that there are; the label of each is its place in the list.
 
     Args:
@@ -28,30 +26,26 @@ class GivenImages(ImageDataset):
     """
 
     def __init__(self, images: Sequence[Any], transforms: Sequence[Mapping[str, Any]] = ()):
-        super().__init__(np.arange(len(images)), None, transforms)
         self.images = list(images)
-        for index, image in enumerate(self.images):
+        paths = [
+            os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
+            for index, image in enumerate(self.images)
+        ]
+        super().__init__(paths, transforms)
+        for image, name in zip(self.images, paths):
             if not isinstance(image, (str, os.PathLike, Image.Image)):
-                _check_array(image, self.where(index))
+                _check_array(image, name)
 
     def read(self, index: int) -> RgbImage:
-        image, name = self.images[index], self.where(index)
+        image = self.images[index]
         if isinstance(image, (str, os.PathLike)):
-            try:
-                data = Path(image).read_bytes()
-            except OSError as error:
-                raise reading_failed(error, name) from None
-            return decode_image(data, name, self.max_pixels)
+            return super().read(index)
         if isinstance(image, Image.Image):
-            return rgb_of(image, name)
+            return rgb_of(image, self.where(index))
         pixels = np.asarray(image)
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         return RgbImage(pixels)
-
-    def where(self, index: int) -> str:
-        image = self.images[index]
-        return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
 
 
 def _check_array(image: Any, name: str) -> None:

@@ -21,18 +21,18 @@ class Writer(abc.ABC):
 
     Attributes:
         folder: the name of its folder in that of a run.
-        library: the module that it needs.
+        module: the one that it needs.
         package: what installs it.
     """
 
     folder = ""
-    library = ""
+    module = ""
     package = ""
 
     def check(self) -> None:
         """Raises PasslError where the library is not installed."""
         name = type(self).__name__
-        if importlib.util.find_spec(self.library) is None:
+        if importlib.util.find_spec(self.module) is None:
             raise PasslError(
                 f"the board {name} needs a package that is not installed: pip install "
                 f"{self.package}; or take {name} out of log_config.boards"

@@ -22,7 +22,7 @@ class TensorBoard(Writer):
     latest values.
     """
 
-    folder = library = package = "tensorboard"
+    folder = module = package = "tensorboard"
 
     def __init__(self):
         self._file: Any = None

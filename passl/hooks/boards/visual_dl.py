@@ -20,7 +20,7 @@ from passl.utils.whole_files import replacing
 class VisualDL(Writer):
     """PaddlePaddle's own: ``visualdl --logdir RUN/visualdl``."""
 
-    folder = library = package = "visualdl"
+    folder = module = package = "visualdl"
 
     def __init__(self):
         self._writer: Any = None
